@@ -1,0 +1,326 @@
+//! Broker configuration: Kafka's `server.properties`, `KAFKA_*` environment names and `--override`, later ones winning.
+//!
+//! Everything is checked before anything is opened: [`Config::load`] either returns a whole configuration or says which setting is
+//! wrong, what it was and what it may be.
+
+mod environment;
+mod listeners;
+mod properties;
+mod settings;
+pub mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+pub use listeners::Listener;
+use settings::Settings;
+
+/// What an acknowledgement promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum AckPolicy {
+    /// Flushed for acks=all, written for acks=1.
+    #[default]
+    Default,
+    /// On the device, flushed: survives power loss.
+    Flushed,
+    /// The direct write completed: survives the end of the process; power loss only on devices with power-loss protection.
+    Written,
+}
+
+impl FromStr for AckPolicy {
+    type Err = ();
+    fn from_str(text: &str) -> Result<AckPolicy, ()> {
+        match text {
+            "default" => Ok(AckPolicy::Default),
+            "flushed" => Ok(AckPolicy::Flushed),
+            "written" => Ok(AckPolicy::Written),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What a broker was told, complete and within the ranges of [`table`].
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `node.id`.
+    pub node_id: i32,
+    /// Cluster id for a new data directory (`corelane.cluster.id`); `None`: a random one.
+    pub cluster_id: Option<String>,
+    /// Listeners of clients, at least one; hosts are never empty. Listeners of controllers are left out.
+    pub listeners: Vec<Listener>,
+    /// What clients of each of `listeners` are told, in the same order under the same names.
+    pub advertised: Vec<Listener>,
+    /// Data directories, at least one.
+    pub log_dirs: Vec<PathBuf>,
+    /// `num.partitions`, at least 1.
+    pub num_partitions: i32,
+    /// `default.replication.factor`, at least 1.
+    pub default_replication_factor: i16,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `delete.topic.enable`.
+    pub delete_topic_enable: bool,
+    /// `message.max.bytes`: default of the topics' `max.message.bytes`.
+    pub message_max_bytes: i32,
+    /// `log.segment.bytes`: default of the topics' `segment.bytes`.
+    pub log_segment_bytes: i32,
+    /// Largest request in bytes, without its size field.
+    pub socket_request_max_bytes: usize,
+    /// Open connections in all.
+    pub max_connections: usize,
+    /// Open connections from one address.
+    pub max_connections_per_ip: usize,
+    /// A connection without requests is closed after this time.
+    pub connections_max_idle: Duration,
+    /// Requests in work at a time on one core.
+    pub queued_max_requests: usize,
+    /// Most bytes of one fetch response.
+    pub fetch_max_bytes: usize,
+    /// Fetch sessions in all.
+    pub max_fetch_sessions: usize,
+    /// `broker.rack`.
+    pub broker_rack: Option<String>,
+    /// How often recovery points are written.
+    pub flush_checkpoint_interval: Duration,
+    /// Cores to run on; `None`: every CPU that the affinity mask allows.
+    pub cores: Option<usize>,
+    /// Bytes of the whole process for buffers and cache.
+    pub memory: usize,
+    /// `corelane.ack`: default of the topics.
+    pub ack: AckPolicy,
+    /// Fetched data of this size in bytes or more is sent without a copy; 0: never.
+    pub send_zc_bytes: usize,
+    /// `corelane.log.level`.
+    pub log_level: String,
+    /// Topic settings that were set for the broker, under the topic's name and in the topic's unit (`retention.ms` for
+    /// `log.retention.hours`); of several settings for one the first in [`table::TOPIC_DEFAULTS`] wins.
+    pub topic_defaults: BTreeMap<String, String>,
+    /// Everything that was set, under the broker's names, trimmed. May hold secrets of settings that are not in [`table`]: show only
+    /// those that are.
+    pub raw: BTreeMap<String, String>,
+    /// Settings that were set but have no effect here, sorted: Kafka's, or misspelt. Worth one warning.
+    pub unknown: Vec<String>,
+    /// Other things that the operator should be told.
+    pub warnings: Vec<String>,
+}
+
+/// Why there is no configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ConfigError {
+    /// The file cannot be read, or is not a properties file.
+    File {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An override without `=`.
+    Override(String),
+    /// A value out of its range.
+    Value {
+        /// The setting.
+        key: String,
+        /// What it was set to.
+        value: String,
+        /// Where: a file, an environment variable, an override.
+        origin: String,
+        /// What it may be.
+        allowed: String,
+    },
+    /// No such setting among those that start with `corelane.`.
+    UnknownKey {
+        /// The setting.
+        key: String,
+        /// Where it was set.
+        origin: String,
+    },
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ConfigError::File { path, reason } => write!(f, "cannot read the configuration file {}: {reason}", path.display()),
+            ConfigError::Override(text) => write!(f, "--override {text}: must have the form KEY=VALUE"),
+            ConfigError::Value { key, value, origin, allowed } => write!(f, "{key}={value} (from {origin}): must be {allowed}"),
+            ConfigError::UnknownKey { key, origin } => {
+                let own: Vec<&str> = table::BROKER.iter().map(|key| key.name).filter(|name| name.starts_with("corelane.")).collect();
+                write!(f, "{key} (from {origin}): there is no such setting; those of Corelane itself are {}", own.join(", "))
+            }
+        }
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and checks all settings: `file`, then those of the environment's variables that map to settings, then the overrides
+    /// (`KEY=VALUE`); later ones win. Reads the file and, for a listener on all interfaces, the host name; touches nothing else.
+    pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, overrides: &[String]) -> Result<Config, ConfigError> {
+        let settings = Settings::gather(file, env, overrides)?;
+        settings.check()?;
+        let (listeners, advertised) = client_listeners(&settings)?;
+        let mut config = Config {
+            node_id: settings.number(if settings.is_set("node.id") || !settings.is_set("broker.id") { "node.id" } else { "broker.id" })?,
+            cluster_id: cluster_id(&settings)?,
+            listeners,
+            advertised,
+            log_dirs: log_dirs(&settings)?,
+            num_partitions: settings.number("num.partitions")?,
+            default_replication_factor: settings.number("default.replication.factor")?,
+            auto_create_topics: settings.flag("auto.create.topics.enable")?,
+            delete_topic_enable: settings.flag("delete.topic.enable")?,
+            message_max_bytes: settings.number("message.max.bytes")?,
+            log_segment_bytes: settings.number("log.segment.bytes")?,
+            socket_request_max_bytes: settings.number("socket.request.max.bytes")?,
+            max_connections: settings.number("max.connections")?,
+            max_connections_per_ip: settings.number("max.connections.per.ip")?,
+            connections_max_idle: Duration::from_millis(settings.number("connections.max.idle.ms")?),
+            queued_max_requests: settings.number("queued.max.requests")?,
+            fetch_max_bytes: settings.number("fetch.max.bytes")?,
+            max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
+            broker_rack: settings.text("broker.rack").map(str::to_owned),
+            flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
+            cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,
+            memory: settings.size("corelane.memory")?,
+            ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,
+            send_zc_bytes: settings.size("corelane.send.zc.bytes")?,
+            log_level: settings.parsed("corelane.log.level", |value| Some(value.to_owned()))?,
+            topic_defaults: topic_defaults(&settings)?,
+            raw: settings.raw(),
+            unknown: settings.unknown(),
+            warnings: Vec::new(),
+        };
+        config.warnings = warnings(&settings);
+        Ok(config)
+    }
+}
+
+fn cluster_id(settings: &Settings) -> Result<Option<String>, ConfigError> {
+    let fits = |id: &str| id.len() <= 64 && id.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
+    match settings.text("corelane.cluster.id") {
+        Some(id) if !fits(id) => Err(settings.wrong("corelane.cluster.id", "up to 64 letters, digits, - and _")),
+        id => Ok(id.map(str::to_owned)),
+    }
+}
+
+fn log_dirs(settings: &Settings) -> Result<Vec<PathBuf>, ConfigError> {
+    let key = if settings.is_set("log.dirs") || !settings.is_set("log.dir") { "log.dirs" } else { "log.dir" };
+    let dirs: Vec<PathBuf> = listeners::list(settings.value(key)).map(PathBuf::from).collect();
+    let twice = dirs.iter().enumerate().any(|(at, dir)| dirs[..at].contains(dir));
+    if dirs.is_empty() || twice {
+        return Err(settings.wrong(key, "one or more different directories, separated by commas"));
+    }
+    Ok(dirs)
+}
+
+/// The listeners of clients and, for each, what its clients are told.
+fn client_listeners(settings: &Settings) -> Result<(Vec<Listener>, Vec<Listener>), ConfigError> {
+    let wrong = |key: &'static str| move |allowed: String| settings.wrong(key, &allowed);
+    let map = listeners::parse_map(settings.value("listener.security.protocol.map")).map_err(wrong("listener.security.protocol.map"))?;
+    let controllers: Vec<String> = listeners::list(settings.value("controller.listener.names")).map(str::to_ascii_uppercase).collect();
+    let mut open = listeners::parse(settings.value("listeners")).map_err(wrong("listeners"))?;
+    if let Some(clash) = listeners::clash(&open) {
+        return Err(settings.wrong("listeners", &clash));
+    }
+    open.retain(|listener| !controllers.contains(&listener.name));
+    if open.is_empty() {
+        return Err(settings.wrong("listeners", "a list with a listener for clients: all of these are in controller.listener.names"));
+    }
+    for listener in &mut open {
+        check_protocol(settings, &listener.name, &map)?;
+        if listener.host.is_empty() {
+            listener.host = "0.0.0.0".to_owned();
+        }
+    }
+    if let Some(name) = settings.text("inter.broker.listener.name")
+        && !open.iter().any(|listener| listener.name.eq_ignore_ascii_case(name))
+    {
+        return Err(settings.wrong("inter.broker.listener.name", "the name of one of the listeners for clients"));
+    }
+    let told = advertised(settings, &open, &controllers)?;
+    Ok((open, told))
+}
+
+fn check_protocol(settings: &Settings, name: &str, map: &[(String, String)]) -> Result<(), ConfigError> {
+    match listeners::protocol(name, map).as_deref() {
+        Some("PLAINTEXT") => Ok(()),
+        Some(other) => Err(settings.wrong(
+            "listeners",
+            &format!("a list of PLAINTEXT listeners: {name} uses {other}, and this version has neither TLS nor SASL (no client would be protected)"),
+        )),
+        None => Err(settings.wrong("listeners", &format!("a list of listeners whose names listener.security.protocol.map has: {name} is not there"))),
+    }
+}
+
+/// One entry for each open listener: the advertised one of its name, else what it is bound to.
+fn advertised(settings: &Settings, open: &[Listener], controllers: &[String]) -> Result<Vec<Listener>, ConfigError> {
+    let Some(value) = settings.text("advertised.listeners") else {
+        return Ok(open.iter().map(listeners::advertise).collect());
+    };
+    let mut told = listeners::parse(value).map_err(|allowed| settings.wrong("advertised.listeners", &allowed))?;
+    told.retain(|listener| !controllers.contains(&listener.name));
+    for listener in &told {
+        if !open.iter().any(|other| other.name == listener.name) {
+            let allowed = format!("a list with names from listeners only: {} is not there", listener.name);
+            return Err(settings.wrong("advertised.listeners", &allowed));
+        }
+        if matches!(listener.host.as_str(), "0.0.0.0" | "::") {
+            return Err(settings.wrong("advertised.listeners", "a list of addresses that clients can reach: 0.0.0.0 and :: are none"));
+        }
+    }
+    let named = |listener: &Listener| told.iter().find(|other| other.name == listener.name).unwrap_or(listener).clone();
+    Ok(open.iter().map(|listener| listeners::advertise(&named(listener))).collect())
+}
+
+/// Broker-level values of topic settings, in the topics' units.
+fn topic_defaults(settings: &Settings) -> Result<BTreeMap<String, String>, ConfigError> {
+    let mut defaults = BTreeMap::new();
+    for (key, topic) in table::TOPIC_DEFAULTS {
+        let Some(value) = settings.text(key.name) else { continue };
+        if !defaults.contains_key(*topic) {
+            defaults.insert(topic.to_string(), in_topic_unit(key.name, value));
+        }
+    }
+    // Kafka's two ranges with a hole at 0.
+    for (key, topic) in table::TOPIC_DEFAULTS.iter().filter(|(_, topic)| matches!(*topic, "retention.ms" | "compression.gzip.level")) {
+        if settings.is_set(key.name) && defaults.get(*topic).is_some_and(|value| value == "0") {
+            return Err(settings.wrong(key.name, &format!("{}, but not 0", key.kind.allowed())));
+        }
+    }
+    if let Some(ack) = settings.text("corelane.ack") {
+        defaults.insert("corelane.ack".to_owned(), ack.to_owned());
+    }
+    Ok(defaults)
+}
+
+fn in_topic_unit(key: &str, value: &str) -> String {
+    let unit_ms = if key.ends_with(".hours") {
+        3_600_000
+    } else if key.ends_with(".minutes") {
+        60_000
+    } else {
+        return value.to_owned();
+    };
+    // In range by the table: 32 bits times an hour.
+    value.parse::<i64>().map_or_else(|_| value.to_owned(), |n| if n < 0 { n } else { n * unit_ms }.to_string())
+}
+
+fn warnings(settings: &Settings) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let voters = listeners::list(settings.value("controller.quorum.voters")).count();
+    if voters > 1 {
+        warnings.push(format!(
+            "controller.quorum.voters names {voters} nodes: this version runs single nodes, so this one is a cluster of its own"
+        ));
+    }
+    if settings.is_set("authorizer.class.name") {
+        warnings.push("authorizer.class.name: this version has no access control, whoever can connect may do everything".to_owned());
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,27 @@
+//! Every bound that is not a configuration, in one place, related to each other by constant assertions.
+
+/// Memory page, and the unit of all direct I/O: a multiple of every device's logical block.
+pub const BLOCK: usize = 4096;
+/// One registered region of memory; also the largest block that a core's pool hands out.
+pub const REGION: usize = 4 << 20;
+/// A receive buffer that the kernel picks when bytes arrive, so that an idle connection holds none.
+pub const SMALL_RECEIVE: usize = 16 << 10;
+/// How many of those a core offers to the kernel at a time (a power of two).
+pub const SMALL_RECEIVES: usize = 64;
+/// Smallest and largest append chunk of a log.
+pub const CHUNK_MIN: usize = 16 << 10;
+/// See [`CHUNK_MIN`].
+pub const CHUNK_MAX: usize = REGION;
+/// Requests of one connection that may be in work at a time; more wait in the socket.
+pub const PIPELINE: usize = 64;
+/// Operations that one core may have outstanding at another; more wait on their own core.
+pub const MAILBOX: usize = 1024;
+/// Bytes by which segment files are allocated ahead of the writes.
+pub const ALLOCATE_AHEAD: u64 = 32 << 20;
+/// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
+pub const TOPIC_NAME_MAX: usize = 249;
+/// Batches per producer and partition that a repeat is recognised in (Kafka's `NUM_BATCHES_TO_RETAIN`).
+pub const DUPLICATE_WINDOW: usize = 5;
+
+const _: () = assert!(REGION.is_multiple_of(BLOCK) && CHUNK_MIN.is_multiple_of(BLOCK) && SMALL_RECEIVE.is_multiple_of(BLOCK));
+const _: () = assert!(CHUNK_MAX <= REGION && CHUNK_MIN <= CHUNK_MAX && SMALL_RECEIVES.is_power_of_two());

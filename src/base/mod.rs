@@ -1,0 +1,9 @@
+//! Ids, limits, errors, time and the other small things that every layer shares.
+
+pub mod config;
+pub mod error;
+pub mod fatal;
+pub mod ids;
+pub mod limits;
+pub mod prng;
+pub mod time;

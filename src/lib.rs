@@ -1,0 +1,5 @@
+//! Corelane: a Kafka-compatible message broker, one thread per core, io_uring from socket to disk.
+//!
+//! The modules form layers: each imports only those below it (ARCHITECTURE.md has the table, `tests/tidy.rs` enforces it).
+
+pub mod base;
