@@ -3,3 +3,6 @@
 //! The modules form layers: each imports only those below it (ARCHITECTURE.md has the table, `tests/tidy.rs` enforces it).
 
 pub mod base;
+pub mod rt;
+#[cfg(any(test, debug_assertions))]
+pub mod sim;

@@ -1,0 +1,553 @@
+//! A core's memory: page-aligned blocks cut from regions, within a budget, shared by reference and returned from any core.
+//!
+//! The only code outside `rt/uring` with `unsafe`: the bytes of one block are at once the append buffer, the disk buffer, the tail cache
+//! and the send buffer, so the committed front of a [`Chunk`] is read by others while its owner fills the rest.
+//!
+//! Invariant: a byte below a chunk's committed length is never written again while a slice of the block exists.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::future::poll_fn;
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use crossbeam_queue::SegQueue;
+
+use crate::base::limits::{BLOCK, REGION};
+
+const ORDERS: usize = (REGION / BLOCK).trailing_zeros() as usize + 1;
+/// Regions are registered with the ring (which pins them) only once this much is in use, so that an idle broker stays small.
+const REGISTER_ABOVE: usize = 1 << 20;
+
+/// Who pins regions for the kernel: the data ring.
+pub trait Registrar {
+    /// Registers `len` bytes at `base`; the slot, or `None` when the kernel refuses.
+    fn register(&self, base: *mut u8, len: usize) -> Option<u16>;
+    /// Forgets a slot.
+    fn unregister(&self, slot: u16);
+}
+
+/// The part of a pool that other cores see.
+struct Home {
+    returns: SegQueue<(usize, usize)>,
+    /// Bytes of mappings larger than a region that are charged to the budget.
+    large: AtomicUsize,
+    waiting: AtomicBool,
+    /// Something has come back while a task waited.
+    came_back: AtomicBool,
+    notify: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+struct Region {
+    slot: Option<u16>,
+    /// Per page: order + 1 of the free block that starts there, 0 where none does.
+    free: Box<[u8; REGION / BLOCK]>,
+}
+
+/// Frees cached blocks when called with the bytes wanted.
+type Reclaim = Rc<dyn Fn(usize)>;
+
+struct Pool {
+    home: Arc<Home>,
+    budget: usize,
+    used: Cell<usize>,
+    regions: RefCell<HashMap<usize, Region>>,
+    /// Start addresses by order; an entry counts only if the region's `free` table agrees.
+    free: RefCell<[Vec<usize>; ORDERS]>,
+    waiters: RefCell<VecDeque<Waker>>,
+    reclaim: RefCell<Option<Reclaim>>,
+    registrar: RefCell<Option<Rc<dyn Registrar>>>,
+}
+
+/// One core's pool. Clones name the same pool.
+#[derive(Clone)]
+pub struct Memory(Rc<Pool>);
+
+/// A block of one pool; returned to it when the last reference is dropped, on whichever core.
+struct Block {
+    base: NonNull<u8>,
+    capacity: usize,
+    home: Arc<Home>,
+    /// 0 for a block of a region; else the bytes charged for this mapping of its own.
+    large_charge: AtomicUsize,
+    large: bool,
+}
+
+// SAFETY: the memory is owned by the block, not by a thread; shared access is governed by the module's invariant.
+unsafe impl Send for Block {}
+// SAFETY: as above; `Block` itself only hands out its address.
+unsafe impl Sync for Block {}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let address = self.base.as_ptr() as usize;
+        if self.large {
+            self.home.large.fetch_sub(*self.large_charge.get_mut(), Ordering::Relaxed);
+            // SAFETY: the mapping was made for this block alone, and this is its last reference.
+            unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
+        } else {
+            self.home.returns.push((address, self.capacity));
+        }
+        // Pairs with the fence in `Memory::poll_room`: either the waiter sees what we gave back, or we see the waiter.
+        fence(Ordering::SeqCst);
+        if self.home.waiting.load(Ordering::Relaxed)
+            && !self.home.came_back.swap(true, Ordering::AcqRel)
+            && let Some(notify) = self.home.notify.get()
+        {
+            notify();
+        }
+    }
+}
+
+/// A block with one writer: bytes below `len` are committed and may be shared, those above belong to the writer.
+pub struct Chunk {
+    block: Arc<Block>,
+    len: usize,
+}
+
+/// A range of a block as the kernel sees it, without a claim that its bytes are settled.
+#[derive(Clone)]
+pub struct Window {
+    block: Arc<Block>,
+    start: usize,
+    len: usize,
+}
+
+/// What `Bytes` holds on to.
+struct Committed(Window);
+
+impl AsRef<[u8]> for Committed {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: made by `Chunk::slice` from a committed range, which by the module's invariant no longer changes.
+        unsafe { std::slice::from_raw_parts(self.0.as_ptr(), self.0.len) }
+    }
+}
+
+impl Window {
+    /// Address of the first byte; valid as long as the window lives.
+    pub fn as_ptr(&self) -> *const u8 {
+        // SAFETY: start lies within the block.
+        unsafe { self.block.base.as_ptr().add(self.start) }
+    }
+
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when the range is empty.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// A copy of the bytes as they are now.
+    pub fn to_vec(&self) -> Vec<u8> {
+        // SAFETY: within the block, and initialised: mappings start as zeros. The writer lives on this thread.
+        unsafe { std::slice::from_raw_parts(self.as_ptr(), self.len) }.to_vec()
+    }
+}
+
+impl Chunk {
+    /// Committed bytes.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True when nothing is committed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Size of the block: a power of two, at least [`BLOCK`], up to [`REGION`] (larger ones are rounded up to [`BLOCK`]).
+    pub fn capacity(&self) -> usize {
+        self.block.capacity
+    }
+
+    /// Bytes that can still be committed.
+    pub fn room(&self) -> usize {
+        self.block.capacity - self.len
+    }
+
+    /// The committed bytes.
+    pub fn filled(&self) -> &[u8] {
+        // SAFETY: within the block and settled.
+        unsafe { std::slice::from_raw_parts(self.block.base.as_ptr(), self.len) }
+    }
+
+    /// The bytes above `len`, to be filled and then committed with [`Chunk::advance`].
+    pub fn spare(&mut self) -> &mut [u8] {
+        // SAFETY: `&mut self` is the only writer and no slice reaches above `len`.
+        unsafe { std::slice::from_raw_parts_mut(self.block.base.as_ptr().add(self.len), self.block.capacity - self.len) }
+    }
+
+    /// Commits `n` bytes of the spare part. Panics when there are fewer.
+    pub fn advance(&mut self, n: usize) {
+        assert!(n <= self.room());
+        self.len += n;
+    }
+
+    /// Copies and commits. Panics when there is no room.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.spare()[..bytes.len()].copy_from_slice(bytes);
+        self.advance(bytes.len());
+    }
+
+    /// A shared, reference-counted slice of committed bytes. Panics when the range is not committed.
+    pub fn slice(&self, range: Range<usize>) -> Bytes {
+        assert!(range.start <= range.end && range.end <= self.len);
+        if range.is_empty() {
+            return Bytes::new();
+        }
+        Bytes::from_owner(Committed(Window { block: self.block.clone(), start: range.start, len: range.end - range.start }))
+    }
+
+    /// A range for the kernel, which may reach above `len` (padding). Panics outside the block.
+    pub fn window(&self, range: Range<usize>) -> Window {
+        assert!(range.start <= range.end && range.end <= self.block.capacity);
+        Window { block: self.block.clone(), start: range.start, len: range.end - range.start }
+    }
+
+    /// Empties the chunk for reuse if no slice or window of it is left.
+    pub fn try_reset(&mut self) -> bool {
+        let unique = Arc::get_mut(&mut self.block).is_some();
+        if unique {
+            self.len = 0;
+        }
+        unique
+    }
+}
+
+impl Memory {
+    /// A pool that may use about `budget` bytes.
+    pub fn new(budget: usize) -> Memory {
+        let home = Home {
+            returns: SegQueue::new(),
+            large: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            came_back: AtomicBool::new(false),
+            notify: OnceLock::new(),
+        };
+        Memory(Rc::new(Pool {
+            home: Arc::new(home),
+            budget,
+            used: Cell::new(0),
+            regions: RefCell::default(),
+            free: RefCell::default(),
+            waiters: RefCell::default(),
+            reclaim: RefCell::default(),
+            registrar: RefCell::default(),
+        }))
+    }
+
+    /// Who is told of new regions. To be set before the first allocation.
+    pub fn set_registrar(&self, registrar: Option<Rc<dyn Registrar>>) {
+        *self.0.registrar.borrow_mut() = registrar;
+    }
+
+    /// Who frees cached blocks when the budget is reached: called with the bytes wanted.
+    pub fn set_reclaim(&self, reclaim: Reclaim) {
+        *self.0.reclaim.borrow_mut() = Some(reclaim);
+    }
+
+    /// Called, from any core, when memory comes back while a task of this core waits for some.
+    pub fn set_notify(&self, notify: Box<dyn Fn() + Send + Sync>) {
+        let _ = self.0.home.notify.set(notify);
+    }
+
+    /// Bytes in blocks that are held by somebody.
+    pub fn used(&self) -> usize {
+        self.collect();
+        self.0.used.get() + self.0.home.large.load(Ordering::Relaxed)
+    }
+
+    /// The pool's limit in bytes.
+    pub fn budget(&self) -> usize {
+        self.0.budget
+    }
+
+    /// A chunk of at least `size` bytes if the budget allows, cached blocks being given up for it.
+    pub fn try_chunk(&self, size: usize) -> Option<Chunk> {
+        let size = round(size);
+        if self.used() + size > self.0.budget {
+            let reclaim = self.0.reclaim.borrow().clone();
+            if let Some(reclaim) = reclaim {
+                reclaim(size);
+            }
+            if self.used() + size > self.0.budget {
+                return None;
+            }
+        }
+        Some(self.allocate(size))
+    }
+
+    /// As [`Memory::try_chunk`], waiting in turn until there is room. A size above the budget is given when nothing else is in use.
+    pub async fn chunk(&self, size: usize) -> Chunk {
+        let size = size.min(self.0.budget / 2).max(1);
+        poll_fn(|cx| self.poll_room(cx, || self.try_chunk(size))).await
+    }
+
+    /// A chunk at once, over the budget if need be: for input that was admitted before.
+    pub fn chunk_now(&self, size: usize) -> Chunk {
+        self.try_chunk(size).unwrap_or_else(|| self.allocate(round(size)))
+    }
+
+    /// A mapping of its own for `size` bytes of which nothing is charged yet: see [`Memory::charge`].
+    pub fn large(&self, size: usize) -> Chunk {
+        let capacity = size.div_ceil(BLOCK) * BLOCK;
+        let base = map(capacity);
+        let block = Block { base, capacity, home: self.0.home.clone(), large_charge: AtomicUsize::new(0), large: true };
+        Chunk { block: Arc::new(block), len: 0 }
+    }
+
+    /// Waits until the first `upto` bytes of a [`Memory::large`] chunk may be touched.
+    pub async fn charge(&self, chunk: &Chunk, upto: usize) {
+        let charged = chunk.block.large_charge.load(Ordering::Relaxed);
+        let more = upto.min(chunk.capacity()).saturating_sub(charged);
+        if more == 0 || !chunk.block.large {
+            return;
+        }
+        poll_fn(|cx| self.poll_room(cx, || self.try_charge(chunk, charged, more))).await
+    }
+
+    fn try_charge(&self, chunk: &Chunk, charged: usize, more: usize) -> Option<()> {
+        if self.used() + more > self.0.budget {
+            let reclaim = self.0.reclaim.borrow().clone();
+            if let Some(reclaim) = reclaim {
+                reclaim(more);
+            }
+        }
+        // Half is kept for all that is smaller. Alone one may go over: a request above the whole budget still has to be answered.
+        let large = self.0.home.large.load(Ordering::Relaxed);
+        if large > charged && (large + more > self.0.budget / 2 || self.used() + more > self.0.budget) {
+            return None;
+        }
+        chunk.block.large_charge.fetch_add(more, Ordering::Relaxed);
+        self.0.home.large.fetch_add(more, Ordering::Relaxed);
+        Some(())
+    }
+
+    /// Takes back what other tasks and cores have dropped and wakes those who wait. Called once per turn of the core's loop.
+    pub fn turn(&self) {
+        self.collect();
+        // A mapping of its own comes back without a trace in `returns`: the flag is what tells.
+        if self.0.waiters.borrow().is_empty() || !self.0.home.came_back.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        self.0.home.waiting.store(false, Ordering::Relaxed);
+        for waker in std::mem::take(&mut *self.0.waiters.borrow_mut()) {
+            waker.wake();
+        }
+    }
+
+    /// Gives wholly free regions back to the system. Called when the core is idle.
+    pub fn trim(&self) {
+        self.collect();
+        let mut regions = self.0.regions.borrow_mut();
+        regions.retain(|base, region| {
+            let whole = region.free[0] as usize == ORDERS;
+            if whole {
+                if let (Some(slot), Some(registrar)) = (region.slot, self.0.registrar.borrow().as_ref()) {
+                    registrar.unregister(slot);
+                }
+                // SAFETY: every block of the region is free, so nothing points into it.
+                unsafe { libc::munmap(*base as *mut libc::c_void, REGION) };
+            }
+            !whole
+        });
+    }
+
+    /// The registered slot and region start that hold `address`, if any.
+    pub fn slot_of(&self, address: *const u8) -> Option<u16> {
+        self.0.regions.borrow().get(&(address as usize & !(REGION - 1)))?.slot
+    }
+
+    /// True while a task waits for memory.
+    pub fn contended(&self) -> bool {
+        !self.0.waiters.borrow().is_empty()
+    }
+
+    /// What `attempt` gives, or a place among those who are woken when memory comes back.
+    fn poll_room<T>(&self, cx: &Context<'_>, attempt: impl Fn() -> Option<T>) -> Poll<T> {
+        if let Some(given) = attempt() {
+            return Poll::Ready(given);
+        }
+        self.0.waiters.borrow_mut().push_back(cx.waker().clone());
+        self.0.home.waiting.store(true, Ordering::Relaxed);
+        // What another core gave back before it could see the flag, it has told nobody of: hence a second look.
+        fence(Ordering::SeqCst);
+        attempt().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn collect(&self) {
+        while let Some((address, size)) = self.0.home.returns.pop() {
+            self.free(address, size);
+        }
+    }
+
+    fn allocate(&self, size: usize) -> Chunk {
+        if size > REGION {
+            let chunk = self.large(size);
+            chunk.block.large_charge.store(size, Ordering::Relaxed);
+            self.0.home.large.fetch_add(size, Ordering::Relaxed);
+            return chunk;
+        }
+        let order = (size / BLOCK).trailing_zeros() as usize;
+        let address = self.take(order).unwrap_or_else(|| {
+            self.add_region();
+            self.take(order).expect("a fresh region holds a block of every order")
+        });
+        self.0.used.set(self.0.used.get() + size);
+        if self.0.used.get() > REGISTER_ABOVE {
+            self.register();
+        }
+        let base = NonNull::new(address as *mut u8).expect("mapped");
+        let block = Block { base, capacity: size, home: self.0.home.clone(), large_charge: AtomicUsize::new(0), large: false };
+        Chunk { block: Arc::new(block), len: 0 }
+    }
+
+    fn take(&self, order: usize) -> Option<usize> {
+        let mut free = self.0.free.borrow_mut();
+        let mut regions = self.0.regions.borrow_mut();
+        for from in order..ORDERS {
+            while let Some(address) = free[from].pop() {
+                let Some(region) = regions.get_mut(&(address & !(REGION - 1))) else { continue };
+                let page = (address & (REGION - 1)) / BLOCK;
+                if region.free[page] as usize != from + 1 {
+                    continue;
+                }
+                region.free[page] = 0;
+                for split in (order..from).rev() {
+                    let buddy = address + (BLOCK << split);
+                    region.free[page + (1 << split)] = split as u8 + 1;
+                    free[split].push(buddy);
+                }
+                return Some(address);
+            }
+        }
+        None
+    }
+
+    fn free(&self, address: usize, size: usize) {
+        self.0.used.set(self.0.used.get() - size);
+        let mut regions = self.0.regions.borrow_mut();
+        let base = address & !(REGION - 1);
+        let region = regions.get_mut(&base).expect("a block's region outlives it");
+        let mut order = (size / BLOCK).trailing_zeros() as usize;
+        let mut page = (address - base) / BLOCK;
+        while order + 1 < ORDERS {
+            let buddy = page ^ (1 << order);
+            if region.free[buddy] as usize != order + 1 {
+                break;
+            }
+            region.free[buddy] = 0;
+            page &= !(1 << order);
+            order += 1;
+        }
+        region.free[page] = order as u8 + 1;
+        self.0.free.borrow_mut()[order].push(base + page * BLOCK);
+    }
+
+    fn add_region(&self) {
+        // Twice the size, then the ends cut off: blocks are aligned to their size, and `slot_of` finds a region by its address.
+        let wide = map(2 * REGION).as_ptr() as usize;
+        let base = wide.next_multiple_of(REGION);
+        // SAFETY: both ranges lie within the mapping just made and are used by nobody.
+        unsafe {
+            if base > wide {
+                libc::munmap(wide as *mut libc::c_void, base - wide);
+            }
+            libc::munmap((base + REGION) as *mut libc::c_void, wide + REGION - base);
+        }
+        let mut free = Box::new([0u8; REGION / BLOCK]);
+        free[0] = ORDERS as u8;
+        self.0.regions.borrow_mut().insert(base, Region { slot: None, free });
+        self.0.free.borrow_mut()[ORDERS - 1].push(base);
+    }
+
+    fn register(&self) {
+        let registrar = self.0.registrar.borrow().clone();
+        let Some(registrar) = registrar else { return };
+        for (base, region) in self.0.regions.borrow_mut().iter_mut().filter(|(_, r)| r.slot.is_none()) {
+            region.slot = registrar.register(*base as *mut u8, REGION);
+            if region.slot.is_none() {
+                // The kernel refused (memlock limit, table full): stop asking.
+                *self.0.registrar.borrow_mut() = None;
+                return;
+            }
+        }
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // Blocks may still be referenced from other cores at exit; their regions stay mapped until the process ends.
+        while let Some((address, size)) = self.home.returns.pop() {
+            let _ = (address, size);
+        }
+    }
+}
+
+fn round(size: usize) -> usize {
+    if size > REGION { size.div_ceil(BLOCK) * BLOCK } else { size.max(BLOCK).next_power_of_two() }
+}
+
+fn map(len: usize) -> NonNull<u8> {
+    // SAFETY: an anonymous mapping at an address of the kernel's choice.
+    let base = unsafe {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        libc::mmap(std::ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
+    };
+    if base == libc::MAP_FAILED {
+        crate::base::fatal::fatal(&format!("cannot map {len} bytes of memory: {}", std::io::Error::last_os_error()));
+    }
+    NonNull::new(base.cast()).expect("mmap does not return null")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::prng::Prng;
+
+    #[test]
+    fn blocks_do_not_overlap_and_come_back() {
+        let memory = Memory::new(64 << 20);
+        let mut random = Prng::new(1);
+        let mut held: Vec<(Chunk, u8)> = Vec::new();
+        for round in 0..20_000u32 {
+            if random.chance(1, 2) && !held.is_empty() {
+                let (chunk, mark) = held.swap_remove(random.below(held.len() as u64) as usize);
+                assert!(chunk.filled().iter().all(|b| *b == mark));
+            } else if let Some(mut chunk) = memory.try_chunk(random.below(300_000) as usize) {
+                let mark = round as u8;
+                let n = chunk.capacity().min(5000);
+                chunk.spare()[..n].fill(mark);
+                chunk.advance(n);
+                held.push((chunk, mark));
+            }
+        }
+        held.clear();
+        assert_eq!(memory.used(), 0);
+        memory.trim();
+        assert!(memory.0.regions.borrow().is_empty());
+    }
+
+    #[test]
+    fn the_budget_holds_and_slices_keep_a_block() {
+        let memory = Memory::new(1 << 20);
+        let mut chunk = memory.try_chunk(1 << 20).unwrap();
+        chunk.extend(b"abc");
+        let slice = chunk.slice(1..3);
+        assert!(!chunk.try_reset());
+        assert!(memory.try_chunk(1).is_none());
+        drop(chunk);
+        assert!(memory.try_chunk(1).is_none());
+        assert_eq!(&slice[..], b"bc");
+        std::thread::spawn(move || drop(slice)).join().unwrap();
+        assert!(memory.try_chunk(1 << 20).is_some());
+    }
+}

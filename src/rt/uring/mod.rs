@@ -1,0 +1,366 @@
+//! The real runtime: per core one pinned glommio executor for tasks and timers, and one data ring for sockets and files.
+//!
+//! Nothing outside this module names glommio or io-uring.
+
+mod file;
+mod net;
+mod pump;
+mod receive;
+mod ring;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
+
+use super::mem::{Chunk, Memory, Window};
+use super::{Class, DirEntry, Open, Rt};
+use crate::base::time::Now;
+use pump::Pump;
+use receive::Receives;
+use ring::Ring;
+
+pub use ring::Features;
+
+/// How the cores are set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The CPU of each core.
+    pub cpus: Vec<usize>,
+    /// Budget of a core's pool, bytes.
+    pub memory_per_core: usize,
+    /// Sends from this size on go without a copy (SEND_ZC); 0: never.
+    pub send_zc_bytes: usize,
+    /// The tick that bounds glommio's lost wake-up; off only to show the stall.
+    pub tick: bool,
+}
+
+/// The part of a core that other threads see.
+struct Peer {
+    doorbell: OwnedFd,
+    parked: AtomicBool,
+}
+
+impl Peer {
+    fn unpark(&self) {
+        // Pairs with the fence between "parked" and the last look at the mailboxes.
+        fence(Ordering::SeqCst);
+        if self.parked.swap(false, Ordering::SeqCst) {
+            self.ring_doorbell();
+        }
+    }
+
+    fn ring_doorbell(&self) {
+        let one = 1u64.to_ne_bytes();
+        // SAFETY: writes 8 bytes of our own to an open eventfd.
+        unsafe { libc::write(self.doorbell.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+}
+
+/// Wakes cores from any thread.
+#[derive(Clone)]
+pub struct Remote(Arc<[Peer]>);
+
+impl Remote {
+    /// Makes a core take a turn soon.
+    pub fn unpark(&self, core: usize) {
+        self.0[core].unpark();
+    }
+}
+
+struct Core {
+    index: usize,
+    peers: Arc<[Peer]>,
+    ring: Rc<Ring>,
+    receives: Receives,
+    memory: Memory,
+    turn: RefCell<Option<Rc<dyn Fn() -> bool>>>,
+    foreground: TaskQueueHandle,
+    background: TaskQueueHandle,
+    start: Instant,
+    send_zc_bytes: usize,
+    stopping: Cell<bool>,
+}
+
+/// One core of the real runtime.
+#[derive(Clone)]
+pub struct Uring(Rc<Core>);
+
+/// The CPUs that this process may use, in order: what `taskset` or a cpuset allows.
+pub fn allowed_cpus() -> Vec<usize> {
+    core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect()
+}
+
+/// Runs `main` on every core, on threads of their own, until all have returned and nothing is in flight. `ready` is called once with a
+/// handle that wakes cores, before the first `main` runs.
+pub fn run<F, M>(settings: Settings, ready: impl FnOnce(Remote), main: F) -> io::Result<()>
+where
+    F: Fn(Uring) -> M + Clone + Send + 'static,
+    M: Future<Output = ()> + 'static,
+{
+    let mut peers = Vec::new();
+    for _ in &settings.cpus {
+        // SAFETY: a fresh eventfd, owned from here on. Blocking mode, as the executor's own: a read waits for the next ring.
+        let doorbell = unsafe {
+            let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        peers.push(Peer { doorbell, parked: AtomicBool::new(false) });
+    }
+    let peers: Arc<[Peer]> = peers.into();
+    ready(Remote(peers.clone()));
+    let mut handles = Vec::new();
+    for (index, cpu) in settings.cpus.iter().enumerate() {
+        let (peers, settings, main) = (peers.clone(), settings.clone(), main.clone());
+        let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
+            .name(&format!("core-{index}"))
+            .io_memory(64 << 10)
+            .ring_depth(128)
+            .preempt_timer(Duration::from_millis(1));
+        let handle = builder
+            .spawn(move || async move {
+                match start_core(index, peers, &settings) {
+                    Ok((rt, pump)) => {
+                        let pump = glommio::spawn_local_into(pump.run(), rt.0.foreground).expect("the queue exists");
+                        main(rt.clone()).await;
+                        rt.drain().await;
+                        pump.await;
+                    }
+                    Err(e) => crate::base::fatal::fatal(&format!("core {index}: {e}")),
+                }
+            })
+            .map_err(|e| io::Error::other(e.to_string()))?;
+        handles.push(handle);
+    }
+    for handle in handles {
+        handle.join().map_err(|e| io::Error::other(e.to_string()))?;
+    }
+    Ok(())
+}
+
+fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Result<(Uring, Pump)> {
+    let executor = glommio::executor();
+    let foreground = executor.create_task_queue(Shares::Static(1000), Latency::Matters(Duration::from_millis(1)), "foreground");
+    let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
+    let ring = Rc::new(Ring::new()?);
+    ring.register_doorbell(peers[index].doorbell.as_raw_fd())?;
+    let memory = Memory::new(settings.memory_per_core);
+    memory.set_registrar(Some(ring.clone()));
+    let home = peers.clone();
+    memory.set_notify(Box::new(move || home[index].unpark()));
+    let receives = Receives::new(ring.clone())?;
+    let send_zc_bytes = if ring.features().send_zc { settings.send_zc_bytes } else { 0 };
+    let core = Rc::new(Core {
+        index,
+        peers,
+        ring,
+        receives,
+        memory,
+        turn: RefCell::default(),
+        foreground,
+        background,
+        start: Instant::now(),
+        send_zc_bytes,
+        stopping: Cell::new(false),
+    });
+    Ok((Uring(core.clone()), Pump::new(core, settings.tick)))
+}
+
+impl Uring {
+    /// What the kernel can do.
+    pub fn features(&self) -> Features {
+        self.0.ring.features()
+    }
+
+    /// Ends everything that is in flight, so that no buffer is freed under the kernel's hands.
+    async fn drain(&self) {
+        self.0.turn.replace(None);
+        self.0.ring.close();
+        while self.0.ring.in_flight() > 0 {
+            glommio::timer::sleep(Duration::from_millis(1)).await;
+        }
+        self.0.stopping.set(true);
+        self.0.peers[self.0.index].ring_doorbell();
+    }
+}
+
+impl Rt for Uring {
+    type Listener = net::Listener;
+    type Accepted = net::Accepted;
+    type Socket = net::Socket;
+    type File = file::File;
+
+    fn core(&self) -> usize {
+        self.0.index
+    }
+
+    fn cores(&self) -> usize {
+        self.0.peers.len()
+    }
+
+    fn now(&self) -> Now {
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono: self.0.start.elapsed(), wall_ms: wall.as_millis() as i64 }
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        glommio::timer::sleep(duration)
+    }
+
+    fn yield_now(&self) -> impl Future<Output = ()> + 'static {
+        futures_lite::future::yield_now()
+    }
+
+    fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static) {
+        let queue = match class {
+            Class::Foreground => self.0.foreground,
+            Class::Background => self.0.background,
+        };
+        glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
+    }
+
+    fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    fn random(&self, out: &mut [u8]) {
+        // SAFETY: writes at most `out.len()` bytes to `out`.
+        let got = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
+        if got != out.len() as isize {
+            crate::base::fatal::fatal("the system gives no random bytes");
+        }
+    }
+
+    fn on_turn(&self, turn: Box<dyn Fn() -> bool>) {
+        self.0.turn.replace(Some(turn.into()));
+    }
+
+    fn unpark(&self, core: usize) {
+        if core == self.0.index { self.0.ring.kick.notify() } else { self.0.peers[core].unpark() }
+    }
+
+    fn listen(&self, address: SocketAddr) -> io::Result<net::Listener> {
+        net::listen(address)
+    }
+
+    fn local_addr(&self, listener: &net::Listener) -> io::Result<SocketAddr> {
+        listener.local_addr()
+    }
+
+    async fn accept(&self, listener: &net::Listener) -> io::Result<(net::Accepted, SocketAddr)> {
+        listener.accept(&self.0.ring).await
+    }
+
+    fn adopt(&self, accepted: net::Accepted) -> io::Result<net::Socket> {
+        net::Socket::adopt(accepted, self.0.send_zc_bytes > 0)
+    }
+
+    async fn recv_some(&self, socket: &net::Socket) -> io::Result<Bytes> {
+        socket.recv_some(&self.0.ring, &self.0.receives, &self.0.memory).await
+    }
+
+    async fn recv_into(&self, socket: &net::Socket, chunk: Chunk, want: usize) -> (io::Result<usize>, Chunk) {
+        socket.recv_into(&self.0.ring, chunk, want).await
+    }
+
+    fn interrupt_recv(&self, socket: &net::Socket) {
+        socket.interrupt_recv(&self.0.ring);
+    }
+
+    async fn send(&self, socket: &net::Socket, pieces: Vec<Bytes>) -> io::Result<()> {
+        socket.send(&self.0.ring, &self.0.memory, pieces, self.0.send_zc_bytes).await
+    }
+
+    fn shutdown(&self, socket: &net::Socket) {
+        socket.shutdown();
+    }
+
+    async fn open(&self, path: &Path, how: Open) -> io::Result<file::File> {
+        file::open(path, how)
+    }
+
+    fn file_len(&self, file: &file::File) -> io::Result<u64> {
+        file.len()
+    }
+
+    async fn read_at(&self, file: &file::File, position: u64, chunk: Chunk, want: usize) -> (io::Result<usize>, Chunk) {
+        file.read_at(&self.0.ring, &self.0.memory, position, chunk, want).await
+    }
+
+    async fn write_at(&self, file: &file::File, position: u64, window: Window, durable: bool) -> io::Result<()> {
+        file.write_at(&self.0.ring, &self.0.memory, position, window, durable).await
+    }
+
+    async fn sync(&self, file: &file::File) -> io::Result<()> {
+        file.sync(&self.0.ring, true).await
+    }
+
+    async fn allocate(&self, file: &file::File, len: u64) -> io::Result<()> {
+        file.allocate(&self.0.ring, len).await
+    }
+
+    async fn truncate(&self, file: &file::File, len: u64) -> io::Result<()> {
+        file.truncate(&self.0.ring, len).await
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(dir)? {
+            let entry = entry?;
+            let meta = entry.metadata()?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            entries.push(DirEntry { name, is_dir: meta.is_dir(), len: meta.len() });
+        }
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        std::fs::create_dir_all(dir)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_file(path)
+    }
+
+    fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        std::fs::remove_dir_all(path)
+    }
+
+    fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
+    }
+
+    async fn replace_file(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".tmp");
+        let mut file = std::fs::File::create(&beside)?;
+        io::Write::write_all(&mut file, &content)?;
+        file::File::plain(file).sync(&self.0.ring, true).await?;
+        std::fs::rename(&beside, path)?;
+        match path.parent() {
+            Some(dir) => self.sync_dir(dir).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        file::File::plain(std::fs::File::open(dir)?).sync(&self.0.ring, false).await
+    }
+}

@@ -1,0 +1,408 @@
+//! The data ring of one core: operations with the buffers they name, one submit per turn.
+//!
+//! Invariant: whatever the kernel may still touch is owned by the operation's slot until its last completion, also when the future
+//! that started it is dropped.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
+use slab::Slab;
+
+use crate::rt::mem::{Chunk, Registrar, Window};
+use crate::rt::notify::Notify;
+
+const ENTRIES: u32 = 1024;
+const COMPLETIONS: u32 = 8192;
+/// Slots of the sparse table of registered regions.
+pub const REGION_SLOTS: u32 = 1024;
+/// User data of operations whose completion nobody waits for.
+const NOBODY: u64 = u64::MAX;
+
+/// What an operation keeps alive for the kernel.
+pub enum Keep {
+    /// Nothing but the descriptor.
+    Fd,
+    /// Nothing yet: the result is a descriptor of its own, closed if nobody takes it.
+    Accepted,
+    /// A chunk that is received or read into.
+    Chunk(Chunk),
+    /// A range that is written.
+    Window { _window: Window },
+    /// Slices that are sent, with the message header and vectors that point to them.
+    Message { pieces: Vec<Bytes>, _header: Box<libc::msghdr>, _vectors: Vec<libc::iovec> },
+    /// One slice that is sent; the flag is cleared when the kernel reports that it copied a zero-copy send.
+    Slice { _piece: Bytes, zero_copy: Option<Rc<Cell<bool>>> },
+}
+
+struct Slot {
+    generation: u32,
+    waker: Option<Waker>,
+    result: Option<(i32, u32)>,
+    /// No further completion will come.
+    last: bool,
+    /// The future is gone or has its result.
+    orphan: bool,
+    keep: Option<Keep>,
+    _fd: Option<Rc<OwnedFd>>,
+}
+
+/// What the kernel of this machine can do; reported at start, never assumed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// DEFER_TASKRUN (6.1): completions are made when this thread asks for them.
+    pub defer_taskrun: bool,
+    /// SEND_ZC (6.0).
+    pub send_zc: bool,
+    /// FTRUNCATE on the ring (6.9).
+    pub ftruncate: bool,
+    /// Regions can be registered (limit on locked memory).
+    pub fixed_buffers: bool,
+}
+
+/// One core's ring.
+pub struct Ring {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Slab<Slot>>,
+    generation: Cell<u32>,
+    queued: Cell<bool>,
+    closed: Cell<bool>,
+    completed: RefCell<Vec<cqueue::Entry>>,
+    features: Features,
+    region_slots: RefCell<Vec<u16>>,
+    /// Receive buffers that the kernel picked for operations whose future was dropped.
+    pub unclaimed: RefCell<Vec<u16>>,
+    /// Wakes the pump when an operation is queued while it is parked.
+    pub kick: Notify,
+    /// Operations completed since start.
+    pub completions: Cell<u64>,
+}
+
+impl Ring {
+    /// Builds the ring on the thread that will use it. Falls back to fewer set-up flags on older kernels.
+    pub fn new() -> io::Result<Ring> {
+        let mut deferred = IoUring::builder();
+        deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+        let mut cooperative = IoUring::builder();
+        cooperative.setup_coop_taskrun().setup_taskrun_flag();
+        let mut uring = None;
+        let mut features = Features::default();
+        for (builder, deferred) in [(&mut deferred, true), (&mut cooperative, false), (&mut IoUring::builder(), false)] {
+            match builder.setup_clamp().setup_cqsize(COMPLETIONS).build(ENTRIES) {
+                Ok(ring) => {
+                    features.defer_taskrun = deferred;
+                    uring = Some(ring);
+                    break;
+                }
+                Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        let uring = uring.ok_or_else(|| io::Error::other("io_uring refuses every set-up: kernel 6.1 or newer is needed"))?;
+        let mut probe = Probe::new();
+        uring.submitter().register_probe(&mut probe)?;
+        features.send_zc = probe.is_supported(opcode::SendZc::CODE);
+        features.ftruncate = probe.is_supported(opcode::Ftruncate::CODE);
+        features.fixed_buffers = uring.submitter().register_buffers_sparse(REGION_SLOTS).is_ok();
+        Ok(Ring {
+            uring: RefCell::new(uring),
+            slots: RefCell::new(Slab::with_capacity(64)),
+            generation: Cell::new(0),
+            queued: Cell::new(false),
+            closed: Cell::new(false),
+            completed: RefCell::new(Vec::with_capacity(256)),
+            features,
+            region_slots: RefCell::new((0..REGION_SLOTS as u16).rev().collect()),
+            unclaimed: RefCell::default(),
+            kick: Notify::default(),
+            completions: Cell::new(0),
+        })
+    }
+
+    /// What was found at start.
+    pub fn features(&self) -> Features {
+        self.features
+    }
+
+    /// Completions ring this eventfd.
+    pub fn register_doorbell(&self, eventfd: RawFd) -> io::Result<()> {
+        self.uring.borrow().submitter().register_eventfd(eventfd)
+    }
+
+    /// Hands a table of receive buffers to the kernel.
+    ///
+    /// # Safety
+    /// `table` must point to `entries` page-aligned entries that outlive the ring.
+    pub unsafe fn register_receive_table(&self, table: u64, entries: u16, group: u16) -> io::Result<()> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.uring.borrow().submitter().register_buf_ring_with_flags(table, entries, group, 0) }
+    }
+
+    /// Queues an operation on `fd`. It reaches the kernel with the next turn.
+    ///
+    /// # Safety
+    /// Every address in `entry` must lie in what `keep` (or the descriptor) owns.
+    pub unsafe fn start(self: &Rc<Ring>, fd: Option<Rc<OwnedFd>>, entry: squeue::Entry, keep: Keep) -> Operation {
+        let generation = self.generation.get().wrapping_add(1) & 0x7fff_ffff;
+        self.generation.set(generation);
+        let closed = self.closed.get();
+        let result = closed.then_some((-libc::ECANCELED, 0));
+        let slot = Slot { generation, waker: None, result, last: closed, orphan: false, keep: Some(keep), _fd: fd };
+        let index = self.slots.borrow_mut().insert(slot);
+        if !closed {
+            self.push(&entry.user_data(user_data(generation, index)));
+        }
+        Operation { ring: self.clone(), index, generation, done: false }
+    }
+
+    fn push(&self, entry: &squeue::Entry) {
+        loop {
+            // SAFETY: the slot made by the caller owns what the entry names (see `start`); cancel entries name nothing.
+            if unsafe { self.uring.borrow_mut().submission().push(entry) }.is_ok() {
+                break;
+            }
+            self.enter();
+            self.completed.borrow_mut().extend(self.uring.borrow_mut().completion());
+        }
+        if !self.queued.replace(true) {
+            self.kick.notify();
+        }
+    }
+
+    /// Submits what is queued and delivers what is complete. True when there was anything.
+    pub fn turn(&self) -> bool {
+        let enter = self.queued.get() || {
+            let mut uring = self.uring.borrow_mut();
+            let submission = uring.submission();
+            submission.taskrun() || submission.cq_overflow()
+        };
+        if enter {
+            self.enter();
+        }
+        let mut completed = self.completed.take();
+        completed.extend(self.uring.borrow_mut().completion());
+        let any = !completed.is_empty();
+        self.completions.set(self.completions.get() + completed.len() as u64);
+        for entry in completed.drain(..) {
+            self.complete(&entry);
+        }
+        let mut stashed = self.completed.borrow_mut();
+        // What was stashed meanwhile, by a push that found the queue full, is for the next turn.
+        if stashed.is_empty() {
+            *stashed = completed;
+        }
+        any || enter
+    }
+
+    fn enter(&self) {
+        let queued = {
+            let mut uring = self.uring.borrow_mut();
+            let mut submission = uring.submission();
+            submission.sync();
+            submission.len()
+        };
+        self.queued.set(false);
+        let uring = self.uring.borrow();
+        // GETEVENTS also runs deferred task work: without it completions would stay invisible.
+        // SAFETY: no argument structure is passed.
+        let entered = unsafe { uring.submitter().enter::<libc::sigset_t>(queued as u32, 0, 1, None) };
+        match entered {
+            Ok(n) => self.queued.set(n < queued),
+            // Interrupted, or completions have to be reaped first: the next turn tries again.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => self.queued.set(true),
+            Err(e) => crate::base::fatal::fatal(&format!("io_uring_enter: {e}")),
+        }
+    }
+
+    fn complete(&self, entry: &cqueue::Entry) {
+        if entry.user_data() == NOBODY {
+            return;
+        }
+        let index = (entry.user_data() & 0xffff_ffff) as usize;
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get_mut(index) else { return };
+        let last = !cqueue::more(entry.flags());
+        if cqueue::notif(entry.flags()) {
+            const COPIED: u32 = 1 << 31;
+            if entry.result() as u32 & COPIED != 0
+                && let Some(Keep::Slice { zero_copy: Some(flag), .. }) = &slot.keep
+            {
+                flag.set(false);
+            }
+        } else {
+            slot.result = Some((entry.result(), entry.flags()));
+        }
+        slot.last = last;
+        let waker = slot.waker.take();
+        let removed = if last && slot.orphan { Some(slots.remove(index)) } else { None };
+        drop(slots);
+        // Dropping a kept buffer or descriptor may run code of its own: not under the borrow.
+        if let Some(slot) = removed {
+            self.abandon(slot);
+        }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// The end of an operation whose future is gone: what the kernel handed out with its result is taken back.
+    fn abandon(&self, slot: Slot) {
+        let Some((result, flags)) = slot.result else { return };
+        if let Some(buffer) = cqueue::buffer_select(flags) {
+            self.unclaimed.borrow_mut().push(buffer);
+        }
+        if matches!(slot.keep, Some(Keep::Accepted)) && result >= 0 {
+            // SAFETY: a fresh descriptor that the kernel gave to this operation and nobody has seen.
+            drop(unsafe { OwnedFd::from_raw_fd(result) });
+        }
+    }
+
+    fn cancel(&self, index: usize, generation: u32) {
+        self.push(&opcode::AsyncCancel::new(user_data(generation, index)).build().user_data(NOBODY));
+    }
+
+    /// Operations that the kernel still holds.
+    pub fn in_flight(&self) -> usize {
+        self.slots.borrow().len()
+    }
+
+    /// Cancels everything that is in flight, and whatever is started from now on, at once: a task may answer a cancelled operation with
+    /// a new one.
+    pub fn close(&self) {
+        self.closed.set(true);
+        let live: Vec<(usize, u32)> = self.slots.borrow().iter().map(|(i, s)| (i, s.generation)).collect();
+        for (index, generation) in live {
+            self.cancel(index, generation);
+        }
+    }
+}
+
+fn user_data(generation: u32, index: usize) -> u64 {
+    (generation as u64) << 32 | index as u64
+}
+
+impl Registrar for Ring {
+    fn register(&self, base: *mut u8, len: usize) -> Option<u16> {
+        if !self.features.fixed_buffers {
+            return None;
+        }
+        let slot = self.region_slots.borrow_mut().pop()?;
+        let vector = libc::iovec { iov_base: base.cast(), iov_len: len };
+        // SAFETY: the pool keeps the region mapped until it has called `unregister`.
+        let done = unsafe { self.uring.borrow().submitter().register_buffers_update(slot as u32, &[vector], None) };
+        match done {
+            Ok(_) => Some(slot),
+            Err(e) => {
+                tracing::warn!("cannot register memory with io_uring ({e}): raise the limit on locked memory; going on without");
+                self.region_slots.borrow_mut().push(slot);
+                None
+            }
+        }
+    }
+
+    fn unregister(&self, slot: u16) {
+        let empty = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: an empty vector clears the slot.
+        let _ = unsafe { self.uring.borrow().submitter().register_buffers_update(slot as u32, &[empty], None) };
+        self.region_slots.borrow_mut().push(slot);
+    }
+}
+
+/// A queued operation; resolves to its result and what it kept. Dropping it cancels the operation.
+pub struct Operation {
+    ring: Rc<Ring>,
+    index: usize,
+    generation: u32,
+    done: bool,
+}
+
+/// The end of an operation.
+pub struct Outcome {
+    /// As the kernel gave it: a count, or a negated errno.
+    pub result: i32,
+    /// Completion flags.
+    pub flags: u32,
+    /// What the operation kept, unless the kernel may still read it.
+    pub keep: Option<Keep>,
+}
+
+impl Outcome {
+    /// The result as Rust has it.
+    pub fn count(&self) -> io::Result<usize> {
+        if self.result < 0 { Err(io::Error::from_raw_os_error(-self.result)) } else { Ok(self.result as usize) }
+    }
+}
+
+impl Operation {
+    /// Names the operation for [`interrupt`].
+    pub fn id(&self) -> (usize, u32) {
+        (self.index, self.generation)
+    }
+}
+
+/// Asks the kernel to end an operation early; its future then resolves.
+pub fn interrupt(ring: &Ring, id: (usize, u32)) {
+    let live = ring.slots.borrow().get(id.0).is_some_and(|s| s.generation == id.1 && s.result.is_none());
+    if live {
+        ring.cancel(id.0, id.1);
+    }
+}
+
+impl Future for Operation {
+    type Output = Outcome;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcome> {
+        let ring = self.ring.clone();
+        let mut slots = ring.slots.borrow_mut();
+        let slot = &mut slots[self.index];
+        let Some((result, flags)) = slot.result else {
+            if !slot.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+                slot.waker = Some(cx.waker().clone());
+            }
+            return Poll::Pending;
+        };
+        self.done = true;
+        if slot.last {
+            let slot = slots.remove(self.index);
+            return Poll::Ready(Outcome { result, flags, keep: slot.keep });
+        }
+        slot.orphan = true;
+        Poll::Ready(Outcome { result, flags, keep: None })
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut slots = self.ring.slots.borrow_mut();
+        let slot = &mut slots[self.index];
+        slot.orphan = true;
+        slot.waker = None;
+        let removed = if slot.last { Some(slots.remove(self.index)) } else { None };
+        drop(slots);
+        match removed {
+            Some(slot) => self.ring.abandon(slot),
+            None => self.ring.cancel(self.index, self.generation),
+        }
+    }
+}
+
+/// The raw descriptor of a shared one.
+pub fn raw(fd: &Rc<OwnedFd>) -> io_uring::types::Fd {
+    io_uring::types::Fd(fd.as_raw_fd())
+}
+
+/// The peer of a connected socket.
+pub fn peer(fd: &OwnedFd) -> io::Result<SocketAddr> {
+    let stream = socket2::SockRef::from(fd);
+    stream.peer_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
+}

@@ -1,0 +1,523 @@
+//! The disk: what is written and what is durable are two things, for names as for blocks.
+//!
+//! A name is made durable by syncing its directory, a block and a length by syncing their file. Changes of names are atomic each, but any
+//! subset of the pending ones survives a crash, as does any version since the last sync of each 4 KiB block.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Component, Path, PathBuf};
+use std::rc::Rc;
+
+use super::exec::Exec;
+use crate::base::limits::BLOCK;
+use crate::rt::DirEntry;
+
+/// Versions of a block that a crash may bring back, besides the durable one.
+const VERSIONS: usize = 4;
+
+/// Which operation a fault hits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FaultOp {
+    /// Opening a file.
+    Open,
+    /// `read_at` and `read_file`.
+    Read,
+    /// `write_at`, and the content of `replace_file`. A failed write leaves any subset of its blocks.
+    Write,
+    /// `sync`, a durable `write_at`'s flush, `sync_dir`. What a failed sync covered is never made durable by a later one.
+    Sync,
+    /// `allocate`.
+    Allocate,
+    /// `truncate`.
+    Truncate,
+    /// `rename`, `remove_file`, `remove_dir_all`, `create_dir_all`.
+    Names,
+}
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The operation fails with this error number, such as `libc::EIO`.
+    Errno(i32),
+    /// A `read_at` returns fewer blocks than the file has, as if it had been cut by somebody else.
+    Short,
+}
+
+struct Planned {
+    op: FaultOp,
+    path: String,
+    skip: u64,
+    fault: Fault,
+}
+
+type Block = Rc<[u8]>;
+
+/// A file's content.
+#[derive(Default)]
+struct Content {
+    /// Blocks that are not all zeros by default.
+    blocks: BTreeMap<u64, Block>,
+    /// Earlier versions of blocks that are not durable as they are, the durable one first.
+    earlier: BTreeMap<u64, Vec<Option<Block>>>,
+    /// Blocks that a failed sync has given up.
+    lost: BTreeSet<u64>,
+    len: u64,
+    durable_len: u64,
+    /// Bytes charged to the disk's space.
+    allocated: u64,
+}
+
+impl Content {
+    fn set(&mut self, index: u64, block: Option<Block>) {
+        let old = match block {
+            Some(block) => self.blocks.insert(index, block),
+            None => self.blocks.remove(&index),
+        };
+        let versions = self.earlier.entry(index).or_default();
+        versions.push(old);
+        if versions.len() > VERSIONS {
+            versions.remove(1);
+        }
+        self.lost.remove(&index);
+    }
+
+    fn copy_out(&self, position: u64, out: &mut [u8]) {
+        for (i, piece) in out.chunks_mut(BLOCK).enumerate() {
+            match self.blocks.get(&(position / BLOCK as u64 + i as u64)) {
+                Some(block) => piece.copy_from_slice(&block[..piece.len()]),
+                None => piece.fill(0),
+            }
+        }
+    }
+
+    fn truncate(&mut self, len: u64) {
+        if len < self.len {
+            let gone: Vec<u64> = self.blocks.range(len.div_ceil(BLOCK as u64)..).map(|(i, _)| *i).collect();
+            gone.into_iter().for_each(|index| self.set(index, None));
+            let (last, keep) = (len / BLOCK as u64, (len % BLOCK as u64) as usize);
+            if let Some(block) = self.blocks.get(&last).filter(|_| keep > 0) {
+                let mut block = block.to_vec();
+                block[keep..].fill(0);
+                self.set(last, Some(block.into()));
+            }
+        }
+        self.len = len;
+    }
+
+    fn harden(&mut self, blocks: impl Fn(u64) -> bool) {
+        let lost = &self.lost;
+        self.earlier.retain(|index, _| lost.contains(index) || !blocks(*index));
+        self.durable_len = self.len;
+    }
+
+    fn crash(&mut self, exec: &Exec) {
+        for (index, mut versions) in std::mem::take(&mut self.earlier) {
+            let choice = exec.below(versions.len() as u64 + 1) as usize;
+            if choice < versions.len() {
+                match versions.swap_remove(choice) {
+                    Some(block) => self.blocks.insert(index, block),
+                    None => self.blocks.remove(&index),
+                };
+            }
+        }
+        let len = if exec.chance(1, 2) { self.len } else { self.durable_len };
+        // Blocks beyond the length go, whichever length it is.
+        self.len = u64::MAX;
+        self.truncate(len);
+        self.earlier.clear();
+        self.lost.clear();
+        self.durable_len = len;
+    }
+}
+
+/// An open file.
+pub struct OpenFile {
+    content: Rc<RefCell<Content>>,
+    path: PathBuf,
+    writable: bool,
+}
+
+#[derive(Clone)]
+enum Node {
+    Dir,
+    File(Rc<RefCell<Content>>),
+}
+
+type Names = BTreeMap<PathBuf, Node>;
+
+enum Change {
+    Insert(PathBuf, Node),
+    Remove(PathBuf),
+    Rename(PathBuf, PathBuf),
+}
+
+impl Change {
+    fn paths(&self) -> [&PathBuf; 2] {
+        match self {
+            Change::Insert(path, _) | Change::Remove(path) => [path, path],
+            Change::Rename(from, to) => [from, to],
+        }
+    }
+
+    fn apply(&self, names: &mut Names) {
+        match self {
+            Change::Insert(path, node) => {
+                names.insert(path.clone(), node.clone());
+            }
+            Change::Remove(path) => {
+                if names.keys().filter(|p| p.starts_with(path)).count() == 1 {
+                    names.remove(path);
+                }
+            }
+            Change::Rename(from, to) => {
+                if !names.contains_key(from) {
+                    return;
+                }
+                names.retain(|path, _| !path.starts_with(to));
+                let moved: Vec<PathBuf> = names.keys().filter(|p| p.starts_with(from)).cloned().collect();
+                for path in moved {
+                    let (Some(node), Ok(rest)) = (names.remove(&path), path.strip_prefix(from)) else { continue };
+                    names.insert(if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) }, node);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Default)]
+struct Tree {
+    names: Names,
+    durable: Names,
+    /// What leads from `durable` to `names`, in order.
+    pending: Vec<Change>,
+}
+
+impl Tree {
+    fn change(&mut self, change: Change) {
+        change.apply(&mut self.names);
+        self.pending.push(change);
+    }
+
+    fn is_dir(&self, path: &Path) -> bool {
+        path.parent().is_none() || path.as_os_str().is_empty() || matches!(self.names.get(path), Some(Node::Dir))
+    }
+
+    /// Makes the changes in `dir` durable, and earlier ones that they build on.
+    fn sync(&mut self, dir: &Path) {
+        let mut needed: Vec<PathBuf> = Vec::new();
+        let mut commit = vec![false; self.pending.len()];
+        for (i, change) in self.pending.iter().enumerate().rev() {
+            let paths = change.paths();
+            if paths.iter().any(|p| p.parent() == Some(dir) || needed.iter().any(|n| p.starts_with(n))) {
+                commit[i] = true;
+                needed.extend(paths.into_iter().cloned());
+            }
+        }
+        for (change, commit) in std::mem::take(&mut self.pending).into_iter().zip(commit) {
+            if commit { change.apply(&mut self.durable) } else { self.pending.push(change) }
+        }
+    }
+
+    fn crash(&mut self, exec: &Exec) {
+        let mut names = std::mem::take(&mut self.durable);
+        std::mem::take(&mut self.pending).iter().filter(|_| exec.chance(1, 2)).for_each(|change| change.apply(&mut names));
+        // Parents sort before their children: what has lost its directory is gone.
+        self.names = Names::new();
+        for (path, node) in names {
+            if path.parent().is_some_and(|parent| self.is_dir(parent)) {
+                self.names.insert(path, node);
+            }
+        }
+        self.durable = self.names.clone();
+    }
+}
+
+/// See the module. Nothing here takes time: the callers put their delays around.
+pub struct Disk {
+    exec: Rc<Exec>,
+    tree: RefCell<Tree>,
+    faults: RefCell<Vec<Planned>>,
+    free: Cell<Option<u64>>,
+}
+
+fn errno(code: i32) -> io::Error {
+    io::Error::from_raw_os_error(code)
+}
+
+fn clean(path: &Path) -> PathBuf {
+    path.components().filter(|c| *c != Component::CurDir).collect()
+}
+
+impl Disk {
+    pub fn new(exec: Rc<Exec>) -> Disk {
+        Disk { exec, tree: RefCell::default(), faults: RefCell::default(), free: Cell::new(None) }
+    }
+
+    pub fn inject(&self, op: FaultOp, path: &str, skip: u64, fault: Fault) {
+        self.faults.borrow_mut().push(Planned { op, path: path.to_owned(), skip, fault });
+    }
+
+    pub fn set_free_space(&self, bytes: Option<u64>) {
+        self.free.set(bytes.map(|bytes| bytes / BLOCK as u64 * BLOCK as u64));
+    }
+
+    pub fn crash(&self) {
+        let mut tree = self.tree.borrow_mut();
+        tree.crash(&self.exec);
+        for node in tree.names.values() {
+            if let Node::File(content) = node {
+                content.borrow_mut().crash(&self.exec);
+            }
+        }
+    }
+
+    /// The fault planned for this operation, if any.
+    fn fault(&self, op: FaultOp, path: &Path) -> Option<Fault> {
+        self.exec.note(op as u64);
+        let mut faults = self.faults.borrow_mut();
+        let at = faults.iter_mut().position(|planned| {
+            if planned.op != op || !path.to_string_lossy().contains(&planned.path) {
+                return false;
+            }
+            let now = planned.skip == 0;
+            planned.skip = planned.skip.saturating_sub(1);
+            now
+        })?;
+        Some(faults.remove(at).fault)
+    }
+
+    fn check(&self, op: FaultOp, path: &Path) -> io::Result<()> {
+        match self.fault(op, path) {
+            Some(Fault::Errno(code)) => Err(errno(code)),
+            Some(Fault::Short) | None => Ok(()),
+        }
+    }
+
+    /// Charges a file for its first `upto` bytes.
+    fn charge(&self, content: &mut Content, upto: u64) -> io::Result<()> {
+        let upto = upto.next_multiple_of(BLOCK as u64);
+        let more = upto.saturating_sub(content.allocated);
+        if let Some(free) = self.free.get() {
+            self.free.set(Some(free.checked_sub(more).ok_or_else(|| errno(libc::ENOSPC))?));
+        }
+        content.allocated += more;
+        Ok(())
+    }
+
+    fn give_back(&self, content: &mut Content, keep: u64) {
+        let keep = keep.next_multiple_of(BLOCK as u64);
+        let less = content.allocated.saturating_sub(keep);
+        content.allocated -= less;
+        self.free.set(self.free.get().map(|free| free + less));
+    }
+
+    pub fn open(&self, path: &Path, how: crate::rt::Open) -> io::Result<OpenFile> {
+        let path = clean(path);
+        self.check(FaultOp::Open, &path)?;
+        let mut tree = self.tree.borrow_mut();
+        let content = match tree.names.get(&path) {
+            Some(Node::File(content)) => content.clone(),
+            Some(Node::Dir) => return Err(errno(libc::EISDIR)),
+            None if how == crate::rt::Open::Create && path.parent().is_some_and(|dir| tree.is_dir(dir)) => {
+                let content = Rc::new(RefCell::new(Content::default()));
+                tree.change(Change::Insert(path.clone(), Node::File(content.clone())));
+                content
+            }
+            None => return Err(errno(libc::ENOENT)),
+        };
+        Ok(OpenFile { content, path, writable: how != crate::rt::Open::Read })
+    }
+
+    pub fn len(&self, file: &OpenFile) -> u64 {
+        file.content.borrow().len
+    }
+
+    /// Fills the front of `out`; how much.
+    pub fn read(&self, file: &OpenFile, position: u64, out: &mut [u8]) -> io::Result<usize> {
+        let content = file.content.borrow();
+        let mut n = (content.len.saturating_sub(position)).min(out.len() as u64) as usize;
+        match self.fault(FaultOp::Read, &file.path) {
+            Some(Fault::Errno(code)) => return Err(errno(code)),
+            Some(Fault::Short) => n = self.exec.below(n.div_ceil(BLOCK) as u64) as usize * BLOCK,
+            None => {}
+        }
+        content.copy_out(position, &mut out[..n]);
+        Ok(n)
+    }
+
+    /// Writes whole blocks.
+    pub fn write(&self, file: &OpenFile, position: u64, bytes: &[u8]) -> io::Result<()> {
+        if !file.writable {
+            return Err(errno(libc::EBADF));
+        }
+        self.exec.note(u64::from(crc32c::crc32c(bytes)) ^ position << 32);
+        let outcome = self.check(FaultOp::Write, &file.path);
+        let mut content = file.content.borrow_mut();
+        let end = position + bytes.len() as u64;
+        self.charge(&mut content, end)?;
+        for (i, block) in bytes.chunks(BLOCK).enumerate() {
+            if outcome.is_ok() || self.exec.chance(1, 2) {
+                content.set(position / BLOCK as u64 + i as u64, Some(block.into()));
+            }
+        }
+        if outcome.is_ok() || self.exec.chance(1, 2) {
+            content.len = content.len.max(end);
+        }
+        outcome
+    }
+
+    /// Makes the blocks of `position..position + len` durable, and the file's length.
+    pub fn harden(&self, file: &OpenFile, position: u64, len: u64) -> io::Result<()> {
+        let blocks = position / BLOCK as u64..(position.saturating_add(len)).div_ceil(BLOCK as u64);
+        let outcome = self.check(FaultOp::Sync, &file.path);
+        let mut content = file.content.borrow_mut();
+        match outcome {
+            Ok(()) => content.harden(|index| blocks.contains(&index)),
+            Err(_) => {
+                let lost: Vec<u64> = content.earlier.range(blocks).map(|(index, _)| *index).collect();
+                content.lost.extend(lost);
+            }
+        }
+        outcome
+    }
+
+    pub fn allocate(&self, file: &OpenFile, len: u64) -> io::Result<()> {
+        self.check(FaultOp::Allocate, &file.path)?;
+        let mut content = file.content.borrow_mut();
+        self.charge(&mut content, len)?;
+        content.len = content.len.max(len);
+        Ok(())
+    }
+
+    pub fn truncate(&self, file: &OpenFile, len: u64) -> io::Result<()> {
+        self.check(FaultOp::Truncate, &file.path)?;
+        let mut content = file.content.borrow_mut();
+        content.truncate(len);
+        self.give_back(&mut content, len);
+        Ok(())
+    }
+
+    pub fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        let (dir, tree) = (clean(dir), self.tree.borrow());
+        if !tree.is_dir(&dir) {
+            return Err(errno(libc::ENOENT));
+        }
+        let entries = tree.names.iter().filter(|(path, _)| path.parent() == Some(&dir));
+        let entry = |(path, node): (&PathBuf, &Node)| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            match node {
+                Node::Dir => DirEntry { name, is_dir: true, len: 0 },
+                Node::File(content) => DirEntry { name, is_dir: false, len: content.borrow().len },
+            }
+        };
+        let mut entries: Vec<DirEntry> = entries.map(entry).collect();
+        entries.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(entries)
+    }
+
+    pub fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let (dir, mut tree) = (clean(dir), self.tree.borrow_mut());
+        self.check(FaultOp::Names, &dir)?;
+        let mut missing: Vec<&Path> = dir.ancestors().take_while(|path| !tree.is_dir(path)).collect();
+        while let Some(path) = missing.pop() {
+            if tree.names.contains_key(path) {
+                return Err(errno(libc::EEXIST));
+            }
+            tree.change(Change::Insert(path.to_owned(), Node::Dir));
+        }
+        Ok(())
+    }
+
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let (from, to, mut tree) = (clean(from), clean(to), self.tree.borrow_mut());
+        self.check(FaultOp::Names, &from)?;
+        let node = tree.names.get(&from).cloned().ok_or_else(|| errno(libc::ENOENT))?;
+        if !to.parent().is_some_and(|dir| tree.is_dir(dir)) {
+            return Err(errno(libc::ENOENT));
+        }
+        if from == to {
+            return Ok(());
+        }
+        match (node, tree.names.get(&to)) {
+            (Node::Dir, Some(Node::File(_))) => return Err(errno(libc::ENOTDIR)),
+            (Node::File(_), Some(Node::Dir)) => return Err(errno(libc::EISDIR)),
+            (Node::Dir, Some(Node::Dir)) if tree.names.keys().any(|p| p.parent() == Some(&to)) => return Err(errno(libc::ENOTEMPTY)),
+            (Node::Dir, _) if to.starts_with(&from) => return Err(errno(libc::EINVAL)),
+            (_, Some(Node::File(replaced))) => self.give_back(&mut replaced.borrow_mut(), 0),
+            _ => {}
+        }
+        tree.change(Change::Rename(from, to));
+        Ok(())
+    }
+
+    pub fn remove_file(&self, path: &Path) -> io::Result<()> {
+        let path = clean(path);
+        self.check(FaultOp::Names, &path)?;
+        self.remove(path)
+    }
+
+    fn remove(&self, path: PathBuf) -> io::Result<()> {
+        let mut tree = self.tree.borrow_mut();
+        match tree.names.get(&path) {
+            Some(Node::File(content)) => self.give_back(&mut content.borrow_mut(), 0),
+            Some(Node::Dir) => return Err(errno(libc::EISDIR)),
+            None => return Err(errno(libc::ENOENT)),
+        }
+        tree.change(Change::Remove(path));
+        Ok(())
+    }
+
+    pub fn remove_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let dir = clean(dir);
+        self.check(FaultOp::Names, &dir)?;
+        if !matches!(self.tree.borrow().names.get(&dir), Some(Node::Dir)) {
+            return Err(errno(libc::ENOENT));
+        }
+        // Children first, each a change of its own: a crash may leave some of them.
+        let all: Vec<PathBuf> = self.tree.borrow().names.keys().rev().filter(|p| p.starts_with(&dir)).cloned().collect();
+        for path in all {
+            if self.tree.borrow().is_dir(&path) {
+                self.tree.borrow_mut().change(Change::Remove(path));
+            } else {
+                self.remove(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
+        let path = clean(path);
+        self.check(FaultOp::Read, &path)?;
+        match self.tree.borrow().names.get(&path) {
+            Some(Node::File(content)) => {
+                let content = content.borrow();
+                let mut bytes = vec![0; content.len as usize];
+                content.copy_out(0, &mut bytes);
+                Ok(bytes)
+            }
+            Some(Node::Dir) => Err(errno(libc::EISDIR)),
+            None => Err(errno(libc::ENOENT)),
+        }
+    }
+
+    /// Writes a small file from its start through the page cache: any length.
+    pub fn write_small(&self, file: &OpenFile, bytes: &[u8]) -> io::Result<()> {
+        let mut padded = bytes.to_vec();
+        padded.resize(bytes.len().next_multiple_of(BLOCK), 0);
+        file.content.borrow_mut().truncate(0);
+        self.write(file, 0, &padded)?;
+        file.content.borrow_mut().truncate(bytes.len() as u64);
+        Ok(())
+    }
+
+    pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let dir = clean(dir);
+        self.check(FaultOp::Sync, &dir)?;
+        if !self.tree.borrow().is_dir(&dir) {
+            return Err(errno(libc::ENOENT));
+        }
+        self.tree.borrow_mut().sync(&dir);
+        Ok(())
+    }
+}
