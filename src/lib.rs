@@ -6,3 +6,4 @@ pub mod base;
 pub mod rt;
 #[cfg(any(test, debug_assertions))]
 pub mod sim;
+pub mod wire;

@@ -1,0 +1,110 @@
+//! The generated message codec. This is the only file that names its crates, so that it can be exchanged here.
+
+use bytes::{Bytes, BytesMut};
+use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
+
+pub use kafka_wire::{
+    ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
+    DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest, DescribeConfigsResponse, DescribeTopicPartitionsRequest,
+    DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
+    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest,
+    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse, api_versions_request, api_versions_response, create_topics_request,
+    create_topics_response, delete_topics_request, delete_topics_response, describe_cluster_request, describe_cluster_response,
+    describe_configs_request, describe_configs_response, describe_topic_partitions_request, describe_topic_partitions_response,
+    fetch_request, fetch_response, find_coordinator_request, find_coordinator_response, init_producer_id_request,
+    init_producer_id_response, list_offsets_request, list_offsets_response, metadata_request, metadata_response,
+    offset_for_leader_epoch_request, offset_for_leader_epoch_response, produce_request, produce_response,
+};
+pub use kafka_wire::{KafkaMessage as Message, KafkaRequest as Request};
+pub use kafka_wire_core::{KafkaEncode as Encode, StrBytes, Uuid as WireUuid};
+
+use super::WireError;
+use crate::base::ids::Uuid;
+
+/// Longest body of a message that carries no records: tens of thousands of topics or partitions. Decoded, two bytes may become seventy
+/// (an array of nulls), so a body of `socket.request.max.bytes` would not be harmless.
+pub const PLAIN_BODY_MAX: usize = 2 << 20;
+
+/// Decodes a message body (without header); no length in it can reserve memory. Bytes behind it are passed over, as in Kafka: librdkafka
+/// leaves some behind its Metadata requests.
+///
+/// Bodies longer than [`PLAIN_BODY_MAX`] are refused unless they carry records (see [`super::produce`] for the way in of those).
+pub fn decode<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
+    if body.len() > PLAIN_BODY_MAX {
+        return Err(WireError::TooLarge(M::NAME));
+    }
+    decode_any_size(body, version)
+}
+
+/// As [`decode`], for bodies that carry records and have been admitted as such.
+pub fn decode_any_size<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
+    let len = body.len();
+    // Nothing in a body can be longer than the body, nor an array have more elements than it has bytes.
+    let mut limits = DecodeLimits::default();
+    limits.max_frame_bytes = len;
+    limits.max_string_bytes = len;
+    limits.max_bytes_bytes = len;
+    limits.max_array_elements = len;
+    limits.max_tagged_fields = 64;
+    limits.max_tag_bytes = len;
+    limits.max_total_tag_bytes = len;
+    let decoded = Decoder::new(body, limits).and_then(|mut decoder| M::decode(&mut decoder, ApiVersion::new(version)));
+    decoded.map_err(|error| WireError::Codec(format!("{} version {version}: {error}", M::NAME)))
+}
+
+/// Appends an encoded body to `out`; on an error `out` is as before.
+pub fn encode_into(body: &impl Encode, version: i16, out: &mut BytesMut) -> Result<usize, WireError> {
+    body.encode_into(out, ApiVersion::new(version)).map_err(|error| WireError::Codec(error.to_string()))
+}
+
+/// An encoded body without header.
+pub fn encode(body: &impl Encode, version: i16) -> Result<Bytes, WireError> {
+    let mut out = BytesMut::new();
+    encode_into(body, version, &mut out)?;
+    Ok(out.freeze())
+}
+
+impl From<WireUuid> for Uuid {
+    fn from(id: WireUuid) -> Uuid {
+        Uuid(id.to_bytes())
+    }
+}
+
+impl From<Uuid> for WireUuid {
+    fn from(id: Uuid) -> WireUuid {
+        WireUuid::from_bytes(id.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::versions::{ADVERTISED, ApiKey};
+    use super::*;
+
+    #[test]
+    fn our_versions_are_within_the_codecs() {
+        for &(key, ..) in ADVERTISED {
+            let known = kafka_wire::API_DESCRIPTORS.iter().find(|api| api.api_key.value() == key.code()).unwrap();
+            for version in key.accepted() {
+                assert!(known.supported_versions.contains(ApiVersion::new(version)), "{} {version}", key.name());
+                let flexible = known.flexible_versions.is_some_and(|range| range.contains(ApiVersion::new(version)));
+                assert_eq!(key.is_flexible(version), flexible, "{} {version}", key.name());
+                let header = kafka_wire::response_header_version(known.api_key, ApiVersion::new(version), flexible);
+                assert_eq!(key.response_header_version(version), header, "{} {version}", key.name());
+            }
+        }
+        assert_eq!(ADVERTISED.len(), 13);
+        assert_eq!(ApiKey::Produce.accepted(), 3..=13);
+    }
+
+    #[test]
+    fn claimed_counts_are_errors_and_bytes_left_over_are_not() {
+        let claims = Bytes::from_static(&[0x7f, 0xff, 0xff, 0xff, 0, 0]);
+        assert!(matches!(decode::<MetadataRequest>(claims, 1), Err(WireError::Codec(_))));
+        let body = encode(&MetadataRequest::default(), 1).unwrap();
+        let longer = Bytes::from([&body[..], b"x"].concat());
+        assert!(decode::<MetadataRequest>(longer, 1).is_ok());
+        let huge = Bytes::from(vec![0; PLAIN_BODY_MAX + 1]);
+        assert_eq!(decode::<MetadataRequest>(huge, 1), Err(WireError::TooLarge("MetadataRequest")));
+    }
+}

@@ -1,0 +1,174 @@
+//! The compression types of record batches, with output that is bounded whatever the input claims.
+
+mod scan;
+mod snappy;
+
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Read, Write};
+
+use super::batch::BatchError;
+
+pub(super) use scan::entries;
+pub use scan::{first_at_or_after, max_timestamp};
+
+/// Largest decompressed payload that a look into a compressed batch reads, by streaming, before it gives up on the batch.
+pub const INFLATED_MAX: usize = 64 << 20;
+
+/// How a batch's records are compressed (`CompressionType`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Compression {
+    /// Not.
+    #[default]
+    None = 0,
+    /// RFC 1952, one or more members.
+    Gzip = 1,
+    /// Snappy blocks in the framing of xerial's snappy-java; a lone raw block is read as well.
+    Snappy = 2,
+    /// The LZ4 frame format.
+    Lz4 = 3,
+    /// RFC 8878 (KIP-110).
+    Zstd = 4,
+}
+
+impl Compression {
+    /// All of them.
+    pub const ALL: [Compression; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
+
+    /// The type of a code in a batch's attributes.
+    pub fn from_code(code: u8) -> Result<Compression, BatchError> {
+        Self::ALL.get(usize::from(code)).copied().ok_or(BatchError::BadCompression(code))
+    }
+
+    /// Kafka's name, as in `compression.type`.
+    pub fn name(self) -> &'static str {
+        ["none", "gzip", "snappy", "lz4", "zstd"][self as usize]
+    }
+}
+
+/// Why a batch's payload could not be looked into.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompressionError {
+    /// The bytes are no whole batch.
+    Batch(BatchError),
+    /// It would be longer than this when decompressed.
+    TooLong(usize),
+    /// It is not what its type says, or the records in it are damaged.
+    Corrupt(String),
+}
+
+impl fmt::Display for CompressionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CompressionError::Batch(error) => error.fmt(f),
+            CompressionError::TooLong(limit) => write!(f, "more than {limit} bytes when decompressed"),
+            CompressionError::Corrupt(text) => write!(f, "corrupt payload: {text}"),
+        }
+    }
+}
+
+impl std::error::Error for CompressionError {}
+
+/// Decompresses a payload that yields at most `limit` bytes; memory grows with what comes out, not with what is claimed.
+pub fn decompress(compression: Compression, payload: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
+    let mut out = Vec::new();
+    let read = decoder(compression, payload, limit).and_then(|mut decoder| decoder.read_to_end(&mut out));
+    read.map_err(|error| describe(error, limit))?;
+    Ok(out)
+}
+
+/// Compresses a payload in the form that Kafka's clients write and read.
+pub fn compress(compression: Compression, payload: &[u8]) -> Vec<u8> {
+    let written = match compression {
+        Compression::None => Ok(payload.to_vec()),
+        Compression::Gzip => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(payload).and_then(|()| encoder.finish())
+        }
+        Compression::Snappy => Ok(snappy::compress(payload)),
+        // Independent blocks, this encoder's default, are the only ones that Java reads.
+        Compression::Lz4 => {
+            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
+            encoder.write_all(payload).and_then(|()| encoder.finish().map_err(io::Error::from))
+        }
+        Compression::Zstd => zstd::stream::encode_all(payload, 0),
+    };
+    written.expect("compressing into memory does not fail")
+}
+
+/// A stream of the decompressed bytes that fails when there are more than `limit`.
+fn decoder(compression: Compression, payload: &[u8], limit: usize) -> io::Result<Box<dyn BufRead + '_>> {
+    fn bounded<'a>(inner: impl Read + 'a, limit: usize) -> Box<dyn BufRead + 'a> {
+        Box::new(BufReader::new(Bounded { inner, left: limit }))
+    }
+    Ok(match compression {
+        Compression::None => bounded(payload, limit),
+        Compression::Gzip => bounded(flate2::bufread::MultiGzDecoder::new(payload), limit),
+        Compression::Snappy => bounded(snappy::Decoder::new(payload, limit), limit),
+        Compression::Lz4 => bounded(lz4_flex::frame::FrameDecoder::new(payload), limit),
+        Compression::Zstd => bounded(zstd::stream::read::Decoder::with_buffer(payload)?, limit),
+    })
+}
+
+struct Bounded<R> {
+    inner: R,
+    left: usize,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(out)?;
+        self.left = self.left.checked_sub(read).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(read)
+    }
+}
+
+fn describe(error: io::Error, limit: usize) -> CompressionError {
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => CompressionError::TooLong(limit),
+        _ => CompressionError::Corrupt(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text() -> Vec<u8> {
+        (0..200_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn every_type_round_trips() {
+        for compression in Compression::ALL {
+            assert_eq!(Compression::from_code(compression as u8), Ok(compression));
+            for plain in [&text()[..], b"x", b""] {
+                let packed = compress(compression, plain);
+                assert_eq!(decompress(compression, &packed, plain.len()).as_deref(), Ok(plain), "{}", compression.name());
+            }
+        }
+        assert_eq!(Compression::from_code(5), Err(BatchError::BadCompression(5)));
+    }
+
+    #[test]
+    fn output_is_bounded_and_damage_is_an_error() {
+        for compression in Compression::ALL {
+            let packed = compress(compression, &text());
+            assert_eq!(decompress(compression, &packed, 799_999), Err(CompressionError::TooLong(799_999)), "{}", compression.name());
+            if compression != Compression::None {
+                let half = decompress(compression, &packed[..packed.len() / 2], 1 << 20);
+                assert!(matches!(half, Err(CompressionError::Corrupt(_))), "{}", compression.name());
+                assert!(decompress(compression, &[0x55; 64], 1 << 20).is_err(), "{}", compression.name());
+            }
+        }
+    }
+
+    #[test]
+    fn a_bomb_stops_at_the_limit() {
+        let zeros = vec![0; 32 << 20];
+        for compression in [Compression::Gzip, Compression::Lz4, Compression::Zstd, Compression::Snappy] {
+            let packed = compress(compression, &zeros);
+            assert_eq!(decompress(compression, &packed, 1 << 20), Err(CompressionError::TooLong(1 << 20)));
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Snappy as Kafka's clients write it: blocks in the framing of xerial's snappy-java, all numbers big-endian.
+
+use std::io::{self, Read};
+
+const MAGIC: &[u8; 8] = b"\x82SNAPPY\0";
+/// The magic, a version and the lowest compatible version.
+const HEADER_LEN: usize = 16;
+/// Payload bytes per block, as snappy-java cuts them.
+const BLOCK_LEN: usize = 32 << 10;
+/// A block cannot grow by more than this factor: the best that three bytes do is to copy 64.
+const MAX_GROWTH: usize = 22;
+
+/// Yields the bytes of framed blocks, or of one bare block (as old Go and C clients send).
+pub(super) struct Decoder<'a> {
+    rest: &'a [u8],
+    framed: bool,
+    block: Vec<u8>,
+    at: usize,
+    limit: usize,
+}
+
+impl<'a> Decoder<'a> {
+    /// No block may claim more than `limit` bytes.
+    pub(super) fn new(payload: &'a [u8], limit: usize) -> Decoder<'a> {
+        let framed = payload.len() >= HEADER_LEN && payload.starts_with(MAGIC);
+        let rest = if framed { &payload[HEADER_LEN..] } else { payload };
+        Decoder { rest, framed, block: Vec::new(), at: 0, limit }
+    }
+
+    fn next_block(&mut self) -> io::Result<()> {
+        let packed = if self.framed {
+            let (len, rest) = self.rest.split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let len = usize::try_from(i32::from_be_bytes(*len)).map_err(|_| io::ErrorKind::InvalidData)?;
+            let (packed, rest) = rest.split_at_checked(len).ok_or(io::ErrorKind::UnexpectedEof)?;
+            self.rest = rest;
+            packed
+        } else {
+            std::mem::take(&mut self.rest)
+        };
+        let claimed = snap::raw::decompress_len(packed)?;
+        if claimed > self.limit {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        if claimed > packed.len().saturating_mul(MAX_GROWTH) {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        self.block.resize(claimed, 0);
+        self.at = 0;
+        snap::raw::Decoder::new().decompress(packed, &mut self.block)?;
+        Ok(())
+    }
+}
+
+impl Read for Decoder<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        while self.at == self.block.len() {
+            if self.rest.is_empty() {
+                return Ok(0);
+            }
+            self.next_block()?;
+        }
+        let read = (&self.block[self.at..]).read(out)?;
+        self.at += read;
+        Ok(read)
+    }
+}
+
+/// Frames and compresses a payload.
+pub(super) fn compress(payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::from(MAGIC);
+    out.extend_from_slice(&1i32.to_be_bytes());
+    out.extend_from_slice(&1i32.to_be_bytes());
+    let mut encoder = snap::raw::Encoder::new();
+    let mut block = vec![0; snap::raw::max_compress_len(BLOCK_LEN)];
+    for plain in payload.chunks(BLOCK_LEN) {
+        let len = encoder.compress(plain, &mut block).expect("the buffer is as large as the worst case");
+        out.extend_from_slice(&(len as i32).to_be_bytes());
+        out.extend_from_slice(&block[..len]);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(payload: &[u8]) -> io::Result<Vec<u8>> {
+        let mut out = Vec::new();
+        Decoder::new(payload, 1 << 20).read_to_end(&mut out)?;
+        Ok(out)
+    }
+
+    #[test]
+    fn bare_and_framed_blocks_are_read() {
+        let plain = [b'a'; 100_000];
+        assert_eq!(read(&snap::raw::Encoder::new().compress_vec(&plain).unwrap()).unwrap(), plain);
+        let framed = compress(&plain);
+        assert_eq!(framed[..HEADER_LEN], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
+        assert_eq!(read(&framed).unwrap(), plain);
+    }
+
+    #[test]
+    fn claims_are_not_believed() {
+        // One bare block that says 1 MiB, then 4 GiB.
+        assert_eq!(read(&[0x80, 0x80, 0x40, 0]).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+        let mut framed = compress(b"abc");
+        framed[HEADER_LEN] = 0x7f;
+        assert_eq!(read(&framed).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        framed[HEADER_LEN] = 0xff;
+        assert_eq!(read(&framed).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    }
+}

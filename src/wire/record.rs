@@ -1,0 +1,301 @@
+//! The records inside a batch's payload.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+use std::ops::ControlFlow;
+
+use super::WireError;
+use super::primitive::{Reader, put_varlong};
+
+/// Why a payload is not the records that its batch says it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecordError {
+    /// The payload ends before the last record.
+    Truncated,
+    /// A length, count or number inside a record contradicts the record; says which.
+    Malformed(&'static str),
+    /// Bytes are left after the last record.
+    Remaining(usize),
+}
+
+impl fmt::Display for RecordError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RecordError::Truncated => f.write_str("Incorrect declared batch size, premature EOF reached"),
+            RecordError::Malformed(what) => write!(f, "Found invalid record structure: {what}"),
+            RecordError::Remaining(_) => f.write_str("Incorrect declared batch size, records still remaining in file"),
+        }
+    }
+}
+
+impl std::error::Error for RecordError {}
+
+/// One record; its bytes stay where they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Record<'a> {
+    /// Timestamp in ms, less the batch's base timestamp.
+    pub timestamp_delta: i64,
+    /// Offset, less the batch's base offset.
+    pub offset_delta: i32,
+    /// `None` is a null key.
+    pub key: Option<&'a [u8]>,
+    /// `None` is a null value: a tombstone in a compacted topic.
+    pub value: Option<&'a [u8]>,
+    headers: Headers<'a>,
+}
+
+impl<'a> Record<'a> {
+    /// The record's headers, known to be well formed.
+    pub fn headers(&self) -> Headers<'a> {
+        self.headers
+    }
+}
+
+/// Goes over a record's headers: key and value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers<'a> {
+    rest: &'a [u8],
+    count: i32,
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut reader = Reader::new(self.rest);
+        let header = read_header(&mut reader).ok()?;
+        *self = Headers { rest: reader.rest(), count: self.count - 1 };
+        Some(header)
+    }
+}
+
+/// Goes over the records of an uncompressed payload and checks each of them whole. Ends after the first error.
+#[derive(Clone, Debug)]
+pub struct Records<'a> {
+    rest: &'a [u8],
+    /// Records still to come; negative when the end was reported.
+    left: i32,
+}
+
+impl<'a> Records<'a> {
+    /// The `count` records that `payload` is to hold, nothing more and nothing less.
+    pub fn new(payload: &'a [u8], count: i32) -> Records<'a> {
+        Records { rest: payload, left: count.max(0) }
+    }
+}
+
+impl<'a> Iterator for Records<'a> {
+    type Item = Result<Record<'a>, RecordError>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left <= 0 {
+            let surplus = self.left == 0 && !self.rest.is_empty();
+            self.left = -1;
+            return surplus.then_some(Err(RecordError::Remaining(self.rest.len())));
+        }
+        self.left -= 1;
+        let record = read_record(&mut self.rest);
+        if record.is_err() {
+            self.left = -1;
+        }
+        Some(record)
+    }
+}
+
+#[inline]
+fn read_record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, RecordError> {
+    let mut outer = Reader::new(rest);
+    let len = outer.varint().map_err(cut_off)?;
+    let body = outer.take(usize::try_from(len).map_err(|_| RecordError::Malformed("negative record size"))?).map_err(cut_off)?;
+    *rest = outer.rest();
+    read_body(&mut Reader::new(body)).map_err(|error| match error {
+        WireError::Malformed(what) => RecordError::Malformed(what),
+        _ => RecordError::Malformed("a field is longer than its record"),
+    })
+}
+
+fn cut_off(error: WireError) -> RecordError {
+    match error {
+        WireError::Malformed(what) => RecordError::Malformed(what),
+        _ => RecordError::Truncated,
+    }
+}
+
+#[inline]
+fn read_body<'a>(body: &mut Reader<'a>) -> Result<Record<'a>, WireError> {
+    let _attributes = body.u8()?;
+    let timestamp_delta = body.varlong()?;
+    let offset_delta = body.varint()?;
+    let key = read_bytes(body)?;
+    let value = read_bytes(body)?;
+    let count = body.varint()?;
+    let headers = Headers { rest: body.rest(), count };
+    // A header takes two bytes at least.
+    if count < 0 || count as usize > body.rest().len() / 2 {
+        return Err(WireError::Malformed("header count"));
+    }
+    for _ in 0..count {
+        read_header(body)?;
+    }
+    if !body.rest().is_empty() {
+        return Err(WireError::Malformed("record size"));
+    }
+    Ok(Record { timestamp_delta, offset_delta, key, value, headers })
+}
+
+#[inline]
+fn read_bytes<'a>(body: &mut Reader<'a>) -> Result<Option<&'a [u8]>, WireError> {
+    match body.varint()? {
+        -1 => Ok(None),
+        len => body.take(usize::try_from(len).map_err(|_| WireError::Malformed("negative size"))?).map(Some),
+    }
+}
+
+fn read_header<'a>(body: &mut Reader<'a>) -> Result<(&'a [u8], Option<&'a [u8]>), WireError> {
+    let key = read_bytes(body)?.ok_or(WireError::Malformed("header key is null"))?;
+    Ok((key, read_bytes(body)?))
+}
+
+/// What a scan tells about a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    pub(super) offset_delta: i32,
+    pub(super) timestamp_delta: i64,
+    pub(super) has_key: bool,
+}
+
+/// Reads the front of each of `count` records from a stream and skips the rest of it, so that a compressed payload never has to be
+/// in memory whole. Stops early when `visit` breaks.
+pub(super) fn scan(mut input: impl BufRead, count: i32, mut visit: impl FnMut(Entry) -> ControlFlow<()>) -> io::Result<()> {
+    for _ in 0..count {
+        let len = read_varint(&mut input)?;
+        let mut body = input.by_ref().take(u64::try_from(len).map_err(|_| malformed())?);
+        body.read_exact(&mut [0])?;
+        let timestamp_delta = read_varint(&mut body)?;
+        let offset_delta = i32::try_from(read_varint(&mut body)?).map_err(|_| malformed())?;
+        let has_key = read_varint(&mut body)? >= 0;
+        while body.limit() > 0 {
+            let skipped = body.fill_buf()?.len();
+            if skipped == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            body.consume(skipped);
+        }
+        if visit(Entry { offset_delta, timestamp_delta, has_key }).is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn malformed() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "found invalid record structure")
+}
+
+fn read_varint(input: &mut impl BufRead) -> io::Result<i64> {
+    let mut raw = 0;
+    for shift in (0..64).step_by(7) {
+        let mut byte = [0];
+        input.read_exact(&mut byte)?;
+        raw |= u64::from(byte[0] & 0x7f) << shift;
+        if byte[0] < 0x80 {
+            return Ok((raw >> 1) as i64 ^ -((raw & 1) as i64));
+        }
+    }
+    Err(malformed())
+}
+
+/// Appends one record without headers.
+pub(super) fn put_record(out: &mut Vec<u8>, offset_delta: i32, timestamp_delta: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+    let (key_len, value_len) = (nullable_len(key), nullable_len(value));
+    let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    let prefixes = varlong_len(timestamp_delta) + varlong_len(offset_delta.into()) + varlong_len(key_len) + varlong_len(value_len);
+    put_varlong(out, (2 + prefixes + content) as i64);
+    out.push(0);
+    put_varlong(out, timestamp_delta);
+    put_varlong(out, offset_delta.into());
+    for (field, len) in [(key, key_len), (value, value_len)] {
+        put_varlong(out, len);
+        out.extend_from_slice(field.unwrap_or_default());
+    }
+    put_varlong(out, 0);
+}
+
+fn nullable_len(field: Option<&[u8]>) -> i64 {
+    field.map_or(-1, |bytes| bytes.len() as i64)
+}
+
+fn varlong_len(value: i64) -> usize {
+    let zigzag = ((value << 1) ^ (value >> 63)) as u64;
+    (zigzag | 1).ilog2() as usize / 7 + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload() -> Vec<u8> {
+        let mut out = Vec::new();
+        put_record(&mut out, 0, 0, Some(b"key"), Some(b"value"));
+        put_record(&mut out, 1, -3, None, Some(&[7; 300]));
+        put_record(&mut out, 2, i64::MAX, Some(b""), None);
+        // A record with two headers, spelled out: length, attributes, deltas 5 and 3, null key and value, "h" -> "v", "" -> null.
+        out.extend_from_slice(&[24, 0, 10, 6, 1, 1, 4, 2, b'h', 2, b'v', 0, 1]);
+        out
+    }
+
+    #[test]
+    fn records_are_read_as_written() {
+        let payload = payload();
+        let records: Vec<_> = Records::new(&payload, 4).collect::<Result<_, _>>().unwrap();
+        assert_eq!((records[0].key, records[0].value), (Some(&b"key"[..]), Some(&b"value"[..])));
+        assert_eq!((records[1].timestamp_delta, records[1].offset_delta, records[1].key), (-3, 1, None));
+        assert_eq!((records[2].timestamp_delta, records[2].key, records[2].value), (i64::MAX, Some(&b""[..]), None));
+        assert_eq!(records[3].headers().collect::<Vec<_>>(), [(&b"h"[..], Some(&b"v"[..])), (b"", None)]);
+    }
+
+    #[test]
+    fn counts_must_fit() {
+        let payload = payload();
+        let last = |count| Records::new(&payload, count).last().unwrap();
+        assert!(matches!(last(3), Err(RecordError::Remaining(13))));
+        assert_eq!(last(5), Err(RecordError::Truncated));
+        assert_eq!(Records::new(&payload, -1).count(), 1, "only the surplus is reported");
+        assert_eq!(Records::new(&[], 0).count(), 0);
+    }
+
+    #[test]
+    fn contradictions_are_errors() {
+        let error = |bytes: &[u8]| Records::new(bytes, 1).next().unwrap().unwrap_err();
+        assert_eq!(error(&[0x01]), RecordError::Malformed("negative record size"));
+        assert_eq!(error(&[4, 0, 0]), RecordError::Malformed("a field is longer than its record"));
+        assert_eq!(error(&[12, 0, 0, 0, 3, 1, 0]), RecordError::Malformed("negative size"));
+        assert_eq!(error(&[12, 0, 0, 0, 1, 1, 1]), RecordError::Malformed("header count"));
+        assert_eq!(error(&[16, 0, 0, 0, 1, 1, 2, 1, 1]), RecordError::Malformed("header key is null"));
+        assert_eq!(error(&[14, 0, 0, 0, 1, 1, 0, 0]), RecordError::Malformed("record size"));
+        assert_eq!(error(&[0xff, 0xff, 0xff, 0xff, 0xff, 1]), RecordError::Malformed("varint"));
+    }
+
+    #[test]
+    fn streamed_entries_agree_with_records() {
+        let payload = payload();
+        let mut entries = Vec::new();
+        scan(&payload[..], 4, |entry| {
+            entries.push(entry);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        let expected: Vec<_> = Records::new(&payload, 4)
+            .map(|record| record.unwrap())
+            .map(|r| Entry { offset_delta: r.offset_delta, timestamp_delta: r.timestamp_delta, has_key: r.key.is_some() })
+            .collect();
+        assert_eq!(entries, expected);
+        for len in 0..payload.len() {
+            assert!(scan(&payload[..len], 4, |_| ControlFlow::Continue(())).is_err());
+        }
+    }
+}
