@@ -1,0 +1,101 @@
+//! What the logs of one core keep in memory beyond what is still to be written: bounded by the core's memory, least recently read goes first.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::{Rc, Weak};
+
+use crate::base::ids::Offset;
+use crate::rt::mem::Memory;
+
+/// Whoever holds cached spans.
+pub(super) trait Holder {
+    /// The span's fate; `evict` drops it when it was not read since the last call.
+    fn visit(&self, key: Offset) -> Visit;
+}
+
+/// Answer of [`Holder::visit`].
+pub(super) enum Visit {
+    /// It was read recently: ask again later.
+    Keep,
+    /// It is gone, or is now: so many bytes were freed.
+    Gone(usize),
+}
+
+struct Entry {
+    holder: Weak<dyn Holder>,
+    key: Offset,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// Second-chance order: read entries go round once more.
+    entries: RefCell<VecDeque<Entry>>,
+    bytes: Cell<usize>,
+    memory: Option<Memory>,
+}
+
+/// One core's cache of log data. Clones name the same cache.
+#[derive(Clone, Default)]
+pub struct Cache(Rc<Inner>);
+
+impl Cache {
+    /// An empty cache that gives its memory up when `memory` runs out.
+    pub fn new(memory: &Memory) -> Cache {
+        let cache = Cache(Rc::new(Inner { memory: Some(memory.clone()), ..Inner::default() }));
+        let weak = Rc::downgrade(&cache.0);
+        memory.set_reclaim(Rc::new(move |bytes| {
+            let Some(inner) = weak.upgrade() else { return };
+            // What was taken above the budget has to come back too, or whoever asks would wait for nothing.
+            let above = inner.memory.as_ref().map_or(0, |m| (m.used() + bytes).saturating_sub(m.budget()));
+            Cache(inner).reclaim(above);
+        }));
+        cache
+    }
+
+    /// Bytes in spans that could be given up.
+    pub fn bytes(&self) -> usize {
+        self.0.bytes.get()
+    }
+
+    /// Gives up at least `bytes`, if there are as many. Slices of them that are still being sent keep their memory until then.
+    pub fn reclaim(&self, bytes: usize) {
+        let mut freed = 0;
+        // Twice round: the first pass only takes the marks of recent reading away.
+        let mut visits = 2 * self.0.entries.borrow().len();
+        while freed < bytes && visits > 0 {
+            visits -= 1;
+            let Some(entry) = self.0.entries.borrow_mut().pop_front() else { break };
+            let Some(holder) = entry.holder.upgrade() else { continue };
+            match holder.visit(entry.key) {
+                Visit::Keep => self.0.entries.borrow_mut().push_back(entry),
+                Visit::Gone(n) => {
+                    freed += n;
+                    self.forget(n);
+                }
+            }
+        }
+    }
+
+    /// Called when spans have become ones that could be given up. Who waits for memory looks again only when some comes back.
+    pub(super) fn relieve(&self) {
+        if self.0.memory.as_ref().is_some_and(Memory::contended) {
+            self.reclaim(1);
+        }
+    }
+
+    /// Takes a span into account.
+    pub(super) fn insert(&self, holder: Weak<dyn Holder>, key: Offset, bytes: usize) {
+        self.0.bytes.set(self.0.bytes.get() + bytes);
+        self.0.entries.borrow_mut().push_back(Entry { holder, key });
+    }
+
+    /// `bytes` of spans went without being asked.
+    pub(super) fn forget(&self, bytes: usize) {
+        self.0.bytes.set(self.0.bytes.get().saturating_sub(bytes));
+    }
+
+    /// Drops the entries of holders that are gone.
+    pub(super) fn sweep(&self) {
+        self.0.entries.borrow_mut().retain(|entry| entry.holder.strong_count() > 0);
+    }
+}

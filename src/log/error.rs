@@ -1,0 +1,65 @@
+//! What can go wrong with a log.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// Why an operation of a log failed. The texts name the file and say what was being done.
+#[derive(Debug)]
+pub enum LogError {
+    /// A write or flush failed before: nothing is accepted any more, what was confirmed stays readable. With the first reason.
+    Fenced(String),
+    /// The log was closed or deleted.
+    Closed,
+    /// The batch is larger than a segment may be.
+    TooLarge,
+    /// The bytes are no record batch, or its base offset is below the log's end.
+    BadBatch(String),
+    /// A file operation failed.
+    Io {
+        /// What was being done, to which file.
+        what: String,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// What is stored cannot be right.
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Byte position in it.
+        position: u64,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+impl LogError {
+    pub(super) fn io(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+        let what = format!("{doing} {}", path.display());
+        move |source| LogError::Io { what, source }
+    }
+
+    /// For a directory that cannot be removed.
+    pub fn removing(dir: &Path) -> impl FnOnce(io::Error) -> LogError {
+        LogError::io("remove", dir)
+    }
+
+    pub(super) fn corrupt(path: &Path, position: u64, reason: impl Into<String>) -> LogError {
+        LogError::Corrupt { path: path.into(), position, reason: reason.into() }
+    }
+}
+
+impl fmt::Display for LogError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogError::Fenced(reason) => write!(f, "the partition is offline: {reason}"),
+            LogError::Closed => f.write_str("the log is closed"),
+            LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
+            LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),
+            LogError::Io { what, source } => write!(f, "cannot {what}: {source}"),
+            LogError::Corrupt { path, position, reason } => write!(f, "{} is damaged at byte {position}: {reason}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for LogError {}

@@ -1,0 +1,127 @@
+//! The files of a partition's directory: names, small ones whole, derived ones.
+
+use std::path::{Path, PathBuf};
+
+use super::Inner;
+use super::error::LogError;
+use super::index::Index;
+use crate::base::ids::{Offset, TopicId};
+use crate::rt::{Open, Rt};
+
+/// The leader-epoch checkpoint's name.
+pub(super) const EPOCHS: &str = "leader-epoch-checkpoint";
+const METADATA: &str = "partition.metadata";
+
+/// A segment file's name: `kind` is `log`, `index`, `timeindex` or `snapshot`.
+pub(super) fn name(dir: &Path, base: Offset, kind: &str) -> PathBuf {
+    dir.join(format!("{base:020}.{kind}"))
+}
+
+/// The base offset in the name of a file of that kind.
+pub(super) fn base_of(name: &str, kind: &str) -> Option<Offset> {
+    let digits = name.strip_suffix(kind)?.strip_suffix('.')?;
+    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// Makes the directory of a new log with an empty first segment; all of it is durable at the end.
+pub(super) async fn create<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogError> {
+    rt.create_dir_all(dir).map_err(LogError::io("create", dir))?;
+    let segment = name(dir, 0, "log");
+    rt.open(&segment, Open::Create).await.map_err(LogError::io("create", &segment))?;
+    let metadata = dir.join(METADATA);
+    let text = format!("version: 0\ntopic_id: {topic_id}");
+    rt.replace_file(&metadata, text.into_bytes()).await.map_err(LogError::io("write", &metadata))?;
+    rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
+    match dir.parent() {
+        Some(parent) => rt.sync_dir(parent).await.map_err(LogError::io("flush", parent)),
+        None => Ok(()),
+    }
+}
+
+/// A small text file, or `None` when there is none.
+pub(super) fn read_text<R: Rt>(rt: &R, path: &Path) -> Result<Option<String>, LogError> {
+    let bytes = match rt.read_file(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(LogError::io("read", path)(e)),
+    };
+    String::from_utf8(bytes).map(Some).map_err(|_| LogError::corrupt(path, 0, "it is not text"))
+}
+
+/// The topic id that a partition's directory belongs to; zero if it does not say.
+pub(super) fn topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
+    let path = dir.join(METADATA);
+    let Some(text) = read_text(rt, &path)? else { return Ok(TopicId::ZERO) };
+    let id = text.lines().find_map(|line| line.strip_prefix("topic_id:"));
+    id.and_then(|id| id.trim().parse().ok()).ok_or_else(|| LogError::corrupt(&path, 0, "it has no valid topic_id line"))
+}
+
+/// Stores a segment's index files. They are derived: a failure is only told, they will be rebuilt.
+pub(super) async fn write_index<R: Rt>(rt: &R, dir: &Path, base: Offset, index: &Index) {
+    for (kind, content) in [("index", index.encode_offsets()), ("timeindex", index.encode_times())] {
+        let path = name(dir, base, kind);
+        if let Err(e) = rt.replace_file(&path, content).await {
+            tracing::warn!("cannot write {}: {e}; it will be rebuilt when needed", path.display());
+        }
+    }
+}
+
+/// Stores producer state at `offset` and removes what is older than the snapshot before it.
+pub(super) async fn write_snapshot<R: Rt>(rt: &R, dir: &Path, offset: Offset, payload: Vec<u8>) {
+    let path = name(dir, offset, "snapshot");
+    if let Err(e) = rt.replace_file(&path, payload).await {
+        tracing::warn!("cannot write {}: {e}; it will be rebuilt from the log", path.display());
+        return;
+    }
+    let older = snapshots(rt, dir).into_iter().filter(|o| *o < offset).skip(1);
+    for old in older {
+        let _ = rt.remove_file(&name(dir, old, "snapshot"));
+    }
+}
+
+/// Offsets of the stored snapshots, newest first.
+pub(super) fn snapshots<R: Rt>(rt: &R, dir: &Path) -> Vec<Offset> {
+    let entries = rt.list(dir).unwrap_or_default();
+    let mut offsets: Vec<Offset> = entries.iter().filter_map(|e| base_of(&e.name, "snapshot")).collect();
+    offsets.sort_unstable_by(|a, b| b.cmp(a));
+    offsets
+}
+
+/// Reads a closed segment's index files; `None` when they are missing or cannot be right.
+pub(super) fn read_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64, end: Offset, interval: u32) -> Option<Index> {
+    let offsets = rt.read_file(&name(dir, base, "index")).ok()?;
+    let times = rt.read_file(&name(dir, base, "timeindex")).ok()?;
+    Index::decode(&offsets, &times, size, end - base, interval)
+}
+
+/// The last step of a proper end: index files of the last segment and the producer state.
+pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> Result<(), LogError> {
+    let (base, index, end, changed) = {
+        let state = log.state.borrow();
+        let segment = state.segments.last().expect("a log has a segment");
+        (segment.base, segment.index.clone(), state.end, state.changed)
+    };
+    if changed && let Some(index) = index {
+        write_index(&log.rt, &log.dir, base, &index).await;
+    }
+    if changed || !snapshots(&log.rt, &log.dir).contains(&end) {
+        write_snapshot(&log.rt, &log.dir, end, snapshot).await;
+    }
+    Ok(())
+}
+
+/// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete` (cut to 255 bytes), then removes it.
+pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    let mut id = [0; 16];
+    log.rt.random(&mut id);
+    let suffix = format!(".{:032x}-delete", u128::from_be_bytes(id));
+    let name = log.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let (topic, partition) = name.rsplit_once('-').unwrap_or((&name, "0"));
+    let room = 255 - suffix.len() - partition.len() - 1;
+    let gone = log.dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.len().min(room)]));
+    log.rt.rename(&log.dir, &gone).map_err(LogError::io("rename", &log.dir))?;
+    if let Some(parent) = log.dir.parent() {
+        log.rt.sync_dir(parent).await.map_err(LogError::io("flush", parent))?;
+    }
+    log.rt.remove_dir_all(&gone).map_err(LogError::io("remove", &gone))
+}

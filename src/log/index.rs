@@ -1,0 +1,165 @@
+//! A segment's sparse index: offset to file position, and timestamp to offset, in Kafka's two file formats.
+//!
+//! Bounded in memory: when full, every second entry is dropped and the spacing doubles, which both formats allow. An index only says where
+//! to start looking; it is never evidence about the log.
+
+use crate::base::ids::Offset;
+
+/// Entries kept of either kind; with a cold read of 1 MiB a coarser index than Kafka's costs nothing.
+const CAPACITY: usize = 8192;
+
+/// Of one segment; offsets are relative to its base, positions in bytes from its start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Index {
+    /// (last offset of a batch, position of that batch), both strictly increasing.
+    offsets: Vec<(u32, u32)>,
+    /// (largest timestamp so far, last offset of the batch that holds it), strictly increasing timestamps.
+    times: Vec<(i64, u32)>,
+    /// The largest timestamp of the segment and the last offset of its batch.
+    max: Option<(i64, u32)>,
+    interval: u64,
+    since: u64,
+}
+
+impl Index {
+    /// An empty index that gets an entry after every `interval` bytes.
+    pub fn new(interval: u32) -> Index {
+        Index { interval: interval as u64, ..Index::default() }
+    }
+
+    /// Takes note of the next batch. As in Kafka, the first batch of a segment never has an entry.
+    pub fn note(&mut self, last: u32, position: u32, len: usize, max_timestamp: i64) {
+        if self.max.is_none_or(|(ts, _)| max_timestamp > ts) {
+            self.max = Some((max_timestamp, last));
+        }
+        if self.since > self.interval {
+            push_thinning(&mut self.offsets, (last, position), &mut self.interval);
+            let max = self.max.expect("just set");
+            if self.times.last().is_none_or(|(ts, _)| max.0 > *ts) {
+                push_thinning(&mut self.times, max, &mut 0);
+            }
+            self.since = 0;
+        }
+        self.since += len as u64;
+    }
+
+    /// A position at or before the batch that holds `offset`.
+    pub fn position(&self, offset: u32) -> u32 {
+        match self.offsets.partition_point(|(last, _)| *last <= offset) {
+            0 => 0,
+            n => self.offsets[n - 1].1,
+        }
+    }
+
+    /// Position of the last indexed batch.
+    pub fn last_position(&self) -> u32 {
+        self.offsets.last().map_or(0, |e| e.1)
+    }
+
+    /// An offset before which no timestamp reaches `ts`.
+    pub fn before_time(&self, ts: i64) -> u32 {
+        match self.times.partition_point(|(t, _)| *t < ts) {
+            0 => 0,
+            n => self.times[n - 1].1,
+        }
+    }
+
+    /// The largest timestamp and the last offset of its batch.
+    pub fn max_timestamp(&self) -> Option<(i64, u32)> {
+        self.max
+    }
+
+    /// Content of the `.index` file.
+    pub fn encode_offsets(&self) -> Vec<u8> {
+        self.offsets.iter().flat_map(|(last, position)| [last.to_be_bytes(), position.to_be_bytes()]).flatten().collect()
+    }
+
+    /// Content of the `.timeindex` file, closed by the entry of the segment's largest timestamp.
+    pub fn encode_times(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity((self.times.len() + 1) * 12);
+        let closing = self.max.filter(|max| self.times.last().is_none_or(|last| max.0 > last.0));
+        for (ts, last) in self.times.iter().copied().chain(closing) {
+            out.extend(ts.to_be_bytes());
+            out.extend(last.to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads both files of a closed segment of `size` bytes that ends before the relative offset `end`; `None` when they cannot be right
+    /// (then the segment is walked instead).
+    pub fn decode(offsets: &[u8], times: &[u8], size: u64, end: Offset, interval: u32) -> Option<Index> {
+        if !offsets.len().is_multiple_of(8) || !times.len().is_multiple_of(12) || times.is_empty() {
+            return None;
+        }
+        let mut index = Index::new(interval);
+        let mut before = None;
+        for entry in offsets.chunks_exact(8) {
+            let entry = (u32::from_be_bytes(entry[..4].try_into().ok()?), u32::from_be_bytes(entry[4..].try_into().ok()?));
+            let increasing = before.is_none_or(|(last, position)| entry.0 > last && entry.1 > position);
+            if !increasing || entry.0 as i64 >= end || entry.1 as u64 >= size {
+                return None;
+            }
+            push_thinning(&mut index.offsets, entry, &mut index.interval);
+            before = Some(entry);
+        }
+        let mut before: Option<(i64, u32)> = None;
+        for entry in times.chunks_exact(12) {
+            let entry = (i64::from_be_bytes(entry[..8].try_into().ok()?), u32::from_be_bytes(entry[8..].try_into().ok()?));
+            if before.is_some_and(|b| entry.0 <= b.0 || entry.1 < b.1) || entry.1 as i64 >= end {
+                return None;
+            }
+            push_thinning(&mut index.times, entry, &mut 0);
+            before = Some(entry);
+        }
+        index.max = before;
+        Some(index)
+    }
+}
+
+fn push_thinning<T: Copy>(entries: &mut Vec<T>, entry: T, interval: &mut u64) {
+    if entries.len() == CAPACITY {
+        let mut keep = false;
+        entries.retain(|_| {
+            keep = !keep;
+            keep
+        });
+        *interval *= 2;
+    }
+    entries.push(entry);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stays_bounded_and_finds_a_start_at_or_before() {
+        let mut index = Index::new(100);
+        for i in 0..200_000u32 {
+            index.note(i * 2 + 1, i * 60, 60, i as i64 / 3);
+        }
+        assert!(index.offsets.len() <= CAPACITY && index.times.len() <= CAPACITY);
+        for offset in (0..400_000).step_by(997) {
+            let batch = index.position(offset) / 60;
+            assert!(batch * 2 <= offset && offset / 2 - batch < 400, "{offset} {batch}");
+        }
+        for ts in (0..66_000).step_by(97) {
+            assert!(index.before_time(ts) as i64 <= ts * 6);
+        }
+    }
+
+    #[test]
+    fn files_round_trip_and_nonsense_is_refused() {
+        let mut index = Index::new(100);
+        for i in 0..50u32 {
+            index.note(i, i * 60, 60, 1000 + i as i64);
+        }
+        let (offsets, times) = (index.encode_offsets(), index.encode_times());
+        let back = Index::decode(&offsets, &times, 3000, 50, 100).unwrap();
+        assert_eq!((&back.offsets, back.max), (&index.offsets, Some((1049, 49))));
+        assert_eq!(Index::decode(&offsets[1..], &times, 3000, 50, 100), None);
+        assert_eq!(Index::decode(&offsets, &times, 2000, 50, 100), None);
+        assert_eq!(Index::decode(&offsets, &times, 3000, 49, 100), None);
+        assert_eq!(Index::decode(&[0; 16], &times, 3000, 50, 100), None);
+    }
+}

@@ -1,0 +1,86 @@
+//! Looking records up by time.
+
+use super::error::LogError;
+use super::{Log, Read};
+use crate::base::ids::Offset;
+use crate::rt::Rt;
+use crate::wire::batch::BatchHeader;
+use crate::wire::compression;
+use bytes::Bytes;
+
+/// Bytes looked through at a time.
+const STEP: usize = 1 << 20;
+
+impl<R: Rt> Log<R> {
+    /// The first record below `upto` whose timestamp is `ts` (ms) or later: its offset and timestamp.
+    pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+        for base in self.segment_bases() {
+            self.0.with_index(base).await?;
+            let (from, end) = {
+                let state = self.0.state.borrow();
+                let at = state.segment_of(base);
+                let Some(index) = state.segments[at].index.as_ref() else { continue };
+                if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
+                    continue;
+                }
+                let end = state.segments.get(at + 1).map_or(state.end, |s| s.base);
+                (base + index.before_time(ts) as Offset, end.min(upto))
+            };
+            if let Some(found) = self.search(ts, from.max(self.start_offset()), end).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The largest timestamp below `upto` and the offset of the first record that has it.
+    pub async fn max_timestamp_offset(&self, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+        let mut best: Option<(i64, Offset)> = None;
+        for base in self.segment_bases() {
+            self.0.with_index(base).await?;
+            let state = self.0.state.borrow();
+            let max = state.segments[state.segment_of(base)].index.as_ref().and_then(|i| i.max_timestamp());
+            if let Some((ts, last)) = max.filter(|(ts, _)| best.is_none_or(|(b, _)| *ts > b)) {
+                best = Some((ts, base + last as Offset));
+            }
+        }
+        let Some((_, last)) = best.filter(|(ts, _)| *ts >= 0) else { return Ok(None) };
+        let pieces = self.fetch(last, 1, upto).await?;
+        let Some(batch) = pieces.first() else { return Ok(None) };
+        compression::max_timestamp(batch).map_err(|e| LogError::BadBatch(e.to_string()))
+    }
+
+    fn segment_bases(&self) -> Vec<Offset> {
+        self.0.state.borrow().segments.iter().map(|s| s.base).collect()
+    }
+
+    async fn fetch(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Result<Vec<Bytes>, LogError> {
+        match self.read(offset, max_bytes, upto, true) {
+            Read::Hit(pieces) => Ok(pieces),
+            Read::Miss(plan) => self.read_cold(plan).await,
+        }
+    }
+
+    async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+        while at < upto {
+            let pieces = self.fetch(at, STEP, upto).await?;
+            if pieces.is_empty() {
+                return Ok(None);
+            }
+            for mut piece in pieces {
+                while !piece.is_empty() {
+                    let header = BatchHeader::parse(&piece).map_err(|e| LogError::BadBatch(e.to_string()))?;
+                    let batch = piece.split_to(header.total_len().min(piece.len()));
+                    if header.max_timestamp >= ts {
+                        let found = compression::first_at_or_after(&batch, ts).map_err(|e| LogError::BadBatch(e.to_string()))?;
+                        if found.is_some() {
+                            return Ok(found);
+                        }
+                    }
+                    at = header.next_offset();
+                }
+            }
+        }
+        Ok(None)
+    }
+}

@@ -1,0 +1,369 @@
+//! The log of one partition replica: segments in Kafka's file format, written with direct I/O, read from memory where possible.
+//!
+//! [`Log::append`] copies a batch once, into the append chunk; that chunk is the disk buffer, the cache and the send buffer. A writer task
+//! per busy log keeps one write in flight, and what arrives meanwhile joins the next one. A failed write or flush fences the log for good.
+
+pub mod cache;
+pub mod checkpoint;
+pub mod dir;
+mod error;
+mod files;
+mod index;
+mod lookup;
+mod read;
+mod recover;
+mod span;
+mod state;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::path::{Path, PathBuf};
+use std::rc::{Rc, Weak};
+use std::task::{Poll, Waker};
+
+use crate::base::ids::{LeaderEpoch, Offset, TopicId};
+use crate::rt::notify::Notify;
+use crate::rt::{Class, Rt};
+use crate::wire::batch::BatchHeader;
+use cache::{Cache, Holder, Visit};
+pub use error::LogError;
+use read::Gate;
+pub use read::{Read, ReadPlan};
+use state::{Segment, State};
+
+/// What of a topic's configuration the log needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `segment.bytes`: a segment is closed before it would grow above this.
+    pub segment_bytes: u32,
+    /// `index.interval.bytes`: distance of index entries.
+    pub index_interval_bytes: u32,
+}
+
+/// What is known of a log before it is opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Opening {
+    /// All below was flushed, says the checkpoint. 0 if unknown.
+    pub recovery_point: Offset,
+    /// The last process ended properly: nothing has to be checked.
+    pub clean: bool,
+    /// First offset to serve, says the checkpoint. 0 if unknown: then the first segment's base.
+    pub log_start: Offset,
+}
+
+/// Rebuilds, at [`Log::open`], what the caller derives from the batches of a log: producer state.
+pub trait Replay {
+    /// A snapshot of the state at `offset`, as once given to [`Log::set_snapshot`] or [`Log::close`] or by Kafka. False if it is of no use:
+    /// then an older one, or none, is tried. At most one call returns true, and it precedes all calls of [`Replay::batch`].
+    fn snapshot(&mut self, offset: Offset, payload: &[u8]) -> bool;
+    /// The next batch behind the snapshot.
+    fn batch(&mut self, header: &BatchHeader);
+}
+
+/// For logs whose batches nobody derives anything from.
+pub struct NoReplay;
+
+impl Replay for NoReplay {
+    fn snapshot(&mut self, _offset: Offset, _payload: &[u8]) -> bool {
+        true
+    }
+    fn batch(&mut self, _header: &BatchHeader) {}
+}
+
+/// The id of the topic that a partition's directory belongs to; zero where it does not say.
+pub fn stored_topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
+    files::topic_id(rt, dir)
+}
+
+/// The leader-epoch checkpoint's text in a partition's directory, if there is one.
+pub fn epoch_checkpoint<R: Rt>(rt: &R, dir: &Path) -> Result<Option<String>, LogError> {
+    files::read_text(rt, &dir.join(files::EPOCHS))
+}
+
+/// A partition replica's log on its owner core. Clones name the same log.
+pub struct Log<R: Rt>(Rc<Inner<R>>);
+
+impl<R: Rt> Clone for Log<R> {
+    fn clone(&self) -> Self {
+        Log(self.0.clone())
+    }
+}
+
+struct Inner<R: Rt> {
+    rt: R,
+    cache: Cache,
+    dir: PathBuf,
+    topic_id: TopicId,
+    config: Cell<LogConfig>,
+    state: RefCell<State<R::File>>,
+    deleted: Cell<bool>,
+    wake: Notify,
+    gate: Gate,
+    reading_ahead: Cell<bool>,
+    waiters: RefCell<Vec<Waker>>,
+    on_progress: RefCell<Option<Rc<dyn Fn()>>>,
+    this: Weak<Inner<R>>,
+}
+
+impl<R: Rt> Holder for Inner<R> {
+    fn visit(&self, key: Offset) -> Visit {
+        let Ok(mut state) = self.state.try_borrow_mut() else { return Visit::Keep };
+        match state.spans.get(&key) {
+            None => Visit::Gone(0),
+            Some(span) if span.recent.replace(false) || state.dirty.contains(&key) => Visit::Keep,
+            Some(_) => Visit::Gone(state.spans.remove(&key).map_or(0, |span| span.chunk.capacity())),
+        }
+    }
+}
+
+impl<R: Rt> Log<R> {
+    /// A new, empty log in `dir`, which is created: its first offset is 0. Its name is durable when this returns.
+    pub async fn create(rt: &R, cache: &Cache, dir: &Path, topic_id: TopicId, config: LogConfig) -> Result<Log<R>, LogError> {
+        files::create(rt, dir, topic_id).await?;
+        let segment = Segment::new(0, config.index_interval_bytes);
+        Ok(Self::assemble(rt, cache, dir, topic_id, config, State::new(vec![segment], 0, 0, Box::default())))
+    }
+
+    /// Opens the log in `dir`. After an unclean end everything from the recovery point on is checked, and cut at the first batch that is
+    /// torn, zeroed, stale or fails its checksum. `replay` is told the newest usable snapshot and all batches behind it.
+    pub async fn open(
+        rt: &R,
+        cache: &Cache,
+        dir: &Path,
+        config: LogConfig,
+        opening: Opening,
+        replay: &mut dyn Replay,
+    ) -> Result<Log<R>, LogError> {
+        let topic_id = files::topic_id(rt, dir)?;
+        let state = recover::open(rt, dir, config, opening, replay).await?;
+        Ok(Self::assemble(rt, cache, dir, topic_id, config, state))
+    }
+
+    fn assemble(rt: &R, cache: &Cache, dir: &Path, topic_id: TopicId, config: LogConfig, state: State<R::File>) -> Log<R> {
+        Log(Rc::new_cyclic(|this| Inner {
+            rt: rt.clone(),
+            cache: cache.clone(),
+            dir: dir.into(),
+            topic_id,
+            config: Cell::new(config),
+            state: RefCell::new(state),
+            deleted: Cell::new(false),
+            wake: Notify::default(),
+            gate: Gate::default(),
+            reading_ahead: Cell::new(false),
+            waiters: RefCell::default(),
+            on_progress: RefCell::default(),
+            this: this.clone(),
+        }))
+    }
+
+    /// Copies a batch (its CRC checked by the caller) to the end of the log under `base_offset`, which is not below the end, and has it
+    /// written soon. With `log_append_time` (ms) the batch gets that timestamp. True when the batch starts a new segment: then the caller
+    /// gives the state before this batch to [`Log::set_snapshot`].
+    pub fn append(&self, batch: &[u8], base_offset: Offset, epoch: LeaderEpoch, log_append_time: Option<i64>) -> Result<bool, LogError> {
+        let inner = &*self.0;
+        let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
+        if header.total_len() != batch.len() || header.last_offset_delta < 0 {
+            return Err(LogError::BadBatch("its length is not that of its bytes, or its offsets run backwards".into()));
+        }
+        let config = inner.config.get();
+        if batch.len() > config.segment_bytes as usize {
+            return Err(LogError::TooLarge);
+        }
+        let last = base_offset + header.last_offset_delta as Offset;
+        let mut state = inner.state.borrow_mut();
+        if let Some(reason) = &state.fenced {
+            return Err(LogError::Fenced(reason.clone()));
+        }
+        if state.closed {
+            return Err(LogError::Closed);
+        }
+        if base_offset < state.end {
+            return Err(LogError::BadBatch(format!("base offset {base_offset} is below the log's end {}", state.end)));
+        }
+        let roll = state.rolls(batch.len(), last, config.segment_bytes);
+        let memory = inner.rt.memory();
+        let spare = || memory.budget().saturating_sub(memory.used().saturating_sub(inner.cache.bytes()));
+        if let Some(size) = state.chunk_wanted(batch.len(), roll, spare, || inner.rt.now().mono) {
+            // Taking memory may make the cache ask this very log for some.
+            drop(state);
+            let chunk = memory.chunk_now(size);
+            state = inner.state.borrow_mut();
+            let segment = roll.then(|| Segment::new(base_offset, config.index_interval_bytes));
+            state.open_span(chunk, segment);
+        }
+        state.push(batch, &header, base_offset, epoch, log_append_time);
+        let kick = inner.kick(&mut state);
+        drop(state);
+        inner.start(kick);
+        Ok(roll)
+    }
+
+    /// Snapshot of producer state at `offset`, the base offset of a new segment (see [`Log::append`]): written when that segment begins.
+    pub fn set_snapshot(&self, offset: Offset, payload: Vec<u8>) {
+        self.0.state.borrow_mut().snapshots.push((offset, payload));
+    }
+
+    /// Changes what the topic's configuration says.
+    pub fn set_config(&self, config: LogConfig) {
+        self.0.config.set(config);
+    }
+
+    /// Replaces the leader-epoch checkpoint (Kafka's text form, opaque here).
+    pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
+        let path = self.0.dir.join(files::EPOCHS);
+        self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+    }
+
+    /// The topic's id from `partition.metadata`; zero if that is missing.
+    pub fn topic_id(&self) -> TopicId {
+        self.0.topic_id
+    }
+
+    /// The partition's directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// First offset to serve.
+    pub fn start_offset(&self) -> Offset {
+        self.0.state.borrow().start
+    }
+
+    /// Offset that the next batch gets.
+    pub fn end_offset(&self) -> Offset {
+        self.0.state.borrow().end
+    }
+
+    /// All below survives the end of the process.
+    pub fn written_offset(&self) -> Offset {
+        self.0.state.borrow().written
+    }
+
+    /// All below survives a loss of power.
+    pub fn flushed_offset(&self) -> Offset {
+        self.0.state.borrow().flushed
+    }
+
+    /// Bytes of all batches.
+    pub fn size(&self) -> u64 {
+        self.0.state.borrow().segments.iter().map(|s| s.size).sum()
+    }
+
+    /// Why the log accepts nothing any more, if so.
+    pub fn fenced(&self) -> Option<String> {
+        self.0.state.borrow().fenced.clone()
+    }
+
+    /// Called after every advance of the written or flushed offset, and when the log is fenced. It may call the log.
+    pub fn set_on_progress(&self, callback: Option<Rc<dyn Fn()>>) {
+        *self.0.on_progress.borrow_mut() = callback;
+    }
+
+    /// Somebody waits until everything below `offset` is flushed.
+    pub fn want_flush(&self, offset: Offset) {
+        let mut state = self.0.state.borrow_mut();
+        state.want_flush(offset);
+        let kick = state.wanted.is_some() && self.0.kick(&mut state);
+        drop(state);
+        self.0.start(kick);
+    }
+
+    /// Flushes all that was appended so far.
+    pub async fn flush(&self) -> Result<(), LogError> {
+        let end = self.end_offset();
+        self.want_flush(end);
+        self.0.wait_until(|state| state.flushed >= end).await
+    }
+
+    /// For a log that was not used for a while: gives back disk allocated ahead, the append chunk and open files.
+    pub fn trim_idle(&self) {
+        let mut state = self.0.state.borrow_mut();
+        state.trim = true;
+        let kick = self.0.kick(&mut state);
+        drop(state);
+        self.0.start(kick);
+    }
+
+    /// Ends the log properly: everything flushed, files cut to their logical size, indexes and the producer state `snapshot` stored.
+    pub async fn close(&self, snapshot: Vec<u8>) -> Result<(), LogError> {
+        self.0.state.borrow_mut().closed = true;
+        self.flush().await?;
+        self.trim_idle();
+        self.0.wait_until(|state| !state.running).await?;
+        *self.0.on_progress.borrow_mut() = None;
+        files::write_closing(&self.0, snapshot).await
+    }
+
+    /// Removes the log and its directory, which is renamed first as Kafka does. Later calls fail with [`LogError::Closed`].
+    pub async fn delete(&self) -> Result<(), LogError> {
+        self.0.state.borrow_mut().closed = true;
+        self.0.deleted.set(true);
+        self.0.wake.notify();
+        poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.running)).await;
+        *self.0.on_progress.borrow_mut() = None;
+        let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);
+        files::remove(&self.0).await?;
+        drop(spans);
+        Ok(())
+    }
+}
+
+impl<R: Rt> Inner<R> {
+    /// Makes the writer look again; true when the task has to be started.
+    fn kick(&self, state: &mut State<R::File>) -> bool {
+        if state.running {
+            self.wake.notify();
+            return false;
+        }
+        state.running = state.fenced.is_none() && !self.deleted.get();
+        state.running
+    }
+
+    fn start(&self, kick: bool) {
+        if kick && let Some(this) = self.this.upgrade() {
+            self.rt.spawn(Class::Foreground, writer::run(this));
+        }
+    }
+
+    /// Tells everybody that offsets have moved.
+    fn progressed(&self) {
+        for waker in self.waiters.take() {
+            waker.wake();
+        }
+        let callback = self.on_progress.borrow().clone();
+        if let Some(callback) = callback {
+            callback();
+        }
+    }
+
+    fn poll_until(&self, waker: &Waker, done: impl Fn(&State<R::File>) -> bool) -> Poll<()> {
+        if done(&self.state.borrow()) {
+            return Poll::Ready(());
+        }
+        self.waiters.borrow_mut().push(waker.clone());
+        Poll::Pending
+    }
+
+    async fn wait_until(&self, done: impl Fn(&State<R::File>) -> bool) -> Result<(), LogError> {
+        poll_fn(|cx| self.poll_until(cx.waker(), |state| state.fenced.is_some() || self.deleted.get() || done(state))).await;
+        let state = self.state.borrow();
+        match &state.fenced {
+            Some(reason) => Err(LogError::Fenced(reason.clone())),
+            None if done(&state) => Ok(()),
+            None => Err(LogError::Closed),
+        }
+    }
+}
+
+impl<R: Rt> Drop for Inner<R> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        let cached = state.spans.iter().filter(|(key, _)| !state.dirty.contains(key));
+        self.cache.forget(cached.map(|(_, span)| span.chunk.capacity()).sum());
+        self.cache.sweep();
+    }
+}

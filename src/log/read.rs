@@ -1,0 +1,305 @@
+//! Reading: from memory at once, else from the device in large pieces that then stay in the cache.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
+
+use bytes::Bytes;
+
+use super::error::LogError;
+use super::recover;
+use super::span::{Span, block_ceil, block_floor};
+use super::{Inner, Log, files};
+use crate::base::ids::Offset;
+use crate::rt::mem::Chunk;
+use crate::rt::{Class, Open, Rt};
+use crate::wire::batch::BatchHeader;
+
+/// Bytes asked from the device at a time; a batch that does not fit is read alone.
+const COLD_READ: u64 = 1 << 20;
+/// Bytes of a batch header.
+const HEADER: usize = 61;
+
+/// Answer of [`Log::read`].
+#[derive(Debug)]
+pub enum Read {
+    /// Whole batches, in order; those of one chunk are one slice. Empty when there is nothing below the limit.
+    Hit(Vec<Bytes>),
+    /// The device has to be asked: [`Log::read_cold`].
+    Miss(ReadPlan),
+}
+
+/// What a read that was not answered from memory asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadPlan {
+    offset: Offset,
+    max_bytes: usize,
+    upto: Offset,
+    min_one: bool,
+}
+
+/// One cold read per log at a time: the second reader of the same place finds it in the cache.
+#[derive(Default)]
+pub(super) struct Gate {
+    busy: Cell<bool>,
+    waiters: RefCell<Vec<Waker>>,
+}
+
+pub(super) struct Turn<'a>(&'a Gate);
+
+impl Gate {
+    pub async fn enter(&self) -> Turn<'_> {
+        poll_fn(|cx| {
+            if self.busy.replace(true) {
+                self.waiters.borrow_mut().push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+        for waker in self.0.waiters.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// Where a cold read starts and where it must end.
+struct Place {
+    base: Offset,
+    position: u64,
+    limit: u64,
+    /// End of the segment's batches.
+    end: u64,
+    /// It goes on where a cached span ends: the reader is a sequential one.
+    sequential: bool,
+}
+
+impl<R: Rt> Log<R> {
+    /// Whole batches from the one that holds `offset` on, below `upto` (exclusive, the end of a batch), at most `max_bytes`; with `min_one`
+    /// the first batch comes whole even if it is larger (KIP-74). Whether `offset` is in range is for the caller to say.
+    pub fn read(&self, offset: Offset, max_bytes: usize, upto: Offset, min_one: bool) -> Read {
+        let state = self.0.state.borrow();
+        let upto = upto.min(state.end);
+        let mut pieces = Vec::new();
+        let (mut at, mut room) = (offset.max(state.segments[0].base), max_bytes);
+        while at < upto {
+            let Some(span) = state.covering(at) else {
+                if pieces.is_empty() {
+                    return Read::Miss(ReadPlan { offset: at, max_bytes, upto, min_one });
+                }
+                break;
+            };
+            let Some((piece, next)) = span.take(at, room, upto, min_one && pieces.is_empty()) else { break };
+            room = room.saturating_sub(piece.len());
+            pieces.push(piece);
+            at = next;
+        }
+        Read::Hit(pieces)
+    }
+
+    /// Reads what [`Log::read`] did not find in memory. It may return less than there is, but not nothing.
+    pub async fn read_cold(&self, plan: ReadPlan) -> Result<Vec<Bytes>, LogError> {
+        let again = || match self.read(plan.offset, plan.max_bytes, plan.upto, plan.min_one) {
+            Read::Hit(pieces) => Some(pieces),
+            Read::Miss(_) => None,
+        };
+        let turn = self.0.gate.enter().await;
+        if let Some(pieces) = again() {
+            return Ok(pieces);
+        }
+        let (next, sequential) = self.0.load(plan.offset).await?;
+        let pieces = again();
+        drop(turn);
+        self.0.cache.relieve();
+        if sequential {
+            self.read_ahead(next);
+        }
+        pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
+    }
+
+    /// Reads the piece behind one that a sequential reader has just got, while it is being sent.
+    fn read_ahead(&self, next: Offset) {
+        let cold = {
+            let state = self.0.state.borrow();
+            next < state.written && state.covering(next).is_none()
+        };
+        if !cold || self.0.reading_ahead.replace(true) {
+            return;
+        }
+        let log = self.clone();
+        self.0.rt.spawn(Class::Foreground, async move {
+            let _turn = log.0.gate.enter().await;
+            let cold = log.0.state.borrow().covering(next).is_none();
+            if cold && !log.0.deleted.get() {
+                // Whoever wants the piece will be told of the failure.
+                let _ = log.0.load(next).await;
+                log.0.cache.relieve();
+            }
+            log.0.reading_ahead.set(false);
+        });
+    }
+}
+
+impl<R: Rt> Inner<R> {
+    /// Brings the batch that holds `offset`, and what fits behind it, into the cache. The offset behind, and whether it was a sequential read.
+    async fn load(&self, offset: Offset) -> Result<(Offset, bool), LogError> {
+        let mut place = self.place(offset).await?;
+        let mut want = COLD_READ;
+        loop {
+            if place.position + HEADER as u64 > place.limit {
+                // A gap that compaction left: before a cached span, or at the end of the segment.
+                place = if place.limit < place.end { Place { limit: place.end, ..place } } else { self.next_segment(place.base, offset)? };
+            }
+            let path = files::name(&self.dir, place.base, "log");
+            let file = self.file(place.base).await?;
+            let start = block_floor(place.position);
+            let len = (block_ceil(place.limit) - start).min(want);
+            let memory = self.rt.memory();
+            // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
+            let chunk = if len > memory.budget() as u64 / 2 { memory.chunk_now(len as usize) } else { memory.chunk(len as usize).await };
+            let (result, chunk) = self.rt.read_at(&file, start, chunk, len as usize).await;
+            let n = result.map_err(LogError::io("read", &path))? as u64;
+            if n < len && start + n < place.limit {
+                return Err(LogError::corrupt(&path, start + n, "the file ends before its last batch"));
+            }
+            match parse(&place, start, chunk, offset).map_err(|(position, reason)| LogError::corrupt(&path, position, reason))? {
+                Parsed::Span(span) => return Ok((self.keep(span), place.sequential)),
+                Parsed::Further { position, needs } => {
+                    want = COLD_READ.max(block_ceil(needs as u64) + crate::base::limits::BLOCK as u64);
+                    place.position = position;
+                }
+            }
+        }
+    }
+
+    fn keep(&self, span: Span) -> Offset {
+        let (key, next, bytes) = (span.first, span.next, span.chunk.capacity());
+        let replaced = self.state.borrow_mut().spans.insert(key, span);
+        self.cache.forget(replaced.map_or(0, |old| old.chunk.capacity()));
+        self.cache.insert(self.this.clone(), key, bytes);
+        next
+    }
+
+    /// Where to read for `offset`: exactly behind a cached span if one ends there, else at the index entry before it.
+    async fn place(&self, offset: Offset) -> Result<Place, LogError> {
+        let base = {
+            let state = self.state.borrow();
+            state.segments[state.segment_of(offset)].base
+        };
+        self.with_index(base).await?;
+        let state = self.state.borrow();
+        let segment = &state.segments[state.segment_of(base)];
+        let behind = state.spans.range(..=offset).next_back().map(|(_, s)| s).filter(|s| s.segment == base && s.next == offset);
+        let position = match (behind, &segment.index) {
+            (Some(span), _) => span.batches_end(),
+            (None, Some(index)) => index.position((offset - base).max(0) as u32) as u64,
+            (None, None) => 0,
+        };
+        let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
+        let limit = ahead.map_or(segment.size, |s| s.batches_start());
+        Ok(Place { base, position, limit, end: segment.size, sequential: behind.is_some() })
+    }
+
+    fn next_segment(&self, base: Offset, offset: Offset) -> Result<Place, LogError> {
+        let state = self.state.borrow();
+        let at = state.segment_of(base);
+        let Some(segment) = state.segments.get(at + 1) else {
+            let path = files::name(&self.dir, base, "log");
+            return Err(LogError::corrupt(&path, state.segments[at].size, format!("it should hold offset {offset}")));
+        };
+        Ok(Place { base: segment.base, position: 0, limit: segment.size, end: segment.size, sequential: false })
+    }
+
+    /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.
+    pub(super) async fn with_index(&self, base: Offset) -> Result<(), LogError> {
+        let (size, end) = {
+            let state = self.state.borrow();
+            let at = state.segment_of(base);
+            if state.segments[at].index.is_some() {
+                return Ok(());
+            }
+            (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base))
+        };
+        let interval = self.config.get().index_interval_bytes;
+        let index = match files::read_index(&self.rt, &self.dir, base, size, end, interval) {
+            Some(index) => index,
+            None => {
+                let index = recover::walk_index(&self.rt, &self.dir, base, size, interval).await?;
+                files::write_index(&self.rt, &self.dir, base, &index).await;
+                index
+            }
+        };
+        let mut state = self.state.borrow_mut();
+        let at = state.segment_of(base);
+        state.segments[at].index = Some(index);
+        Ok(())
+    }
+
+    async fn file(&self, base: Offset) -> Result<R::File, LogError> {
+        let (file, writable) = {
+            let state = self.state.borrow();
+            (state.segments[state.segment_of(base)].file.clone(), base >= state.writing)
+        };
+        if let Some(file) = file {
+            return Ok(file);
+        }
+        let path = files::name(&self.dir, base, "log");
+        let how = if writable { Open::Write } else { Open::Read };
+        let file = self.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
+        let mut state = self.state.borrow_mut();
+        let at = state.segment_of(base);
+        state.segments[at].file = Some(file.clone());
+        Ok(file)
+    }
+}
+
+enum Parsed {
+    Span(Span),
+    /// Nothing for the offset in here: read on at `position`, where a batch of `needs` bytes starts.
+    Further {
+        position: u64,
+        needs: usize,
+    },
+}
+
+/// Makes a span of the whole batches in `chunk`, which was read from `start`.
+fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Parsed, (u64, String)> {
+    let filled = (chunk.len() as u64).min(place.limit - start) as usize;
+    let mut at = (place.position - start) as usize;
+    let mut found: Vec<(usize, usize, Offset, Offset)> = Vec::new();
+    let mut next = None;
+    while at + HEADER <= filled {
+        let position = start + at as u64;
+        let header = BatchHeader::parse(&chunk.filled()[at..]).map_err(|e| (position, e.to_string()))?;
+        let len = header.total_len();
+        if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.base) {
+            return Err((position, "a batch header that cannot be right".into()));
+        }
+        if at + len > filled {
+            break;
+        }
+        found.push((at, len, header.base_offset, header.next_offset()));
+        next = Some(header.next_offset());
+        at += len;
+    }
+    if next.is_none_or(|next| next <= offset) {
+        let needs = match filled.checked_sub(at) {
+            Some(rest) if rest >= HEADER => BatchHeader::parse(&chunk.filled()[at..]).map_or(HEADER, |h| h.total_len()),
+            _ => HEADER,
+        };
+        return Ok(Parsed::Further { position: start + at as u64, needs });
+    }
+    let mut span = Span::new(place.base, start, chunk, found[0].2.min(offset));
+    for (at, len, base, next) in found {
+        span.push(at, len, base, next);
+    }
+    span.written = span.end;
+    Ok(Parsed::Span(span))
+}

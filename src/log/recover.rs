@@ -1,0 +1,355 @@
+//! Opening a log: what is there, where it ends, and after an unclean end which of it can be trusted.
+//!
+//! Memory is bounded: files are walked through one buffer, and checksums of larger batches are computed piecewise.
+
+use std::path::Path;
+
+use super::error::LogError;
+use super::files;
+use super::index::Index;
+use super::span::block_floor;
+use super::state::{Segment, State};
+use super::{LogConfig, Opening, Replay};
+use crate::base::ids::{LeaderEpoch, Offset};
+use crate::base::limits::BLOCK;
+use crate::rt::mem::Chunk;
+use crate::rt::{Open, Rt};
+use crate::wire::batch::BatchHeader;
+
+/// The walking buffer's largest size in bytes.
+const WINDOW: u64 = 1 << 20;
+/// Bytes of a batch header.
+const HEADER: usize = 61;
+
+/// A file seen through one buffer.
+struct Walk<'a, R: Rt> {
+    rt: &'a R,
+    file: &'a R::File,
+    path: &'a Path,
+    size: u64,
+    /// Position of the buffer's first byte.
+    start: u64,
+    chunk: Option<Chunk>,
+}
+
+/// How strictly batches are looked at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Headers only: these bytes were flushed, or the log was closed properly.
+    Flushed,
+    /// Everything, checksums too, each batch starting where the one before it ends.
+    Nothing,
+}
+
+/// Where a walk ended.
+struct End {
+    position: u64,
+    next: Offset,
+    epoch: LeaderEpoch,
+    /// Why it ended before the file did.
+    reason: Option<&'static str>,
+}
+
+impl<'a, R: Rt> Walk<'a, R> {
+    fn new(rt: &'a R, file: &'a R::File, path: &'a Path, size: u64) -> Self {
+        Walk { rt, file, path, size, start: 0, chunk: None }
+    }
+
+    /// The bytes from `position` on: at least `want` (at most a few hundred) of them, or what is left of the file.
+    async fn at(&mut self, position: u64, want: usize) -> Result<&[u8], LogError> {
+        let held = self.chunk.as_ref().map_or(0, |c| c.len() as u64);
+        let enough = position >= self.start && (position + want as u64).min(self.size) <= self.start + held;
+        if !enough {
+            let start = block_floor(position);
+            let len = (self.size - start).next_multiple_of(BLOCK as u64).min(WINDOW) as usize;
+            let mut chunk = match self.chunk.take() {
+                Some(chunk) => chunk,
+                None => self.rt.memory().chunk(len).await,
+            };
+            assert!(chunk.try_reset(), "nothing of it was handed out");
+            let len = len.min(chunk.capacity());
+            let (result, chunk) = self.rt.read_at(self.file, start, chunk, len).await;
+            result.map_err(LogError::io("read", self.path))?;
+            if start + (chunk.len() as u64) < (position + want as u64).min(self.size) {
+                return Err(LogError::corrupt(self.path, start, "the file ends before its length"));
+            }
+            self.start = start;
+            self.chunk = Some(chunk);
+        }
+        let chunk = self.chunk.as_ref().expect("just read");
+        Ok(&chunk.filled()[(position - self.start) as usize..])
+    }
+
+    /// True when the batch at `position` has the checksum that its header tells.
+    async fn crc_ok(&mut self, position: u64, header: &BatchHeader) -> Result<bool, LogError> {
+        let (mut at, end) = (position + 21, position + header.total_len() as u64);
+        let mut crc = 0;
+        while at < end {
+            let bytes = self.at(at, 1).await?;
+            let bytes = &bytes[..bytes.len().min((end - at) as usize)];
+            crc = crc32c::crc32c_append(crc, bytes);
+            at += bytes.len() as u64;
+        }
+        Ok(crc == header.crc)
+    }
+
+    /// Walks batches from `from` on, the first of which is expected at `next`, up to the first one that cannot be right.
+    async fn batches(&mut self, from: End, trust: Trust, each: &mut dyn FnMut(&BatchHeader, u64)) -> Result<End, LogError> {
+        let mut end = from;
+        while end.position < self.size {
+            let position = end.position;
+            let rest = self.size - position;
+            let bytes = self.at(position, HEADER).await?;
+            let Ok(header) = BatchHeader::parse(bytes) else {
+                let zero = bytes.iter().take(HEADER).all(|b| *b == 0);
+                return Ok(End { reason: Some(if zero { "zeros" } else { "no batch header" }), ..end });
+            };
+            let strict = trust == Trust::Nothing;
+            let out_of_place = header.base_offset < end.next || (strict && header.base_offset != end.next) || header.last_offset_delta < 0;
+            let reason = if header.total_len() as u64 > rest {
+                Some("a batch longer than the file")
+            } else if out_of_place {
+                Some("a batch whose offset is not the next one")
+            } else if strict && header.partition_leader_epoch < end.epoch {
+                Some("a batch of an earlier leader")
+            } else if strict && !self.crc_ok(position, &header).await? {
+                Some("a batch whose checksum is wrong")
+            } else {
+                None
+            };
+            if reason.is_some() {
+                return Ok(End { reason, ..end });
+            }
+            each(&header, position);
+            let position = position + header.total_len() as u64;
+            end = End { position, next: header.next_offset(), epoch: header.partition_leader_epoch, reason: None };
+        }
+        Ok(end)
+    }
+}
+
+/// Builds the index of a complete segment from its batches.
+pub(super) async fn walk_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64, interval: u32) -> Result<Index, LogError> {
+    let path = files::name(dir, base, "log");
+    let file = rt.open(&path, Open::Read).await.map_err(LogError::io("open", &path))?;
+    let mut index = Index::new(interval);
+    let start = End { position: 0, next: base, epoch: -1, reason: None };
+    let mut note = |header: &BatchHeader, position: u64| note(&mut index, base, header, position);
+    let end = Walk::<R>::new(rt, &file, &path, size).batches(start, Trust::Flushed, &mut note).await?;
+    match end.reason {
+        None => Ok(index),
+        Some(reason) => Err(LogError::corrupt(&path, end.position, reason)),
+    }
+}
+
+fn note(index: &mut Index, base: Offset, header: &BatchHeader, position: u64) {
+    index.note((header.last_offset() - base) as u32, position as u32, header.total_len(), header.max_timestamp);
+}
+
+/// One opening under way.
+struct Opener<'a, R: Rt> {
+    rt: &'a R,
+    dir: &'a Path,
+    interval: u32,
+    segments: Vec<Segment<R::File>>,
+    replay: &'a mut dyn Replay,
+    /// Batches from here on are replayed.
+    replay_from: Offset,
+}
+
+/// See [`super::Log::open`].
+pub(super) async fn open<R: Rt>(
+    rt: &R,
+    dir: &Path,
+    config: LogConfig,
+    opening: Opening,
+    replay: &mut dyn Replay,
+) -> Result<State<R::File>, LogError> {
+    let interval = config.index_interval_bytes;
+    let segments = list_segments(rt, dir, opening.log_start, interval)?;
+    let mut opener = Opener { rt, dir, interval, segments, replay, replay_from: 0 };
+    let end = match opening.clean {
+        true => opener.clean_end().await?,
+        false => None,
+    };
+    let checked_from = match end {
+        // Nothing to check.
+        Some(end) => end,
+        None => opener.segments[opener.segments.partition_point(|s| s.base <= opening.recovery_point).saturating_sub(1)].base,
+    };
+    opener.choose_snapshot(end.unwrap_or(checked_from.max(opening.recovery_point)))?;
+    let end = opener.walk(checked_from, end).await?;
+    if end < opening.recovery_point {
+        tracing::error!("{} ends at offset {end}, though it was once flushed up to {}", dir.display(), opening.recovery_point);
+    }
+    if !opening.clean {
+        // The last process may have died between making a file and making its name durable.
+        for dir in [Some(dir), dir.parent()].into_iter().flatten() {
+            rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
+        }
+    }
+    let (tail, start) = (opener.tail().await?, opener.segments[0].base.max(opening.log_start).min(end));
+    Ok(State::new(opener.segments, start, end, tail))
+}
+
+/// The segments by name; leftovers of work that was under way are removed.
+fn list_segments<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<Vec<Segment<R::File>>, LogError> {
+    let mut segments = Vec::new();
+    for entry in rt.list(dir).map_err(LogError::io("list", dir))? {
+        let path = dir.join(&entry.name);
+        if [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) {
+            rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
+        } else if let Some(base) = files::base_of(&entry.name, "log") {
+            let mut segment = Segment::new(base, interval);
+            segment.size = entry.len;
+            segment.allocated = entry.len;
+            segment.exists = true;
+            segment.index = None;
+            segments.push(segment);
+        }
+    }
+    if segments.is_empty() {
+        segments.push(Segment::new(log_start, interval));
+    }
+    segments.sort_by_key(|s| s.base);
+    Ok(segments)
+}
+
+impl<R: Rt> Opener<'_, R> {
+    async fn file(&self, at: usize, how: Open) -> Result<R::File, LogError> {
+        let path = files::name(self.dir, self.segments[at].base, "log");
+        self.rt.open(&path, how).await.map_err(LogError::io("open", &path))
+    }
+
+    /// The end of a log that was closed properly, from the last index entry on; `None` when the file says otherwise.
+    async fn clean_end(&mut self) -> Result<Option<Offset>, LogError> {
+        let at = self.segments.len() - 1;
+        let (base, size) = (self.segments[at].base, self.segments[at].size);
+        if size == 0 {
+            self.segments[at].index = Some(Index::new(self.interval));
+            return Ok(Some(base));
+        }
+        let Some(index) = files::read_index(self.rt, self.dir, base, size, Offset::MAX, self.interval) else { return Ok(None) };
+        let file = self.file(at, Open::Read).await?;
+        let path = files::name(self.dir, base, "log");
+        let from = End { position: index.last_position() as u64, next: base, epoch: -1, reason: None };
+        let end = Walk::<R>::new(self.rt, &file, &path, size).batches(from, Trust::Flushed, &mut |_, _| ()).await?;
+        if let Some(reason) = end.reason {
+            tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
+            return Ok(None);
+        }
+        self.segments[at].index = Some(index);
+        Ok(Some(end.next))
+    }
+
+    /// Offers the snapshots that are not newer than `limit`, newest first; what lies behind the accepted one will be replayed.
+    fn choose_snapshot(&mut self, limit: Offset) -> Result<(), LogError> {
+        self.replay_from = self.segments[0].base;
+        for offset in files::snapshots(self.rt, self.dir) {
+            let path = files::name(self.dir, offset, "snapshot");
+            if offset > limit {
+                // State of batches that may be cut off.
+                self.rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
+                continue;
+            }
+            let payload = self.rt.read_file(&path).map_err(LogError::io("read", &path))?;
+            if self.replay.snapshot(offset, &payload) {
+                self.replay_from = offset.max(self.replay_from);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Walks what has to be replayed or, from the segment at `checked_from` on, checked. The log's end.
+    async fn walk(&mut self, checked_from: Offset, clean_end: Option<Offset>) -> Result<Offset, LogError> {
+        if clean_end.is_some_and(|end| self.replay_from >= end) {
+            return Ok(clean_end.unwrap_or_default());
+        }
+        let first = self.segments.partition_point(|s| s.base <= self.replay_from.min(checked_from)).saturating_sub(1);
+        let mut end = End { position: 0, next: self.segments[first].base, epoch: -1, reason: None };
+        for at in first..self.segments.len() {
+            let base = self.segments[at].base;
+            let check = clean_end.is_none() && base >= checked_from;
+            if check && base != end.next && at > first {
+                self.drop_from(at, "it does not begin where the one before it ends").await?;
+                break;
+            }
+            end = self.walk_segment(at, end, check).await?;
+            if check && end.reason.is_some() && at + 1 < self.segments.len() {
+                self.drop_from(at + 1, "the one before it is incomplete").await?;
+                break;
+            }
+        }
+        Ok(end.next)
+    }
+
+    async fn walk_segment(&mut self, at: usize, before: End, check: bool) -> Result<End, LogError> {
+        let (base, size, exists) = (self.segments[at].base, self.segments[at].size, self.segments[at].exists);
+        let mut index = Index::new(self.interval);
+        let from = End { position: 0, next: base, epoch: before.epoch, reason: None };
+        if !exists {
+            self.segments[at].index = Some(index);
+            return Ok(from);
+        }
+        let file = self.file(at, if check { Open::Write } else { Open::Read }).await?;
+        let path = files::name(self.dir, base, "log");
+        let (replay_from, replay) = (self.replay_from, &mut *self.replay);
+        let mut each = |header: &BatchHeader, position: u64| {
+            note(&mut index, base, header, position);
+            if header.base_offset >= replay_from {
+                replay.batch(header);
+            }
+        };
+        let trust = if check { Trust::Nothing } else { Trust::Flushed };
+        let end = Walk::<R>::new(self.rt, &file, &path, size).batches(from, trust, &mut each).await?;
+        match end.reason {
+            Some(reason) if !check => return Err(LogError::corrupt(&path, end.position, reason)),
+            Some(reason) => {
+                tracing::info!("{}: cut at byte {} (offset {}): {reason}", path.display(), end.position, end.next);
+                // Bytes behind the cut must never come back as the batches that follow new ones.
+                self.rt.truncate(&file, end.position).await.map_err(LogError::io("truncate", &path))?;
+            }
+            None => {}
+        }
+        if check {
+            // Read back, but perhaps never flushed.
+            self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
+        }
+        let segment = &mut self.segments[at];
+        segment.size = end.position;
+        segment.allocated = end.position;
+        segment.index = Some(index);
+        Ok(end)
+    }
+
+    /// Removes the segments from `at` on: they lie behind the log's end.
+    async fn drop_from(&mut self, at: usize, reason: &str) -> Result<(), LogError> {
+        for segment in self.segments.drain(at..).collect::<Vec<_>>().iter().rev() {
+            let path = files::name(self.dir, segment.base, "log");
+            tracing::warn!("{} is removed: {reason}", path.display());
+            for kind in ["index", "timeindex", "log"] {
+                let path = files::name(self.dir, segment.base, kind);
+                match self.rt.remove_file(&path) {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io("remove", &path)(e)),
+                    _ => {}
+                }
+            }
+        }
+        self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir))
+    }
+
+    /// The unaligned end of the last segment.
+    async fn tail(&self) -> Result<Box<[u8]>, LogError> {
+        let at = self.segments.len() - 1;
+        let size = self.segments[at].size;
+        let head = (size % BLOCK as u64) as usize;
+        if head == 0 {
+            return Ok(Box::default());
+        }
+        let file = self.file(at, Open::Read).await?;
+        let path = files::name(self.dir, self.segments[at].base, "log");
+        let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
+        Ok(walk.at(block_floor(size), head).await?[..head].into())
+    }
+}

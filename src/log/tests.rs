@@ -1,0 +1,600 @@
+//! Tests of the log over the simulated machine: a model that must agree after every crash, and damage of each kind.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cache::Cache;
+use super::{Log, LogConfig, LogError, NoReplay, Opening, Read, Replay, dir, files};
+use crate::base::ids::{Offset, Uuid};
+use crate::base::limits::BLOCK;
+use crate::base::prng::Prng;
+use crate::rt::{Open, Rt};
+use crate::sim::{Fault, FaultOp, Sim, SimRt};
+use crate::wire::batch::{self, BatchHeader, BatchSpec, build_batch};
+
+const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, index_interval_bytes: 4096 };
+const ID: Uuid = Uuid([7; 16]);
+
+/// A batch of `records` records whose payload is random.
+fn batch_of(random: &mut Prng, records: i32, payload: usize, timestamp: i64) -> Vec<u8> {
+    let mut batch = vec![0; 61 + payload];
+    random.fill(&mut batch[61..]);
+    batch[8..12].copy_from_slice(&(49 + payload as i32).to_be_bytes());
+    batch[16] = 2;
+    batch[23..27].copy_from_slice(&(records - 1).to_be_bytes());
+    batch[27..35].copy_from_slice(&timestamp.to_be_bytes());
+    batch[35..43].copy_from_slice(&timestamp.to_be_bytes());
+    batch[43..51].fill(0xff);
+    batch[57..61].copy_from_slice(&records.to_be_bytes());
+    let crc = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&crc.to_be_bytes());
+    batch
+}
+
+fn path() -> PathBuf {
+    PathBuf::from("/data/t-0")
+}
+
+/// A new log in a data directory that survives a crash.
+async fn create(rt: &SimRt, config: LogConfig) -> Log<SimRt> {
+    rt.create_dir_all(Path::new("/data")).unwrap();
+    rt.sync_dir(Path::new("/")).await.unwrap();
+    Log::create(rt, &Cache::new(rt.memory()), &path(), ID, config).await.unwrap()
+}
+
+fn segment(base: Offset) -> PathBuf {
+    files::name(&path(), base, "log")
+}
+
+/// Snapshots are their own offset in text; checks that what is replayed goes on from there without a gap.
+#[derive(Default)]
+struct Follow {
+    snapshot: Option<Offset>,
+    batches: usize,
+    next: Option<Offset>,
+}
+
+impl Replay for Follow {
+    fn snapshot(&mut self, offset: Offset, payload: &[u8]) -> bool {
+        assert_eq!(payload, offset.to_string().as_bytes());
+        assert!(self.next.is_none() && self.snapshot.is_none());
+        self.snapshot = Some(offset);
+        true
+    }
+
+    fn batch(&mut self, header: &BatchHeader) {
+        assert_eq!(header.base_offset, self.next.or(self.snapshot).unwrap_or(0));
+        self.next = Some(header.next_offset());
+        self.batches += 1;
+    }
+}
+
+/// What the log must hold.
+#[derive(Default)]
+struct Model {
+    batches: Vec<(Offset, Vec<u8>)>,
+    end: Offset,
+    flushed: Offset,
+    written: Offset,
+}
+
+impl Model {
+    /// The batches that a read has to give, as one piece.
+    fn read(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Vec<u8> {
+        let from = self.batches.partition_point(|(base, _)| *base <= offset).saturating_sub(1);
+        let mut out: Vec<u8> = Vec::new();
+        for (i, (base, bytes)) in self.batches.iter().enumerate().skip(from) {
+            let next = self.batches.get(i + 1).map_or(self.end, |b| b.0);
+            if next > upto || *base >= upto || (!out.is_empty() && out.len() + bytes.len() > max_bytes) {
+                break;
+            }
+            out.extend(bytes);
+        }
+        out
+    }
+
+    fn cut(&mut self, end: Offset) {
+        self.batches.retain(|(base, _)| *base < end);
+        let last = self.batches.last().map_or(0, |(_, bytes)| BatchHeader::parse(bytes).unwrap().next_offset());
+        assert_eq!(last, end, "the end is that of a batch");
+        self.end = end;
+    }
+}
+
+struct Machine {
+    sim: Sim,
+    random: RefCell<Prng>,
+    model: RefCell<Model>,
+    config: LogConfig,
+}
+
+impl Machine {
+    fn new(seed: u64, memory: usize) -> Machine {
+        let segment_bytes = [40 << 10, 256 << 10, 4 << 20][seed as usize % 3];
+        let config = LogConfig { segment_bytes, index_interval_bytes: 4096 };
+        let random = RefCell::new(Prng::new(seed ^ 0xabcd));
+        Machine { sim: Sim::with_memory(seed, 1, memory), random, model: RefCell::default(), config }
+    }
+
+    fn below(&self, bound: u64) -> u64 {
+        self.random.borrow_mut().below(bound)
+    }
+
+    async fn open(&self, opening: Opening, replay: &mut dyn Replay) -> Log<SimRt> {
+        let rt = self.sim.rt(0);
+        Log::open(&rt, &Cache::new(rt.memory()), &path(), self.config, opening, replay).await.unwrap()
+    }
+
+    fn append(&self, log: &Log<SimRt>) {
+        let payload = match self.below(20) {
+            0 => self.below(30_000),
+            1 => self.below(3) * BLOCK as u64 + self.below(4) * 61,
+            _ => self.below(600),
+        };
+        let records = 1 + self.below(5) as i32;
+        let mut bytes = batch_of(&mut self.random.borrow_mut(), records, payload as usize, 1000);
+        let mut model = self.model.borrow_mut();
+        let base = model.end;
+        if log.append(&bytes, base, 3, None).unwrap() {
+            log.set_snapshot(base, base.to_string().into_bytes());
+        }
+        batch::patch(&mut bytes, base, 3);
+        model.batches.push((base, bytes));
+        model.end += records as Offset;
+    }
+
+    async fn check_read(&self, log: &Log<SimRt>, offset: Offset) -> Offset {
+        let max_bytes = [1, 5000, 100_000, 10 << 20][self.below(4) as usize];
+        let upto = log.end_offset();
+        let pieces = match log.read(offset, max_bytes, upto, true) {
+            Read::Hit(pieces) => pieces,
+            Read::Miss(plan) => log.read_cold(plan).await.unwrap(),
+        };
+        let bytes = pieces.concat();
+        let expected = self.model.borrow().read(offset, max_bytes, upto);
+        assert!(expected.starts_with(&bytes), "offset {offset}");
+        assert_eq!(bytes.is_empty(), offset >= upto);
+        let mut rest = Bytes::from(bytes);
+        let mut next = offset;
+        while !rest.is_empty() {
+            let header = BatchHeader::parse(&rest).unwrap();
+            next = header.next_offset();
+            let _ = rest.split_to(header.total_len());
+        }
+        next
+    }
+
+    async fn check_all(&self, log: &Log<SimRt>) {
+        let mut at = 0;
+        while at < log.end_offset() {
+            at = self.check_read(log, at).await;
+        }
+    }
+
+    async fn work(&self, log: &Log<SimRt>) {
+        for _ in 0..self.below(250) {
+            match self.below(40) {
+                0 => log.flush().await.unwrap(),
+                1 => log.want_flush(self.below(log.end_offset() as u64 + 1) as Offset),
+                2 => self.sim.sleep(Duration::from_micros(self.below(3000))).await,
+                3 => log.trim_idle(),
+                4..8 => {
+                    let offset = self.below(log.end_offset() as u64 + 1) as Offset;
+                    self.check_read(log, offset).await;
+                }
+                8 => log.0.cache.reclaim(self.below(1 << 20) as usize),
+                _ => self.append(log),
+            }
+            let mut model = self.model.borrow_mut();
+            assert!(log.flushed_offset() <= log.written_offset() && log.written_offset() <= log.end_offset());
+            (model.flushed, model.written) = (log.flushed_offset(), log.written_offset());
+        }
+    }
+
+    /// Several lives of one log, each ended by a power failure, a kill or properly.
+    fn live(&self) {
+        let rt = self.sim.rt(0);
+        self.sim.run_until(async { drop(create(&rt, self.config).await) });
+        let mut clean = false;
+        for _ in 0..8 {
+            let mut follow = Follow::default();
+            let checkpoint = self.below(self.model.borrow().flushed as u64 + 1) as Offset;
+            let opening = Opening { recovery_point: if clean { self.model.borrow().end } else { checkpoint }, clean, log_start: 0 };
+            let log = self.sim.run_until(async {
+                let log = self.open(opening, &mut follow).await;
+                assert_eq!(log.topic_id(), ID);
+                let end = log.end_offset();
+                assert!(end >= self.model.borrow().flushed, "flushed batches are lost");
+                assert!(!clean || end == self.model.borrow().end);
+                self.model.borrow_mut().cut(end);
+                assert_eq!(follow.next.or(follow.snapshot).unwrap_or(0), end);
+                assert!(!clean || follow.batches == 0, "a proper end needs no scan");
+                self.check_all(&log).await;
+                self.work(&log).await;
+                log
+            });
+            match self.below(3) {
+                0 => {
+                    let snapshot = log.end_offset().to_string().into_bytes();
+                    self.sim.run_until(log.close(snapshot)).unwrap();
+                    self.model.borrow_mut().flushed = log.end_offset();
+                    clean = true;
+                    drop(log);
+                    self.sim.crash();
+                }
+                1 => {
+                    drop(log);
+                    self.sim.crash();
+                    clean = false;
+                }
+                _ => {
+                    drop(log);
+                    self.sim.kill();
+                    // What was written survives the end of the process.
+                    let mut model = self.model.borrow_mut();
+                    model.flushed = model.written;
+                    clean = false;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn everything_flushed_survives_any_crash() {
+    for seed in 0..150 {
+        Machine::new(seed, 64 << 20).live();
+    }
+}
+
+#[test]
+fn little_memory_is_enough() {
+    for seed in 0..60 {
+        Machine::new(seed, 1 << 20).live();
+    }
+}
+
+/// A closed log of `count` batches of one record and about 200 bytes, with timestamps from 1000 on.
+fn filled(sim: &Sim, config: LogConfig, count: i32) -> Vec<Vec<u8>> {
+    let rt = sim.rt(0);
+    let mut random = Prng::new(5);
+    let (mut batches, mut value) = (Vec::new(), [0; 140]);
+    sim.run_until(async {
+        let log = create(&rt, config).await;
+        for i in 0..count {
+            random.fill(&mut value);
+            let mut bytes = build_batch(&BatchSpec::default(), &[(None, Some(&value), 1000 + i as i64)]);
+            log.append(&bytes, i as Offset, 1, None).unwrap();
+            batch::patch(&mut bytes, i as Offset, 1);
+            batches.push(bytes);
+        }
+        log.close(Vec::new()).await.unwrap();
+    });
+    batches
+}
+
+async fn reopen(rt: &SimRt, config: LogConfig, opening: Opening) -> Result<Log<SimRt>, LogError> {
+    Log::open(rt, &Cache::new(rt.memory()), &path(), config, opening, &mut NoReplay).await
+}
+
+async fn read_all(log: &Log<SimRt>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut at = log.start_offset();
+    while at < log.end_offset() {
+        let pieces = match log.read(at, 1 << 20, log.end_offset(), true) {
+            Read::Hit(pieces) => pieces,
+            Read::Miss(plan) => log.read_cold(plan).await.unwrap(),
+        };
+        for mut piece in pieces {
+            bytes.extend(&piece);
+            while !piece.is_empty() {
+                let header = BatchHeader::parse(&piece).unwrap();
+                at = header.next_offset();
+                let _ = piece.split_to(header.total_len());
+            }
+        }
+    }
+    bytes
+}
+
+/// Overwrites the first segment's file.
+async fn store(rt: &SimRt, bytes: &[u8]) {
+    let file = rt.open(&segment(0), Open::Write).await.unwrap();
+    let len = bytes.len().next_multiple_of(BLOCK);
+    let mut chunk = rt.memory().chunk(len.max(1)).await;
+    chunk.spare()[..len].fill(0);
+    chunk.spare()[..bytes.len()].copy_from_slice(bytes);
+    rt.truncate(&file, 0).await.unwrap();
+    rt.write_at(&file, 0, chunk.window(0..len), true).await.unwrap();
+    rt.truncate(&file, bytes.len() as u64).await.unwrap();
+}
+
+/// What is left of a log whose file holds `bytes`.
+async fn recovered(rt: &SimRt, bytes: &[u8]) -> (Offset, Vec<u8>) {
+    store(rt, bytes).await;
+    let log = reopen(rt, CONFIG, Opening::default()).await.unwrap();
+    (log.end_offset(), read_all(&log).await)
+}
+
+#[test]
+fn a_torn_tail_is_cut_at_every_byte() {
+    let sim = Sim::new(1, 1);
+    let batches = filled(&sim, CONFIG, 3);
+    let rt = sim.rt(0);
+    let whole = batches.concat();
+    let two = batches[..2].concat();
+    sim.run_until(async {
+        for cut in two.len()..whole.len() {
+            assert_eq!(recovered(&rt, &whole[..cut]).await, (2, two.clone()), "cut at {cut}");
+            let mut zeroed = whole.clone();
+            zeroed[cut..].fill(0);
+            // A record ends in its header count, which is 0: the last cut changes nothing.
+            let expected = if zeroed == whole { (3, whole.clone()) } else { (2, two.clone()) };
+            assert_eq!(recovered(&rt, &zeroed).await, expected, "zeros from {cut}");
+        }
+    });
+}
+
+#[test]
+fn garbage_and_stale_batches_are_cut() {
+    let sim = Sim::new(2, 1);
+    let batches = filled(&sim, CONFIG, 4);
+    let rt = sim.rt(0);
+    let (two, mut random) = (batches[..2].concat(), Prng::new(9));
+    sim.run_until(async {
+        let mut garbage = vec![0; 9000];
+        random.fill(&mut garbage);
+        let mut flipped = batches[2].clone();
+        flipped[100] ^= 4;
+        let mut huge = batches[2].clone();
+        huge[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
+        let mut earlier_leader = batches[2].clone();
+        batch::patch(&mut earlier_leader, 2, 0);
+        let tails = [garbage, flipped, huge, earlier_leader, batches[1].clone(), batches[3].clone(), vec![0; 70_000]];
+        for (i, tail) in tails.iter().enumerate() {
+            let bytes = [&two[..], tail, &batches[3]].concat();
+            assert_eq!(recovered(&rt, &bytes).await, (2, two.clone()), "tail {i}");
+        }
+        assert_eq!(recovered(&rt, &[]).await, (0, Vec::new()));
+        assert_eq!(recovered(&rt, &batches.concat()).await, (4, batches.concat()));
+    });
+}
+
+#[test]
+fn bytes_behind_a_cut_never_come_back() {
+    let sim = Sim::new(3, 1);
+    let batches = filled(&sim, CONFIG, 3);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let mut bytes = batches.concat();
+        bytes[batches[0].len() + 100] ^= 1;
+        store(&rt, &bytes).await;
+        let log = reopen(&rt, CONFIG, Opening::default()).await.unwrap();
+        assert_eq!(log.end_offset(), 1);
+        // As long as the damaged batch, and in its place: the third one would follow it exactly.
+        log.append(&batches[1], 1, 1, None).unwrap();
+        log.flush().await.unwrap();
+    });
+    sim.crash();
+    let rt = sim.rt(0);
+    let log = sim.run_until(reopen(&rt, CONFIG, Opening::default())).unwrap();
+    assert_eq!(log.end_offset(), 2);
+}
+
+#[test]
+fn indexes_are_no_evidence() {
+    let sim = Sim::new(4, 1);
+    let config = LogConfig { segment_bytes: 20_000, ..CONFIG };
+    let whole = filled(&sim, config, 500).concat();
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let bases: Vec<Offset> = rt.list(&path()).unwrap().iter().filter_map(|e| files::base_of(&e.name, "log")).collect();
+        assert!(bases.len() > 3);
+        let damages: [&dyn Fn(Vec<u8>) -> Vec<u8>; 4] =
+            [&|_| Vec::new(), &|b| vec![0; b.len()], &|b| b.into_iter().skip(1).collect(), &|b| [&b[..], &b].concat()];
+        for damage in damages {
+            for base in &bases {
+                for kind in ["index", "timeindex"] {
+                    let name = files::name(&path(), *base, kind);
+                    let damaged = damage(rt.read_file(&name).unwrap_or_default());
+                    rt.replace_file(&name, damaged).await.unwrap();
+                }
+            }
+            for clean in [true, false] {
+                let log = reopen(&rt, config, Opening { recovery_point: 500, clean, log_start: 0 }).await.unwrap();
+                assert_eq!(log.end_offset(), 500);
+                assert!(read_all(&log).await == whole);
+                assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().0, 321);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_failed_write_or_flush_fences_for_good() {
+    for (op, seed) in [(FaultOp::Write, 1), (FaultOp::Sync, 2), (FaultOp::Allocate, 3)] {
+        let sim = Sim::new(seed, 1);
+        let rt = sim.rt(0);
+        let mut random = Prng::new(1);
+        let acked = sim.run_until(async {
+            let log = create(&rt, CONFIG).await;
+            sim.inject(op, ".log", 5, Fault::Errno(libc::EIO));
+            let calls = Rc::new(Cell::new(0));
+            let seen = calls.clone();
+            log.set_on_progress(Some(Rc::new(move || seen.set(seen.get() + 1))));
+            let mut acked = 0;
+            while log.fenced().is_none() {
+                let base = log.end_offset();
+                let bytes = batch_of(&mut random, 1, 50_000, 0);
+                if log.append(&bytes, base, 0, None).is_ok() && log.flush().await.is_ok() {
+                    acked = base + 1;
+                    assert_eq!(log.flushed_offset(), acked);
+                }
+            }
+            assert!(calls.get() > 0);
+            let bytes = batch_of(&mut random, 1, 10, 0);
+            assert!(matches!(log.append(&bytes, log.end_offset(), 0, None), Err(LogError::Fenced(_))));
+            assert!(log.flush().await.is_err() && log.close(Vec::new()).await.is_err());
+            assert_eq!(log.flushed_offset(), acked);
+            assert!(matches!(log.read(0, 10, 1, true), Read::Hit(pieces) if pieces.len() == 1));
+            acked
+        });
+        sim.crash();
+        let rt = sim.rt(0);
+        let log = sim.run_until(reopen(&rt, CONFIG, Opening::default())).unwrap();
+        assert!(log.end_offset() >= acked);
+    }
+}
+
+#[test]
+fn a_log_crashed_while_created_is_there_or_not() {
+    for seed in 0..40 {
+        let sim = Sim::new(seed, 1);
+        let rt = sim.rt(0);
+        let at = Duration::from_micros(sim.below(1500));
+        let making = rt.clone();
+        sim.spawn(0, async move {
+            let log = create(&making, CONFIG).await;
+            log.append(&batch_of(&mut Prng::new(1), 1, 100, 0), 0, 0, None).unwrap();
+        });
+        sim.run_until(sim.sleep(at));
+        sim.crash();
+        let rt = sim.rt(0);
+        if rt.list(&path()).is_ok() {
+            let log = sim.run_until(reopen(&rt, CONFIG, Opening::default())).unwrap();
+            assert!(log.end_offset() <= 1 && (log.topic_id() == ID || log.topic_id().is_zero()));
+        }
+    }
+}
+
+#[test]
+fn reads_are_bounded_as_asked() {
+    let sim = Sim::new(6, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        let mut random = Prng::new(1);
+        for i in 0..10 {
+            log.append(&batch_of(&mut random, 10, 100, 0), i * 10, 0, None).unwrap();
+        }
+        let read = |offset, max, upto, one| match log.read(offset, max, upto, one) {
+            Read::Hit(pieces) => {
+                assert!(pieces.len() <= 1, "batches of one chunk are one slice");
+                pieces.iter().map(Bytes::len).sum::<usize>() / 161
+            }
+            Read::Miss(_) => panic!("not in memory"),
+        };
+        assert_eq!(read(0, 1 << 20, 100, true), 10);
+        assert_eq!(read(55, 1 << 20, 100, true), 5);
+        assert_eq!(read(55, 1 << 20, 80, true), 3);
+        assert_eq!(read(55, 1 << 20, 79, true), 2);
+        assert_eq!(read(0, 161 * 3 - 1, 100, true), 2);
+        assert_eq!(read(0, 161 * 3, 100, false), 3);
+        assert_eq!(read(0, 1, 100, true), 1);
+        assert_eq!(read(0, 1, 100, false), 0);
+        assert_eq!(read(100, 1, 100, true), 0);
+        assert_eq!(read(95, 1, 95, true), 0);
+    });
+}
+
+#[test]
+fn a_batch_above_the_largest_chunk_goes_through() {
+    let sim = Sim::new(7, 1);
+    let config = LogConfig { segment_bytes: 64 << 20, ..CONFIG };
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, config).await;
+        let mut random = Prng::new(1);
+        let mut whole = Vec::new();
+        for (i, payload) in [100, 9 << 20, 5000, 3 << 20].into_iter().enumerate() {
+            let mut bytes = batch_of(&mut random, 1, payload, 0);
+            log.append(&bytes, i as Offset, 0, None).unwrap();
+            batch::patch(&mut bytes, i as Offset, 0);
+            whole.extend(bytes);
+        }
+        log.flush().await.unwrap();
+        assert!(matches!(log.append(&vec![0; 65 << 20], 4, 0, None), Err(LogError::BadBatch(_))));
+        drop(log);
+        for clean in [false, true] {
+            let log = reopen(&rt, config, Opening { clean, ..Opening::default() }).await.unwrap();
+            assert!(read_all(&log).await == whole);
+            log.close(Vec::new()).await.unwrap();
+        }
+    });
+}
+
+#[test]
+fn records_are_found_by_time() {
+    let sim = Sim::new(10, 1);
+    let config = LogConfig { segment_bytes: 20_000, ..CONFIG };
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, config).await;
+        assert_eq!(log.max_timestamp_offset(0).await.unwrap(), None);
+        let mut end = 0;
+        // Batches of three records; every tenth one is late by 500 ms.
+        for i in 0..400i64 {
+            let ts = 10_000 + i * 10 - if i % 10 == 9 { 500 } else { 0 };
+            let records: Vec<_> = (0..3).map(|r| (None, Some(&[1u8; 40][..]), ts + r)).collect();
+            log.append(&build_batch(&BatchSpec::default(), &records), end, 0, None).unwrap();
+            end += 3;
+        }
+        log.close(Vec::new()).await.unwrap();
+        for clean in [true, false] {
+            let log = reopen(&rt, config, Opening { clean, ..Opening::default() }).await.unwrap();
+            let find = async |ts| log.offset_for_timestamp(ts, end).await.unwrap();
+            assert_eq!(find(0).await, Some((0, 10_000)));
+            assert_eq!(find(10_001).await, Some((1, 10_001)));
+            assert_eq!(find(10_003).await, Some((3, 10_010)));
+            assert_eq!(find(12_005).await, Some((603, 12_010)));
+            assert_eq!(find(13_982).await, Some((1196, 13_982)));
+            assert_eq!(find(13_983).await, None);
+            assert_eq!(log.offset_for_timestamp(12_005, 603).await.unwrap(), None);
+            assert_eq!(log.max_timestamp_offset(end).await.unwrap(), Some((1196, 13_982)));
+        }
+        let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
+        let stamped = build_batch(&BatchSpec::default(), &[(None, Some(b"x"), 5)]);
+        log.append(&stamped, end, 0, Some(99_000)).unwrap();
+        assert_eq!(log.offset_for_timestamp(50_000, end + 1).await.unwrap(), Some((end, 99_000)));
+        let Read::Hit(pieces) = log.read(end, 1, end + 1, true) else { panic!("not in memory") };
+        assert!(batch::crc_ok(&pieces[0]));
+    });
+}
+
+#[test]
+fn deleting_leaves_nothing() {
+    let sim = Sim::new(8, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        for i in 0..50 {
+            log.append(&batch_of(&mut Prng::new(i as u64), 1, 20_000, 0), i, 0, None).unwrap();
+        }
+        log.delete().await.unwrap();
+        assert!(matches!(log.append(&batch_of(&mut Prng::new(1), 1, 1, 0), 50, 0, None), Err(LogError::Closed)));
+        assert!(dir::partitions(&rt, Path::new("/data")).unwrap().is_empty());
+        assert!(rt.list(Path::new("/data")).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn a_data_directory_knows_whose_it_is_and_how_it_was_left() {
+    let sim = Sim::new(9, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let data = Path::new("/data");
+        rt.create_dir_all(data).unwrap();
+        let meta = dir::identify(&rt, data, None, 1).await.unwrap();
+        assert_eq!(dir::identify(&rt, data, Some(&meta.cluster_id), 1).await.unwrap(), meta);
+        assert!(dir::identify(&rt, data, Some("other"), 1).await.unwrap_err().to_string().contains("belongs to cluster"));
+        assert!(dir::identify(&rt, data, None, 2).await.unwrap_err().to_string().contains("node.id 1"));
+        assert!(!dir::take_clean(&rt, data).await.unwrap());
+        dir::mark_clean(&rt, data, 3).await.unwrap();
+        assert!(dir::take_clean(&rt, data).await.unwrap());
+        assert!(!dir::take_clean(&rt, data).await.unwrap());
+    });
+}

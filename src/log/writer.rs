@@ -1,0 +1,175 @@
+//! The writer of a log: one write in flight, group commit, segment change, giving back what an idle log does not need.
+
+use std::rc::Rc;
+
+use super::error::LogError;
+use super::state::{Job, Segment};
+use super::{Inner, files};
+use crate::base::ids::Offset;
+use crate::rt::{Class, Open, Rt};
+
+/// Works until the log is idle and trimmed, fenced, closed or deleted.
+pub(super) async fn run<R: Rt>(log: Rc<Inner<R>>) {
+    loop {
+        let job = log.state.borrow_mut().next_job(log.deleted.get());
+        let result = match job {
+            Job::Wait => {
+                log.wake.notified().await;
+                continue;
+            }
+            Job::Stop => break,
+            Job::Write => write(&log).await,
+            Job::Sync => sync(&log).await,
+            Job::Finish => finish(&log).await,
+            Job::Trim => match trim(&log).await {
+                Ok(true) => break,
+                Ok(false) => Ok(()),
+                Err(e) => Err(e),
+            },
+        };
+        if let Err(e) = result {
+            // What the failed operation left on the device is unknown, and the kernel may forget the failure: no retry, ever.
+            tracing::error!("partition {} goes offline: {e}", log.dir.display());
+            log.state.borrow_mut().fenced = Some(e.to_string());
+        }
+        log.cache_retired();
+        log.progressed();
+    }
+    log.state.borrow_mut().running = false;
+    log.progressed();
+}
+
+impl<R: Rt> Inner<R> {
+    /// Tells the cache of the spans that it may drop from now on.
+    fn cache_retired(&self) {
+        let retired = std::mem::take(&mut self.state.borrow_mut().retired);
+        if retired.is_empty() {
+            return;
+        }
+        for (key, bytes) in retired {
+            self.cache.insert(self.this.clone(), key, bytes);
+        }
+        self.cache.relieve();
+    }
+}
+
+async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
+    let (base, file) = writing_file(log).await?;
+    let path = || files::name(&log.dir, base, "log");
+    let allocation = {
+        let mut state = log.state.borrow_mut();
+        let Some(end) = state.next_end() else { return Ok(()) };
+        state.writing_segment().allocation(end, log.config.get().segment_bytes as u64)
+    };
+    if let Some(len) = allocation {
+        log.rt.allocate(&file, len).await.map_err(|e| LogError::io("allocate space for", &path())(e))?;
+        let mut state = log.state.borrow_mut();
+        let segment = state.writing_segment();
+        segment.allocated = segment.allocated.max(len);
+    }
+    let Some(flight) = log.state.borrow_mut().take_off() else { return Ok(()) };
+    let written = log.rt.write_at(&file, flight.position, flight.window.clone(), flight.durable).await;
+    written.map_err(|e| LogError::io("write", &path())(e))?;
+    log.state.borrow_mut().landed(flight);
+    Ok(())
+}
+
+async fn sync<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
+    let (base, file) = writing_file(log).await?;
+    let written = log.state.borrow().written;
+    log.rt.sync(&file).await.map_err(|e| LogError::io("flush", &files::name(&log.dir, base, "log"))(e))?;
+    flushed(log, written);
+    Ok(())
+}
+
+fn flushed<R: Rt>(log: &Inner<R>, offset: Offset) {
+    let mut state = log.state.borrow_mut();
+    state.unflushed = false;
+    state.flushed_to(offset);
+}
+
+/// Cuts the segment being written to its logical size and flushes that: a segment that has a successor is complete.
+async fn cut<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
+    let (written, size, needed) = {
+        let mut state = log.state.borrow_mut();
+        let (written, unflushed) = (state.written, state.unflushed);
+        let segment = state.writing_segment();
+        (written, segment.size, unflushed || segment.allocated > segment.size)
+    };
+    if !needed {
+        return Ok(());
+    }
+    let (base, file) = writing_file(log).await?;
+    let path = files::name(&log.dir, base, "log");
+    log.rt.truncate(&file, size).await.map_err(LogError::io("truncate", &path))?;
+    log.state.borrow_mut().writing_segment().allocated = size;
+    log.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
+    flushed(log, written);
+    Ok(())
+}
+
+/// Completes a full segment and turns to the next one. The order matters to recovery: the next file's name is made durable only after this.
+async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
+    cut(log).await?;
+    let (base, index, snapshots) = {
+        let mut state = log.state.borrow_mut();
+        let at = state.segment_of(state.writing);
+        state.writing = state.segments[at + 1].base;
+        let snapshots = std::mem::take(&mut state.snapshots);
+        (state.segments[at].base, state.segments[at].index.clone(), snapshots)
+    };
+    let this = log.clone();
+    log.rt.spawn(Class::Background, async move {
+        if let Some(index) = index {
+            files::write_index(&this.rt, &this.dir, base, &index).await;
+        }
+        for (offset, payload) in snapshots {
+            files::write_snapshot(&this.rt, &this.dir, offset, payload).await;
+        }
+    });
+    Ok(())
+}
+
+/// True when the log is at rest; false when something was appended meanwhile.
+async fn trim<R: Rt>(log: &Rc<Inner<R>>) -> Result<bool, LogError> {
+    cut(log).await?;
+    let mut state = log.state.borrow_mut();
+    // `cut` may have waited, and the log may have been used meanwhile.
+    if !state.trim || state.written < state.end {
+        return Ok(false);
+    }
+    state.trim = false;
+    state.rest();
+    Ok(true)
+}
+
+/// The file of the segment being written, opened, and created durably if it is new.
+async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), LogError> {
+    let (base, exists, first) = {
+        let mut state = log.state.borrow_mut();
+        let first = !state.opened_for_writing;
+        let segment = state.writing_segment();
+        match &segment.file {
+            Some(file) if !first => return Ok((segment.base, file.clone())),
+            _ => (segment.base, segment.exists, first),
+        }
+    };
+    if first && exists {
+        // They were true when the log was last closed, but will not be for what comes now.
+        for kind in ["index", "timeindex"] {
+            let _ = log.rt.remove_file(&files::name(&log.dir, base, kind));
+        }
+    }
+    let path = files::name(&log.dir, base, "log");
+    let how = if exists { Open::Write } else { Open::Create };
+    let file = log.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
+    if !exists {
+        log.rt.sync_dir(&log.dir).await.map_err(LogError::io("flush", &log.dir))?;
+    }
+    let mut state = log.state.borrow_mut();
+    state.opened_for_writing = true;
+    let segment: &mut Segment<R::File> = state.writing_segment();
+    segment.exists = true;
+    segment.file = Some(file.clone());
+    Ok((base, file))
+}
