@@ -3,6 +3,7 @@
 //! The modules form layers: each imports only those below it (ARCHITECTURE.md has the table, `tests/tidy.rs` enforces it).
 
 pub mod base;
+pub mod cluster;
 pub mod log;
 pub mod rt;
 #[cfg(any(test, debug_assertions))]

@@ -1,0 +1,280 @@
+//! The controller's decisions: what is asked, checked against the image, becomes records or a refusal in Kafka's words.
+//!
+//! The image must hold every record decided before, committed or not. Nothing changes here: the records do that, through
+//! [`Image::apply`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::image::Image;
+use super::names;
+use super::record::MetadataRecord;
+use super::topic_config;
+use super::view::BrokerView;
+use crate::base::error::ErrorCode;
+use crate::base::ids::{BrokerId, ProducerId, TopicId, Uuid};
+use crate::base::time::Now;
+
+/// Partitions that one request may create (Kafka's `MAX_PARTITIONS_PER_BATCH`).
+pub const PARTITIONS_PER_REQUEST: i64 = 10_000;
+
+/// Producer ids that a core takes at a time (Kafka's block size).
+pub const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// Why something is not done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Kafka's code.
+    pub code: ErrorCode,
+    /// For people; Kafka's text where Kafka has one.
+    pub message: String,
+}
+
+fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { code, message: message.into() })
+}
+
+/// A topic as a request describes it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NewTopic<'a> {
+    /// Its name, unchecked.
+    pub name: &'a str,
+    /// How many partitions; -1: the broker's default, or as assigned.
+    pub partitions: i32,
+    /// How many replicas; -1: the broker's default, or as assigned.
+    pub replication_factor: i16,
+    /// Partition numbers and the brokers for them, where the request chose them itself.
+    pub assignments: Vec<(i32, &'a [BrokerId])>,
+    /// Settings; a value may be missing, which is an error.
+    pub configs: Vec<(&'a str, Option<&'a str>)>,
+}
+
+impl<'a> NewTopic<'a> {
+    /// A topic with the broker's defaults.
+    pub fn with_defaults(name: &'a str) -> NewTopic<'a> {
+        NewTopic { name, partitions: -1, replication_factor: -1, ..NewTopic::default() }
+    }
+}
+
+/// A topic that may be created.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreatedTopic {
+    /// Its id.
+    pub id: TopicId,
+    /// How many partitions it gets.
+    pub partitions: i32,
+    /// Its settings.
+    pub overrides: BTreeMap<String, String>,
+    /// What makes it exist: a [`MetadataRecord::Topic`].
+    pub record: MetadataRecord,
+}
+
+/// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
+pub fn create_topics(
+    image: &Image,
+    broker: &BrokerView,
+    now: Now,
+    wanted: &[NewTopic],
+    random: &mut dyn FnMut() -> [u8; 16],
+) -> Vec<Result<CreatedTopic, Refusal>> {
+    let partitions = |topic: &NewTopic| match topic.partitions {
+        _ if !topic.assignments.is_empty() => topic.assignments.len() as i64,
+        -1 => broker.num_partitions as i64,
+        n => n.max(0) as i64,
+    };
+    if wanted.iter().map(partitions).sum::<i64>() > PARTITIONS_PER_REQUEST {
+        let refusal =
+            Refusal { code: ErrorCode::PolicyViolation, message: "Excessively large number of partitions per request.".to_owned() };
+        return wanted.iter().map(|_| Err(refusal.clone())).collect();
+    }
+    let mut accepted = BTreeSet::new();
+    wanted
+        .iter()
+        .map(|topic| {
+            check_name(image, &accepted, topic.name)?;
+            let created = create_topic(image, broker, now, topic, random)?;
+            accepted.insert(topic.name);
+            Ok(created)
+        })
+        .collect()
+}
+
+fn check_name(image: &Image, accepted: &BTreeSet<&str>, name: &str) -> Result<(), Refusal> {
+    names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
+    if name == names::CLUSTER_METADATA {
+        return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
+    }
+    if image.topic(name).is_some() || accepted.contains(name) {
+        return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
+    }
+    if names::can_collide(name) {
+        let mut others = image.topics().map(|topic| &*topic.name).chain(accepted.iter().copied());
+        if let Some(other) = others.find(|other| names::collide(name, other)) {
+            return refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}"));
+        }
+    }
+    Ok(())
+}
+
+fn create_topic(
+    image: &Image,
+    broker: &BrokerView,
+    now: Now,
+    topic: &NewTopic,
+    random: &mut dyn FnMut() -> [u8; 16],
+) -> Result<CreatedTopic, Refusal> {
+    let overrides = check_configs(&topic.configs, &broker.settings)?;
+    let partitions = if topic.assignments.is_empty() { check_counts(topic, broker)? } else { check_assignments(topic, broker)? };
+    let id = fresh_id(image, random);
+    let record = MetadataRecord::Topic {
+        id: id.0,
+        name: topic.name.to_owned(),
+        leader_epochs: vec![0; partitions as usize],
+        configs: overrides.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        created_ms: now.wall_ms,
+    };
+    Ok(CreatedTopic { id, partitions, overrides, record })
+}
+
+fn check_configs(configs: &[(&str, Option<&str>)], settings: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut overrides = BTreeMap::new();
+    for &(name, value) in configs {
+        let Some(value) = value else {
+            return refuse(ErrorCode::InvalidConfig, format!("Null value not supported for topic configs: {name}"));
+        };
+        topic_config::validate(name, value).or_else(|text| refuse(ErrorCode::InvalidConfig, text))?;
+        overrides.insert(name.to_owned(), value.to_owned());
+    }
+    topic_config::validate_together(&overrides, settings).or_else(|text| refuse(ErrorCode::InvalidConfig, text))?;
+    Ok(overrides)
+}
+
+fn check_counts(topic: &NewTopic, broker: &BrokerView) -> Result<i32, Refusal> {
+    let replicas = match topic.replication_factor {
+        -1 => broker.default_replication_factor,
+        n if n <= 0 => {
+            let text = "Replication factor must be larger than 0, or -1 to use the default value.";
+            return refuse(ErrorCode::InvalidReplicationFactor, text);
+        }
+        n => n,
+    };
+    let partitions = match topic.partitions {
+        -1 => broker.num_partitions,
+        n if n <= 0 => {
+            return refuse(ErrorCode::InvalidPartitions, "Number of partitions was set to an invalid non-positive value.");
+        }
+        n => n,
+    };
+    if replicas > 1 {
+        let text = format!(
+            "Unable to replicate the partition {replicas} time(s): The target replication factor of {replicas} cannot be reached \
+             because only 1 broker(s) are registered or some brokers have all their log directories cordoned."
+        );
+        return refuse(ErrorCode::InvalidReplicationFactor, text);
+    }
+    Ok(partitions)
+}
+
+fn check_assignments(topic: &NewTopic, broker: &BrokerView) -> Result<i32, Refusal> {
+    let given = |what| format!("A manual partition assignment was specified, but {what} was not set to -1.");
+    if topic.replication_factor != -1 {
+        return refuse(ErrorCode::InvalidRequest, given("replication factor"));
+    }
+    if topic.partitions != -1 {
+        return refuse(ErrorCode::InvalidRequest, given("numPartitions"));
+    }
+    let mut seen = BTreeSet::new();
+    for &(partition, brokers) in &topic.assignments {
+        if !seen.insert(partition) {
+            let text = format!("Found multiple manual partition assignments for partition {partition}");
+            return refuse(ErrorCode::InvalidReplicaAssignment, text);
+        }
+        let problem = match brokers.iter().find(|&&id| id != broker.node_id) {
+            Some(other) => format!("broker {other}, but no such broker is registered."),
+            None if brokers.is_empty() => "an empty replica list.".to_owned(),
+            None if brokers.len() > 1 => format!("the broker {} more than once.", broker.node_id),
+            None => continue,
+        };
+        return refuse(ErrorCode::InvalidReplicaAssignment, format!("The manual partition assignment includes {problem}"));
+    }
+    if !seen.iter().copied().eq(0..seen.len() as i32) {
+        return refuse(ErrorCode::InvalidReplicaAssignment, "partitions should be a consecutive 0-based integer sequence");
+    }
+    Ok(seen.len() as i32)
+}
+
+/// An id that no topic has; as in Kafka none whose text begins with '-', which the tools would take for an option.
+fn fresh_id(image: &Image, random: &mut dyn FnMut() -> [u8; 16]) -> TopicId {
+    loop {
+        let id = Uuid::from_random(random());
+        if image.topic_by_id(id).is_none() && !id.to_string().starts_with('-') {
+            return id;
+        }
+    }
+}
+
+/// The records for those of `wanted` that can be created with the broker's defaults; the others are left out, as Kafka leaves a
+/// client to find out that a topic never appears. Never one of the broker's own topics, which are not created with defaults.
+pub fn auto_create(
+    image: &Image,
+    broker: &BrokerView,
+    now: Now,
+    wanted: &[String],
+    random: &mut dyn FnMut() -> [u8; 16],
+) -> Vec<MetadataRecord> {
+    let wanted: Vec<NewTopic> = wanted.iter().filter(|name| !names::is_internal(name)).map(|name| NewTopic::with_defaults(name)).collect();
+    create_topics(image, broker, now, &wanted, random).into_iter().filter_map(|topic| Some(topic.ok()?.record)).collect()
+}
+
+/// A topic as a request names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicKey<'a> {
+    /// By name.
+    Name(&'a str),
+    /// By id.
+    Id(TopicId),
+}
+
+/// Decides on the deletion of topics; a yes is its id, to be put into a [`MetadataRecord::RemoveTopic`].
+pub fn delete_topic(image: &Image, broker: &BrokerView, topic: TopicKey) -> Result<TopicId, Refusal> {
+    if !broker.delete_topic_enable {
+        return refuse(ErrorCode::TopicDeletionDisabled, ErrorCode::TopicDeletionDisabled.message());
+    }
+    let (found, missing) = match topic {
+        TopicKey::Name(name) => (image.topic(name), ErrorCode::UnknownTopicOrPartition),
+        TopicKey::Id(id) => (image.topic_by_id(id), ErrorCode::UnknownTopicId),
+    };
+    found.map_or_else(|| refuse(missing, missing.message()), |topic| Ok(topic.id))
+}
+
+/// A run of producer ids: the first, and the record that gives `count` of them away. They may be used once it is durable.
+pub fn allocate_producer_ids(image: &Image, count: i64) -> (ProducerId, MetadataRecord) {
+    let first = image.next_producer_id();
+    (first, MetadataRecord::ProducerIds { next: first + count })
+}
+
+/// Producer ids that one core was given.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ProducerIds {
+    next: ProducerId,
+    end: ProducerId,
+}
+
+impl ProducerIds {
+    /// The next id; none when it is time to [`ProducerIds::refill`].
+    pub fn take(&mut self) -> Option<ProducerId> {
+        let id = self.next;
+        (id < self.end).then(|| {
+            self.next += 1;
+            id
+        })
+    }
+
+    /// Goes on with `count` ids from `first`; what was left is lost, which does no harm.
+    pub fn refill(&mut self, first: ProducerId, count: i64) {
+        *self = ProducerIds { next: first, end: first + count };
+    }
+}
+
+#[cfg(test)]
+#[path = "controller_tests.rs"]
+mod tests;

@@ -1,0 +1,212 @@
+//! The cluster's metadata at one moment, as the metadata log's records add up to it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::record::MetadataRecord;
+use super::topic_config::TopicConfig;
+use crate::base::ids::{LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
+
+/// One partition of a topic; its number is its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PartitionInfo {
+    /// Term of its leader.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// One topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Stable identity.
+    pub id: TopicId,
+    /// Unique among the topics that exist.
+    pub name: Arc<str>,
+    /// By partition number; never empty.
+    pub partitions: Vec<PartitionInfo>,
+    /// The settings in force that the data path looks at.
+    pub config: TopicConfig,
+    /// The settings that were given, as they were given.
+    pub overrides: BTreeMap<String, String>,
+    /// Milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+impl Topic {
+    /// A partition; none for a number that the topic does not have.
+    pub fn partition(&self, index: i32) -> Option<&PartitionInfo> {
+        usize::try_from(index).ok().and_then(|index| self.partitions.get(index))
+    }
+}
+
+/// A snapshot of the metadata. Cores share one behind an `Arc`; the next one is a clone (topics are shared, not copied) that
+/// [`Image::apply`] has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    settings: Arc<BTreeMap<String, String>>,
+    by_name: BTreeMap<Arc<str>, Arc<Topic>>,
+    by_id: BTreeMap<TopicId, Arc<Topic>>,
+    next_producer_id: ProducerId,
+    offset: Offset,
+}
+
+impl Image {
+    /// The image of an empty log. `settings` are the broker's ([`super::view::BrokerView::settings`]): they are what topics default to.
+    pub fn new(settings: Arc<BTreeMap<String, String>>) -> Image {
+        Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), next_producer_id: 0, offset: -1 }
+    }
+
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.by_name.get(name)
+    }
+
+    /// A topic by id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.by_id.get(&id)
+    }
+
+    /// All topics by name.
+    pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
+        self.by_name.values()
+    }
+
+    /// All topics by name, from `name` on.
+    pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
+        self.by_name.range::<str, _>((std::ops::Bound::Included(name), std::ops::Bound::Unbounded)).map(|(_, topic)| topic)
+    }
+
+    /// The first producer id that nobody has.
+    pub fn next_producer_id(&self) -> ProducerId {
+        self.next_producer_id
+    }
+
+    /// Position of the last applied record in the metadata log; -1 before the first.
+    pub fn offset(&self) -> Offset {
+        self.offset
+    }
+
+    /// Takes in one record: the only way to change an image, live and at replay alike.
+    pub fn apply(&mut self, at: Offset, record: &MetadataRecord) {
+        match record {
+            MetadataRecord::Topic { id, name, leader_epochs, configs, created_ms } => {
+                let overrides: BTreeMap<String, String> = configs.iter().cloned().collect();
+                self.insert(Topic {
+                    id: Uuid(*id),
+                    name: name.as_str().into(),
+                    partitions: leader_epochs.iter().map(|&leader_epoch| PartitionInfo { leader_epoch }).collect(),
+                    config: TopicConfig::resolve(&overrides, &self.settings),
+                    overrides,
+                    created_ms: *created_ms,
+                });
+            }
+            MetadataRecord::RemoveTopic { id } => {
+                if let Some(topic) = self.by_id.remove(&Uuid(*id)) {
+                    self.by_name.remove(&topic.name);
+                }
+            }
+            MetadataRecord::NewLeaderEpochs => {
+                for topic in self.by_name.values().cloned().collect::<Vec<_>>() {
+                    let mut next = (*topic).clone();
+                    next.partitions.iter_mut().for_each(|partition| partition.leader_epoch = partition.leader_epoch.saturating_add(1));
+                    self.insert(next);
+                }
+            }
+            MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(*next),
+        }
+        self.offset = at;
+    }
+
+    fn insert(&mut self, topic: Topic) {
+        let topic = Arc::new(topic);
+        // Names and ids are unique as long as every record was decided on the image before it; a log that says otherwise must still
+        // leave the two maps with the same topics.
+        for old in
+            [self.by_name.insert(topic.name.clone(), topic.clone()), self.by_id.insert(topic.id, topic.clone())].into_iter().flatten()
+        {
+            if old.name != topic.name {
+                self.by_name.remove(&old.name);
+            }
+            if old.id != topic.id {
+                self.by_id.remove(&old.id);
+            }
+        }
+    }
+
+    /// Records that lead from an empty image to this one (but for its offset): what a compacted metadata log holds.
+    pub fn records(&self) -> impl Iterator<Item = MetadataRecord> {
+        let topics = self.by_name.values().map(|topic| MetadataRecord::Topic {
+            id: topic.id.0,
+            name: topic.name.to_string(),
+            leader_epochs: topic.partitions.iter().map(|partition| partition.leader_epoch).collect(),
+            configs: topic.overrides.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+            created_ms: topic.created_ms,
+        });
+        topics.chain([MetadataRecord::ProducerIds { next: self.next_producer_id }])
+    }
+
+    /// Panics if the image contradicts itself; for tests and the simulator.
+    pub fn check(&self) {
+        assert_eq!(self.by_name.len(), self.by_id.len());
+        for (name, topic) in &self.by_name {
+            assert_eq!(*name, topic.name);
+            assert!(Arc::ptr_eq(topic, &self.by_id[&topic.id]), "{name}");
+            assert_eq!(topic.config, TopicConfig::resolve(&topic.overrides, &self.settings), "{name}");
+        }
+        assert!(self.next_producer_id >= 0 && self.offset >= -1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn topic(id: u8, name: &str, epochs: &[i32]) -> MetadataRecord {
+        MetadataRecord::Topic { id: [id; 16], name: name.into(), leader_epochs: epochs.to_vec(), configs: vec![], created_ms: 5 }
+    }
+
+    fn any_record() -> impl Strategy<Value = MetadataRecord> {
+        let configs = prop_oneof![Just(vec![]), Just(vec![("cleanup.policy".to_owned(), "compact".to_owned())])];
+        prop_oneof![
+            4 => (1..8u8, "[a-d]", prop::collection::vec(0..3i32, 1..4), configs).prop_map(|(id, name, leader_epochs, configs)| {
+                MetadataRecord::Topic { id: [id; 16], name, leader_epochs, configs, created_ms: 1 }
+            }),
+            2 => (1..8u8).prop_map(|id| MetadataRecord::RemoveTopic { id: [id; 16] }),
+            1 => Just(MetadataRecord::NewLeaderEpochs),
+            1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
+        ]
+    }
+
+    proptest! {
+        /// Also with records that no controller decides: names and ids that clash.
+        #[test]
+        fn any_log_gives_a_sound_image_and_its_compacted_form_the_same(records in prop::collection::vec(any_record(), 0..40)) {
+            let settings = Arc::new(BTreeMap::from([("message.max.bytes".to_owned(), "777".to_owned())]));
+            let mut image = Image::new(settings.clone());
+            for (at, record) in records.iter().enumerate() {
+                image.apply(at as i64, record);
+                image.check();
+            }
+            let mut compacted = Image::new(settings);
+            image.records().for_each(|record| compacted.apply(image.offset(), &MetadataRecord::decode(&record.encode()).unwrap()));
+            prop_assert_eq!(compacted, image);
+        }
+    }
+
+    #[test]
+    fn topics_come_and_go() {
+        let mut image = Image::new(Arc::default());
+        image.apply(0, &topic(1, "b", &[0, 0]));
+        image.apply(1, &topic(2, "a", &[0]));
+        assert_eq!(image.topics().map(|t| &*t.name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(image.topics_from("aa").map(|t| &*t.name).collect::<Vec<_>>(), ["b"]);
+        let before = image.clone();
+        image.apply(2, &MetadataRecord::NewLeaderEpochs);
+        assert_eq!(image.topic("b").unwrap().partition(1), Some(&PartitionInfo { leader_epoch: 1 }));
+        assert_eq!(before.topic("b").unwrap().partition(1), Some(&PartitionInfo { leader_epoch: 0 }));
+        assert_eq!((image.topic("b").unwrap().partition(2), image.topic("b").unwrap().partition(-1)), (None, None));
+        image.apply(3, &MetadataRecord::RemoveTopic { id: [1; 16] });
+        assert!(image.topic("b").is_none() && image.topic_by_id(Uuid([1; 16])).is_none());
+        assert_eq!((image.topics().len(), image.offset()), (1, 3));
+    }
+}

@@ -1,0 +1,10 @@
+//! What the cluster knows of itself: the metadata records, the image they add up to, and the decisions that make new records. Pure.
+
+pub mod controller;
+pub mod image;
+pub mod journal;
+pub mod names;
+pub mod placement;
+pub mod record;
+pub mod topic_config;
+pub mod view;

@@ -1,0 +1,68 @@
+//! Which topic names are allowed, in Kafka's words.
+
+use crate::base::limits::TOPIC_NAME_MAX;
+
+/// The topic names that Kafka keeps for itself and shows to clients.
+pub const INTERNAL: [&str; 3] = ["__consumer_offsets", "__transaction_state", "__share_group_state"];
+
+/// Kafka's name for its own metadata log; never a topic of clients.
+pub const CLUSTER_METADATA: &str = "__cluster_metadata";
+
+/// True for a topic that the broker itself writes (`is_internal` of Metadata).
+pub fn is_internal(name: &str) -> bool {
+    INTERNAL.contains(&name)
+}
+
+/// Whether a topic may have this name; the error is Kafka's text.
+pub fn validate(name: &str) -> Result<(), String> {
+    let reason = match name {
+        "" => "the empty string is not allowed".to_owned(),
+        "." | ".." => format!("'{name}' is not allowed"),
+        // Kafka counts UTF-16 units; any name that is not ASCII is refused anyway.
+        _ if name.chars().count() > TOPIC_NAME_MAX => {
+            format!("the length of '{name}' is longer than the max allowed length {TOPIC_NAME_MAX}")
+        }
+        _ if !name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-')) => {
+            format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")
+        }
+        _ => return Ok(()),
+    };
+    Err(format!("Topic name is invalid: {reason}"))
+}
+
+/// Whether two names differ only in '.' against '_': Kafka's metrics could not tell such topics apart.
+pub fn collide(a: &str, b: &str) -> bool {
+    let same = |(a, b): (u8, u8)| a == b || (matches!(a, b'.' | b'_') && matches!(b, b'.' | b'_'));
+    a != b && a.len() == b.len() && a.bytes().zip(b.bytes()).all(same)
+}
+
+/// Whether [`collide`] can be true for this name at all.
+pub fn can_collide(name: &str) -> bool {
+    name.contains(['.', '_'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kafkas_rules_and_texts() {
+        assert_eq!(validate("a.b_c-D9"), Ok(()));
+        assert_eq!(validate(&"x".repeat(249)), Ok(()));
+        assert_eq!(validate("").unwrap_err(), "Topic name is invalid: the empty string is not allowed");
+        assert_eq!(validate("..").unwrap_err(), "Topic name is invalid: '..' is not allowed");
+        let long = "x".repeat(250);
+        let text = format!("Topic name is invalid: the length of '{long}' is longer than the max allowed length 249");
+        assert_eq!(validate(&long).unwrap_err(), text);
+        for bad in ["a b", "é", "a/b", "a\0"] {
+            assert!(validate(bad).unwrap_err().ends_with("other than ASCII alphanumerics, '.', '_' and '-'"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn collisions() {
+        assert!(collide("a.b", "a_b") && collide("a_b.c", "a.b_c"));
+        assert!(!collide("a.b", "a.b") && !collide("a.b", "a-b") && !collide("a.b", "a.bc"));
+        assert!(can_collide("a.b") && can_collide("_") && !can_collide("a-b"));
+    }
+}

@@ -1,0 +1,48 @@
+//! What the configuration says about this broker, as far as answers and decisions about metadata need it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::ids::BrokerId;
+
+/// Where clients of one listener reach this broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Name of the listener, such as `PLAINTEXT`.
+    pub listener: String,
+    /// Advertised host.
+    pub host: String,
+    /// Advertised port.
+    pub port: u16,
+}
+
+/// This broker in its cluster. Filled once at start, shared by all cores.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerView {
+    /// `node.id`; the controller's too, on a single node.
+    pub node_id: BrokerId,
+    /// `cluster.id` of meta.properties.
+    pub cluster_id: String,
+    /// `broker.rack`.
+    pub rack: Option<String>,
+    /// One for each client listener; never empty.
+    pub endpoints: Vec<Endpoint>,
+    /// Everything that was set in the configuration, under the broker's names ([`crate::base::config::Config::raw`]).
+    pub settings: Arc<BTreeMap<String, String>>,
+    /// `num.partitions`.
+    pub num_partitions: i32,
+    /// `default.replication.factor`.
+    pub default_replication_factor: i16,
+    /// `auto.create.topics.enable`.
+    pub auto_create_topics: bool,
+    /// `delete.topic.enable`.
+    pub delete_topic_enable: bool,
+}
+
+impl BrokerView {
+    /// What clients that came in through `listener` are told to connect to. A listener without an advertised address of its own
+    /// gets the first one.
+    pub fn endpoint(&self, listener: &str) -> &Endpoint {
+        self.endpoints.iter().find(|endpoint| endpoint.listener == listener).unwrap_or(&self.endpoints[0])
+    }
+}
