@@ -5,6 +5,7 @@
 pub mod base;
 pub mod cluster;
 pub mod log;
+pub mod partition;
 pub mod rt;
 #[cfg(any(test, debug_assertions))]
 pub mod sim;
