@@ -2,6 +2,7 @@
 //!
 //! The modules form layers: each imports only those below it (ARCHITECTURE.md has the table, `tests/tidy.rs` enforces it).
 
+pub mod api;
 pub mod base;
 pub mod cluster;
 pub mod log;

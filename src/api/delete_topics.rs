@@ -1,0 +1,137 @@
+//! DeleteTopics (20).
+
+use std::collections::BTreeSet;
+
+use super::error_text;
+use crate::base::error::ErrorCode;
+use crate::base::ids::{TopicId, Uuid};
+use crate::cluster::controller::{self, Refusal, TopicKey};
+use crate::cluster::image::Image;
+use crate::cluster::record::MetadataRecord;
+use crate::cluster::view::BrokerView;
+use crate::wire::codec::delete_topics_request::DeleteTopicState;
+use crate::wire::codec::delete_topics_response::DeletableTopicResult;
+use crate::wire::codec::{DeleteTopicsRequest, DeleteTopicsResponse};
+
+/// The records that delete what can be deleted, and the answer to send once they are durable and every core has let go of the topics.
+pub fn decide(
+    request: &DeleteTopicsRequest,
+    version: i16,
+    image: &Image,
+    broker: &BrokerView,
+) -> (Vec<MetadataRecord>, DeleteTopicsResponse) {
+    let mut decided = BTreeSet::new();
+    let mut response = DeleteTopicsResponse::default();
+    let mut answer = |asked: (Option<&str>, TopicId)| {
+        response.responses.push(match decide_one(asked, version, image, broker, &mut decided) {
+            Ok(id) => result(image.topic_by_id(id).map(|topic| &*topic.name), id),
+            Err(refusal) => refused(asked, refusal, version),
+        });
+    };
+    // Version 6 names topics by name or id, the versions before by name only, in a field of their own.
+    request.topic_names.iter().for_each(|name| answer((Some(name), Uuid::ZERO)));
+    request.topics.iter().for_each(|topic: &DeleteTopicState| answer((topic.name.as_deref(), topic.topic_id.into())));
+    (decided.into_iter().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).collect(), response)
+}
+
+fn decide_one(
+    asked: (Option<&str>, TopicId),
+    version: i16,
+    image: &Image,
+    broker: &BrokerView,
+    decided: &mut BTreeSet<TopicId>,
+) -> Result<TopicId, Refusal> {
+    let refuse = |message: &str| Err(Refusal { code: ErrorCode::InvalidRequest, message: message.to_owned() });
+    // What a client of the oldest versions can understand (Kafka's rule).
+    if !broker.delete_topic_enable && version < 3 {
+        return refuse("Topic deletion is disabled.");
+    }
+    let key = match asked {
+        (None, id) if id.is_zero() => return refuse("Neither topic name nor id were specified."),
+        (None, id) => TopicKey::Id(id),
+        (Some(name), id) if id.is_zero() => TopicKey::Name(name),
+        _ => return refuse("You may not specify both topic name and topic id."),
+    };
+    let id = controller::delete_topic(image, broker, key)?;
+    if !decided.insert(id) {
+        return refuse(if asked.0.is_some() { "Duplicate topic name." } else { "Duplicate topic id." });
+    }
+    Ok(id)
+}
+
+fn result(name: Option<&str>, id: TopicId) -> DeletableTopicResult {
+    let mut result = DeletableTopicResult::default();
+    result.name = name.map(Into::into);
+    result.topic_id = id.into();
+    result
+}
+
+fn refused((name, id): (Option<&str>, TopicId), refusal: Refusal, version: i16) -> DeletableTopicResult {
+    // Before version 6 the name of an answer cannot be null; nor could it in the question.
+    let mut result = result(name.or((version < 6).then_some("")), id);
+    result.error_code = refusal.code.code();
+    result.error_message = error_text(&refusal.message);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::testing::{broker, id, image, in_every_version};
+    use crate::wire::versions::ApiKey;
+
+    fn by_name(names: &[&str]) -> DeleteTopicsRequest {
+        let mut request = DeleteTopicsRequest::default();
+        request.topic_names = names.iter().map(|&name| name.into()).collect();
+        request
+    }
+
+    fn by_either(topics: &[(Option<&str>, u8)]) -> DeleteTopicsRequest {
+        let mut request = DeleteTopicsRequest::default();
+        for &(name, byte) in topics {
+            let mut topic = DeleteTopicState::default();
+            (topic.name, topic.topic_id) = (name.map(Into::into), id(byte).into());
+            request.topics.push(topic);
+        }
+        request
+    }
+
+    fn codes(response: &DeleteTopicsResponse) -> Vec<(&str, i16)> {
+        response.responses.iter().map(|topic| (topic.name.as_deref().unwrap_or("null"), topic.error_code)).collect()
+    }
+
+    #[test]
+    fn by_name_and_by_id() {
+        let broker = broker(&[]);
+        let image = image(&broker, &[("a", 1, 1), ("b", 2, 1), ("c", 3, 1)]);
+        let (records, response) = decide(&by_name(&["a", "nope", "a", ".."]), 5, &image, &broker);
+        assert_eq!(records, [MetadataRecord::RemoveTopic { id: [1; 16] }]);
+        assert_eq!(codes(&response), [("a", 0), ("nope", 3), ("a", 42), ("..", 3)]);
+
+        let asked = [(Some("a"), 0), (None, 2), (None, 9), (None, 1), (Some("c"), 3), (None, 0)];
+        let (records, response) = decide(&by_either(&asked), 6, &image, &broker);
+        assert_eq!(records, [MetadataRecord::RemoveTopic { id: [1; 16] }, MetadataRecord::RemoveTopic { id: [2; 16] }]);
+        assert_eq!(codes(&response), [("a", 0), ("b", 0), ("null", 100), ("null", 42), ("c", 42), ("null", 42)]);
+        assert_eq!(response.responses[0].topic_id, id(1).into());
+    }
+
+    #[test]
+    fn switched_off() {
+        let mut broker = broker(&[]);
+        broker.delete_topic_enable = false;
+        let image = image(&broker, &[("a", 1, 1)]);
+        assert_eq!(codes(&decide(&by_name(&["a"]), 2, &image, &broker).1), [("a", 42)]);
+        assert_eq!(codes(&decide(&by_name(&["a"]), 3, &image, &broker).1), [("a", 73)]);
+        assert!(decide(&by_name(&["a"]), 3, &image, &broker).0.is_empty());
+    }
+
+    #[test]
+    fn every_version_encodes() {
+        let broker = broker(&[]);
+        let image = image(&broker, &[("a", 1, 1)]);
+        in_every_version(ApiKey::DeleteTopics, |version| match version {
+            6.. => decide(&by_either(&[(Some("a"), 0), (None, 9)]), version, &image, &broker).1,
+            _ => decide(&by_name(&["a", "b"]), version, &image, &broker).1,
+        });
+    }
+}

@@ -1,0 +1,39 @@
+//! One file per Kafka API: a decoded request and what the broker knows become a response, or operations for others. Pure.
+
+pub mod api_versions;
+pub mod create_topics;
+pub mod delete_topics;
+pub mod describe_cluster;
+pub mod describe_configs;
+pub mod describe_topic_partitions;
+pub mod fetch;
+pub mod fetch_session;
+pub mod find_coordinator;
+pub mod init_producer_id;
+pub mod list_offsets;
+pub mod metadata;
+pub mod offset_for_leader_epoch;
+pub mod produce;
+
+use crate::wire::codec::StrBytes;
+
+// Answers depend on it: whoever asks the APIs fills it in.
+pub use crate::cluster::view::{BrokerView, Endpoint};
+
+/// Value of "authorized operations" where nobody asked.
+const OPERATIONS_NOT_ASKED: i32 = i32::MIN;
+/// Everything that can be done with a topic, as there is no authorizer: Read, Write, Create, Delete, Alter, Describe, DescribeConfigs,
+/// AlterConfigs; one bit for each operation's number (KIP-430).
+const TOPIC_OPERATIONS: i32 = 1 << 3 | 1 << 4 | 1 << 5 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 11;
+/// Likewise of the cluster: Create, Alter, Describe, ClusterAction, DescribeConfigs, AlterConfigs, IdempotentWrite.
+const CLUSTER_OPERATIONS: i32 = 1 << 5 | 1 << 7 | 1 << 8 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 12;
+
+/// An error text for a response. Texts quote the request: one that would not fit a string of the older versions is cut.
+fn error_text(text: &str) -> Option<StrBytes> {
+    const MOST: usize = 4096;
+    let end = text.floor_char_boundary(MOST.min(text.len()));
+    Some(text[..end].into())
+}
+
+#[cfg(test)]
+mod testing;
