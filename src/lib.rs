@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod log;
 pub mod partition;
 pub mod rt;
+pub mod shard;
 #[cfg(any(test, debug_assertions))]
 pub mod sim;
 pub mod wire;

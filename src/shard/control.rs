@@ -1,0 +1,327 @@
+//! The controller shard: one change of the metadata at a time, committed to its own log, then acted on by every core.
+//!
+//! Lives on core 0. The log is a partition log like any other, in `__corelane_metadata-0` of the first log directory; each record is a
+//! `MetadataRecord`. A change is answered when its records are on the device and every core has opened or dropped the replicas concerned,
+//! so a topic is usable when its creation is answered. What cannot be written is fatal: a broker without its metadata serves nobody.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::message::{Answer, Assignment, Call, Decide, Ids, Position, Ticket};
+use super::{MetadataRecord, Shard};
+use crate::base::fatal::fatal;
+use crate::base::ids::{BrokerId, Offset, Uuid};
+use crate::cluster::image::Image;
+use crate::cluster::{journal, placement};
+use crate::log::checkpoint::{self, Offsets};
+use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
+use crate::partition::op::Key;
+use crate::rt::notify::Notify;
+use crate::rt::{Class, Rt};
+
+// For whoever starts the process: before anything else is opened.
+pub use crate::log::dir::lock;
+
+/// Topic name of the metadata log; it has one partition.
+const METADATA: &str = "__corelane_metadata";
+const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, index_interval_bytes: 4096 };
+const READ_BYTES: usize = 1 << 20;
+
+/// What one entry of log.dirs was found to hold.
+#[derive(Clone, Debug)]
+pub struct LogDir {
+    path: PathBuf,
+    clean: bool,
+    recovery_points: Offsets,
+    log_starts: Offsets,
+    partitions: Vec<(String, i32)>,
+}
+
+impl LogDir {
+    /// Looks at a log directory. The clean marker is taken from it: if this process does not stop cleanly, the next will know.
+    async fn read<R: Rt>(rt: &R, path: &Path) -> Result<LogDir, LogError> {
+        Ok(LogDir {
+            path: path.into(),
+            clean: dir::take_clean(rt, path).await?,
+            recovery_points: checkpoint::read(rt, path, checkpoint::RECOVERY_POINTS)?,
+            log_starts: checkpoint::read(rt, path, checkpoint::LOG_STARTS)?,
+            partitions: dir::partitions(rt, path)?.into_iter().map(|p| (p.topic, p.partition)).collect(),
+        })
+    }
+
+    /// What is known of a partition here. A clean stop counts for it only if its log was among those closed.
+    fn opening(&self, partition: &(String, i32)) -> Opening {
+        let recovery_point = self.recovery_points.get(partition).copied();
+        Opening {
+            recovery_point: recovery_point.unwrap_or(0),
+            clean: self.clean && recovery_point.is_some(),
+            log_start: self.log_starts.get(partition).copied().unwrap_or(0),
+        }
+    }
+}
+
+/// Looks at every entry of log.dirs. All must belong to this broker and to one cluster: to `cluster_id` if that is configured, else to that
+/// of the first directory, which is made up if it is new. Returns the cluster's id and what was found.
+pub async fn open_dirs<R: Rt>(
+    rt: &R,
+    paths: &[PathBuf],
+    mut cluster_id: Option<String>,
+    node_id: BrokerId,
+) -> Result<(String, Vec<LogDir>), LogError> {
+    let mut dirs = Vec::with_capacity(paths.len());
+    for path in paths {
+        cluster_id = Some(dir::identify(rt, path, cluster_id.as_deref(), node_id).await?.cluster_id);
+        dirs.push(LogDir::read(rt, path).await?);
+    }
+    Ok((cluster_id.unwrap_or_default(), dirs))
+}
+
+/// Where every partition's directory is.
+struct Places {
+    dirs: Vec<LogDir>,
+    /// Index into `dirs` by topic name and partition.
+    of: BTreeMap<(String, i32), usize>,
+    counts: Vec<usize>,
+}
+
+/// The controller shard of this process.
+pub struct Control<R: Rt> {
+    shard: Shard<R>,
+    log: Log<R>,
+    image: RefCell<Image>,
+    places: RefCell<Places>,
+    queue: RefCell<VecDeque<(usize, Ticket, Decide)>>,
+    queued: Notify,
+    /// A checkpoint is being written. Two at a time would take each other's files away.
+    writing: Cell<bool>,
+    closed: Cell<bool>,
+}
+
+impl<R: Rt> Control<R> {
+    /// Opens the metadata log, replays it, and has every core open its replicas. `settings` are the broker's, which topics default to.
+    pub async fn start(shard: Shard<R>, settings: Arc<BTreeMap<String, String>>, dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
+        let rt = shard.rt();
+        let path = dir::partition_dir(&dirs[0].path, METADATA, 0);
+        let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
+        let opened = if rt.list(&path).is_ok() {
+            let opening = dirs[0].opening(&(METADATA.to_owned(), 0));
+            Log::open(rt, shard.cache(), &path, METADATA_LOG, opening, &mut NoReplay).await
+        } else {
+            Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await
+        };
+        let log = opened.map_err(|e| failed(&e))?;
+        let image = replay(&log, Image::new(settings)).await.map_err(|e| failed(&e))?;
+        let clean = dirs.iter().all(|d| d.clean);
+        let control = Rc::new(Control {
+            image: RefCell::new(image),
+            places: RefCell::new(Places::new(dirs)),
+            queue: RefCell::default(),
+            queued: Notify::default(),
+            writing: Cell::new(false),
+            closed: Cell::new(false),
+            log,
+            shard: shard.clone(),
+        });
+        if !clean && control.image.borrow().topics().len() > 0 {
+            // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
+            control.write(&[MetadataRecord::NewLeaderEpochs], rt.now().wall_ms).await;
+        }
+        shard.set_control(control.clone());
+        let everything = partitions(&control.image.borrow());
+        control.publish(everything).await;
+        let running = control.clone();
+        shard.rt().spawn(Class::Foreground, async move { running.run().await });
+        Ok(control)
+    }
+
+    /// Takes a decision into the queue.
+    pub(super) fn submit(&self, from: usize, ticket: Ticket, decide: Decide) {
+        self.queue.borrow_mut().push_back((from, ticket, decide));
+        self.queued.notify();
+    }
+
+    async fn run(self: Rc<Self>) {
+        // Once the log is closed nothing can be decided: those who asked have lost their connections.
+        while !self.closed.get() {
+            let next = self.queue.borrow_mut().pop_front();
+            let Some((from, ticket, decide)) = next else {
+                self.queued.notified().await;
+                continue;
+            };
+            let now = self.shard.rt().now();
+            let mut random = || {
+                let mut bytes = [0; 16];
+                self.shard.rt().random(&mut bytes);
+                bytes
+            };
+            let (records, reply) = decide(&self.image.borrow(), &mut Ids { now, random: &mut random });
+            if !records.is_empty() {
+                self.commit(&records, now.wall_ms).await;
+            }
+            self.shard.reply(from, ticket, Answer::Control(reply));
+        }
+    }
+
+    /// Writes, flushes, applies, publishes.
+    async fn commit(&self, records: &[MetadataRecord], now_ms: i64) {
+        let before: HashSet<Key> = partitions(&self.image.borrow()).into_iter().collect();
+        self.write(records, now_ms).await;
+        let created = partitions(&self.image.borrow()).into_iter().filter(|key| !before.contains(key)).collect();
+        self.publish(created).await;
+    }
+
+    async fn write(&self, records: &[MetadataRecord], now_ms: i64) {
+        let base = self.log.end_offset();
+        if let Err(e) = self.log.append(&journal::encode(records, now_ms), base, 0, None) {
+            fatal(&format!("the metadata log cannot be written: {e}"));
+        }
+        if let Err(e) = self.log.flush().await {
+            fatal(&format!("the metadata log cannot be written: {e}"));
+        }
+        for (at, record) in (base..).zip(records) {
+            self.image.borrow_mut().apply(at, record);
+        }
+    }
+
+    /// Gives the image to every core, with the replicas to open, and waits until all have acted on it.
+    async fn publish(&self, open: Vec<Key>) {
+        let cores = self.shard.rt().cores();
+        let image = Arc::new(self.image.borrow().clone());
+        let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
+        for key in open {
+            let Some(topic) = image.topic_by_id(key.0) else { continue };
+            let (dir, opening) = self.places.borrow_mut().place(&(topic.name.to_string(), key.1));
+            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, dir, opening });
+        }
+        let calls: Vec<_> =
+            (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();
+        for call in calls {
+            call.await;
+        }
+        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
+        self.places.borrow_mut().forget_all_but(&image);
+    }
+
+    /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
+    pub async fn checkpoint_every(&self, interval: Duration) {
+        loop {
+            self.shard.rt().sleep(interval.max(Duration::from_secs(1))).await;
+            let mut positions = Vec::new();
+            for core in 0..self.shard.rt().cores() {
+                positions.extend(self.shard.checkpoint_core(core).await);
+            }
+            positions.push(self.position());
+            if self.closed.get() {
+                return;
+            }
+            self.writing.set(true);
+            if let Err(e) = self.write_checkpoints(&positions).await {
+                tracing::warn!("{e}");
+            }
+            self.writing.set(false);
+        }
+    }
+
+    /// Closes the metadata log, and marks the stop as clean. `positions` are those of the logs that were closed.
+    pub async fn close(&self, mut positions: Vec<Position>) -> Result<(), String> {
+        self.closed.set(true);
+        while self.writing.get() {
+            self.shard.rt().sleep(Duration::from_millis(1)).await;
+        }
+        self.log.close(Vec::new()).await.map_err(|e| format!("metadata log: {e}"))?;
+        positions.push(self.position());
+        self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
+        let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();
+        let offset = self.image.borrow().offset();
+        for path in dirs {
+            dir::mark_clean(self.shard.rt(), &path, offset).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn position(&self) -> Position {
+        let log_dir = self.places.borrow().dirs[0].path.clone();
+        let high_watermark = self.log.written_offset();
+        Position { log_dir, partition: (METADATA.into(), 0), recovery_point: self.log.flushed_offset(), high_watermark, log_start: 0 }
+    }
+
+    async fn write_checkpoints(&self, positions: &[Position]) -> Result<(), LogError> {
+        let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();
+        for path in dirs {
+            let here = || positions.iter().filter(|p| p.log_dir == path);
+            let column = |of: fn(&Position) -> Offset| here().map(|p| (p.partition.clone(), of(p))).collect::<Offsets>();
+            let rt = self.shard.rt();
+            let log_starts: Offsets = here().filter(|p| p.log_start > 0).map(|p| (p.partition.clone(), p.log_start)).collect();
+            checkpoint::write(rt, &path, checkpoint::RECOVERY_POINTS, &column(|p| p.recovery_point)).await?;
+            checkpoint::write(rt, &path, checkpoint::HIGH_WATERMARKS, &column(|p| p.high_watermark)).await?;
+            checkpoint::write(rt, &path, checkpoint::LOG_STARTS, &log_starts).await?;
+        }
+        Ok(())
+    }
+}
+
+impl Places {
+    fn new(dirs: Vec<LogDir>) -> Places {
+        let counts = dirs.iter().map(|d| d.partitions.len()).collect();
+        let of = dirs.iter().enumerate().flat_map(|(i, d)| d.partitions.iter().map(move |p| (p.clone(), i))).collect();
+        Places { dirs, of, counts }
+    }
+
+    /// Where a partition is, or is to be: a new one goes to the directory with the fewest.
+    fn place(&mut self, partition: &(String, i32)) -> (PathBuf, Opening) {
+        let counts = &mut self.counts;
+        let index = *self.of.entry(partition.clone()).or_insert_with(|| {
+            let fewest = (0..counts.len()).min_by_key(|i| counts[*i]).unwrap_or(0);
+            counts[fewest] += 1;
+            fewest
+        });
+        let dir = &self.dirs[index];
+        (dir::partition_dir(&dir.path, &partition.0, partition.1), dir.opening(partition))
+    }
+
+    fn forget_all_but(&mut self, image: &Image) {
+        let (counts, dirs) = (&mut self.counts, &mut self.dirs);
+        self.of.retain(|partition, index| {
+            let keep = partition.0 == METADATA || image.topic(&partition.0).is_some_and(|t| t.partition(partition.1).is_some());
+            if !keep {
+                counts[*index] = counts[*index].saturating_sub(1);
+                dirs[*index].recovery_points.remove(partition);
+                dirs[*index].log_starts.remove(partition);
+            }
+            keep
+        });
+    }
+}
+
+fn partitions(image: &Image) -> Vec<Key> {
+    image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
+}
+
+/// Folds the whole log into an image.
+async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<Image, String> {
+    let (mut offset, end) = (log.start_offset(), log.end_offset());
+    while offset < end {
+        let batches = match log.read(offset, READ_BYTES, end, true) {
+            Read::Hit(batches) => batches,
+            Read::Miss(plan) => log.read_cold(plan).await.map_err(|e| e.to_string())?,
+        };
+        let before = offset;
+        for bytes in &batches {
+            for (at, record) in journal::decode(bytes)? {
+                if at >= offset {
+                    image.apply(at, &record);
+                    offset = at + 1;
+                }
+            }
+        }
+        if offset == before {
+            return Err(format!("no record at offset {offset}, although the log ends at {end}"));
+        }
+    }
+    Ok(image)
+}

@@ -1,0 +1,136 @@
+//! What cores say to each other.
+//!
+//! Every message waits in its sender's outbox when the mailbox is full and none is dropped: calls are bounded by the requests that the
+//! sender's connections may have in work, replies by the calls, notices by the waits they answer, connections by the accept loop.
+
+use std::any::Any;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::ids::Offset;
+use crate::base::time::Now;
+use crate::cluster::image::Image;
+use crate::cluster::record::MetadataRecord;
+use crate::log::Opening;
+use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
+
+/// Names a call on the core that made it.
+pub type Ticket = usize;
+
+/// One message. `A` is a connection on its way.
+pub enum Message<A> {
+    /// A connection for the receiving core.
+    Connection(Connection<A>),
+    /// Work for the receiver, answered by one `Reply` of the same ticket.
+    Call(Ticket, Call),
+    /// The answer.
+    Reply(Ticket, Answer),
+    /// Tell the sender once when one of the partitions has grown past what it has seen.
+    Watch(Ticket, Vec<Watched>),
+    /// The sender does not wait any longer.
+    Unwatch(Ticket),
+    /// A watched partition has grown.
+    Notice(Ticket),
+}
+
+/// A connection that one core has accepted for another to serve.
+pub struct Connection<A> {
+    /// The socket.
+    pub accepted: A,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// Which listener accepted it.
+    pub listener: usize,
+    /// Its place among the connections; given back when dropped.
+    pub seat: Box<dyn Any + Send>,
+}
+
+/// A partition and what the watcher knows of it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Which.
+    pub key: Key,
+    /// The high watermark that the watcher has read up to.
+    pub high_watermark: Offset,
+    /// Bytes to wait for.
+    pub need_bytes: usize,
+}
+
+/// What one core can ask of another.
+pub enum Call {
+    /// Append batches; the numbers are the caller's.
+    Produce(Vec<(u32, ProduceItem)>),
+    /// Read, `usize` bytes in all at most; the flag is set while the response has no batch yet (KIP-74).
+    Read(Vec<ReadItem>, usize, bool),
+    /// Find offsets.
+    Offsets(Vec<OffsetItem>),
+    /// Find ends of epochs.
+    Epochs(Vec<EpochItem>),
+    /// Adopt a new image: open or create the replicas named, drop those of topics that are gone. Answered when that is done.
+    Assign(Arc<Image>, Vec<Assignment>),
+    /// Change the metadata; for the core that runs the controller shard.
+    Control(Decide),
+    /// Flush all logs and say how far they are.
+    Checkpoint,
+    /// Finish what was read, close connections and logs.
+    Stop,
+}
+
+/// The answers, in the order of [`Call`].
+pub enum Answer {
+    /// See [`Call::Produce`].
+    Produced(Vec<(u32, Produced)>),
+    /// See [`Call::Read`].
+    Read(Vec<ReadResult>),
+    /// See [`Call::Offsets`].
+    Offsets(Vec<OffsetResult>),
+    /// See [`Call::Epochs`].
+    Epochs(Vec<EpochResult>),
+    /// See [`Call::Control`].
+    Control(Box<dyn Any + Send>),
+    /// See [`Call::Checkpoint`].
+    Checkpoint(Vec<Position>),
+    /// See [`Call::Assign`]: how many replicas could not be opened.
+    Assigned(usize),
+    /// See [`Call::Stop`].
+    Stopped(Vec<Position>),
+}
+
+/// A replica to open or create.
+#[derive(Clone, Debug)]
+pub struct Assignment {
+    /// Which partition.
+    pub key: Key,
+    /// Its directory.
+    pub dir: PathBuf,
+    /// What the last stop left behind about it.
+    pub opening: Opening,
+}
+
+/// How far a replica's log is.
+#[derive(Clone, Debug)]
+pub struct Position {
+    /// The log directory (an entry of log.dirs).
+    pub log_dir: PathBuf,
+    /// Topic name and partition.
+    pub partition: (String, i32),
+    /// Everything below is on the device.
+    pub recovery_point: Offset,
+    /// One past the last record that consumers may read.
+    pub high_watermark: Offset,
+    /// First offset.
+    pub log_start: Offset,
+}
+
+/// A change of the metadata, as a pure decision that the controller shard makes on its newest image: the records to commit, and the answer
+/// to give once they are committed and every core has acted on them.
+pub type Decide = Box<dyn FnOnce(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+
+/// Gives ids and the time to a decision.
+pub struct Ids<'a> {
+    /// The time of the decision.
+    pub now: Now,
+    /// Random bytes for an id.
+    pub random: &'a mut dyn FnMut() -> [u8; 16],
+}

@@ -1,0 +1,358 @@
+//! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::base::error::ErrorCode;
+use crate::base::ids::Offset;
+use crate::log::{Log, LogError, Read};
+use crate::partition::acks::Level;
+use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
+use crate::partition::waiters::WaitId;
+use crate::partition::{Partition, ProduceDecision, Released, Waiting};
+use crate::rt::Rt;
+
+/// ListOffsets' special timestamps.
+const LATEST: i64 = -1;
+const EARLIEST: i64 = -2;
+const MAX_TIMESTAMP: i64 = -3;
+const EARLIEST_LOCAL: i64 = -4;
+const LATEST_TIERED: i64 = -5;
+const EARLIEST_PENDING_UPLOAD: i64 = -6;
+
+/// Who is told what became of a batch. Called on the core of the one who asked for it or, for another core, on the owner's.
+pub trait Sink {
+    /// The answer for the item that the asker numbered `index`.
+    fn produced(&self, index: u32, produced: Produced);
+}
+
+/// Who is told that a partition has grown.
+pub trait Watcher {
+    /// Called at most once for each wait.
+    fn grown(&self);
+}
+
+/// A producer that waits for its acknowledgement.
+pub struct Ack {
+    sink: Rc<dyn Sink>,
+    index: u32,
+    produced: Produced,
+}
+
+/// The state of one replica: its protocol state and its log.
+pub struct Replica<R: Rt> {
+    /// The log on disk.
+    pub log: Log<R>,
+    /// The entry of log.dirs that it lies in.
+    pub log_dir: PathBuf,
+    /// TOPIC-PARTITION.
+    pub name: String,
+    /// `flush.messages`: flushed at the latest after so many records.
+    pub flush_messages: i64,
+    /// Sequences, acknowledgements, waits.
+    pub partition: RefCell<Partition<Ack, Rc<dyn Watcher>>>,
+}
+
+/// A wait at one partition.
+pub struct Parked<R: Rt> {
+    replica: Rc<Replica<R>>,
+    id: WaitId,
+}
+
+impl<R: Rt> Drop for Parked<R> {
+    fn drop(&mut self) {
+        let watcher = self.replica.partition.borrow_mut().cancel_wait(self.id);
+        drop(watcher);
+    }
+}
+
+/// All replicas of a core.
+pub struct Owner<R: Rt> {
+    rt: R,
+    replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
+}
+
+impl<R: Rt> Owner<R> {
+    /// Without replicas.
+    pub fn new(rt: R) -> Owner<R> {
+        Owner { rt, replicas: RefCell::default() }
+    }
+
+    /// The replica of a partition.
+    pub fn replica(&self, key: &Key) -> Option<Rc<Replica<R>>> {
+        self.replicas.borrow().get(key).cloned()
+    }
+
+    /// All replicas, by topic and partition: a run in the simulation must not depend on a hash.
+    pub fn replicas(&self) -> Vec<(Key, Rc<Replica<R>>)> {
+        let mut all: Vec<_> = self.replicas.borrow().iter().map(|(k, r)| (*k, r.clone())).collect();
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// Takes a replica into service.
+    pub fn insert(&self, key: Key, replica: Replica<R>) {
+        let replica = Rc::new(replica);
+        let weak = Rc::downgrade(&replica);
+        replica.log.set_on_progress(Some(Rc::new(move || {
+            if let Some(replica) = weak.upgrade() {
+                replica.progress();
+            }
+        })));
+        self.replicas.borrow_mut().insert(key, replica);
+    }
+
+    /// Takes a replica out of service.
+    pub fn remove(&self, key: &Key) -> Option<Rc<Replica<R>>> {
+        self.replicas.borrow_mut().remove(key)
+    }
+
+    /// Appends a batch; the sink hears of it when what the producer waits for has happened.
+    pub fn produce(&self, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) {
+        let produced = match self.replica(&item.key) {
+            None => Some(Produced::refused(ErrorCode::UnknownTopicOrPartition)),
+            Some(replica) => replica.produce(&self.rt, item, sink, index),
+        };
+        if let Some(produced) = produced {
+            sink.produced(index, produced);
+        }
+    }
+
+    /// Reads what memory holds; the rest is left as `None`, for [`Owner::read`].
+    pub fn read_cached(&self, items: &[ReadItem], max_bytes: usize, first: bool) -> Option<Vec<ReadResult>> {
+        let (mut left, mut first) = (max_bytes, first);
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            let result = match self.replica(&item.key) {
+                None => ReadResult::refused(ErrorCode::UnknownTopicOrPartition),
+                Some(replica) => match replica.plan_read(item, left, first) {
+                    Err(result) => result,
+                    Ok((result, Read::Hit(records))) => ReadResult { records, ..result },
+                    Ok((_, Read::Miss(_))) => return None,
+                },
+            };
+            left = left.saturating_sub(result.bytes());
+            first &= result.records.is_empty();
+            results.push(result);
+        }
+        Some(results)
+    }
+
+    /// Reads from memory and disk.
+    pub async fn read(&self, items: &[ReadItem], max_bytes: usize, first: bool) -> Vec<ReadResult> {
+        let (mut left, mut first) = (max_bytes, first);
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            let result = match self.replica(&item.key) {
+                None => ReadResult::refused(ErrorCode::UnknownTopicOrPartition),
+                Some(replica) => replica.read(item, left, first).await,
+            };
+            left = left.saturating_sub(result.bytes());
+            first &= result.records.is_empty();
+            results.push(result);
+        }
+        results
+    }
+
+    /// Waits for a partition to grow past what the watcher has seen; `None` when it has already (the watcher is told) or is gone.
+    pub fn watch(&self, key: &Key, seen: Offset, need_bytes: usize, watcher: &Rc<dyn Watcher>) -> Option<Parked<R>> {
+        let Some(replica) = self.replica(key) else {
+            watcher.grown();
+            return None;
+        };
+        let grown = replica.partition.borrow().high_watermark > seen;
+        let waiting = if grown { None } else { Some(replica.partition.borrow_mut().await_data(seen, need_bytes, watcher.clone())) };
+        match waiting {
+            Some(Waiting::Parked(id)) => Some(Parked { replica, id }),
+            _ => {
+                watcher.grown();
+                None
+            }
+        }
+    }
+
+    /// Finds offsets by timestamp or special value.
+    pub async fn offsets(&self, items: &[OffsetItem]) -> Vec<OffsetResult> {
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
+            let refused = |code| OffsetResult { code, offset: -1, timestamp: -1, leader_epoch: -1 };
+            results.push(match self.replica(&item.key) {
+                None => refused(ErrorCode::UnknownTopicOrPartition),
+                Some(replica) => replica.offset(item).await.unwrap_or_else(refused),
+            });
+        }
+        results
+    }
+
+    /// Finds where epochs end.
+    pub fn epochs(&self, items: &[EpochItem]) -> Vec<EpochResult> {
+        let one = |item: &EpochItem| {
+            let refused = |code| EpochResult { code, epoch: -1, end_offset: -1 };
+            let Some(replica) = self.replica(&item.key) else { return refused(ErrorCode::UnknownTopicOrPartition) };
+            let partition = replica.partition.borrow();
+            if let Err(code) = partition.check_epoch(item.current_leader_epoch) {
+                return refused(code);
+            }
+            let (epoch, end_offset) = partition.end_offset_for(item.epoch);
+            EpochResult { code: ErrorCode::None, epoch, end_offset }
+        };
+        items.iter().map(one).collect()
+    }
+}
+
+impl<R: Rt> Replica<R> {
+    /// The answer, or `None` when the sink will hear later.
+    fn produce(&self, rt: &R, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) -> Option<Produced> {
+        let mut partition = self.partition.borrow_mut();
+        let log_start_offset = partition.log_start;
+        let base_offset = match partition.produce(&item.header) {
+            ProduceDecision::Append { base_offset } => base_offset,
+            ProduceDecision::Reject(code) => return Some(Produced::refused(code)),
+            ProduceDecision::Duplicate { base_offset, log_append_time } => {
+                let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+                // The first copy may still be on its way to the disk: the repeat is acknowledged with it, not before.
+                let end = base_offset + item.header.last_offset_delta as Offset + 1;
+                return self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced });
+            }
+        };
+        let log_append_time = if item.log_append_time { rt.now().wall_ms } else { -1 };
+        let stamp = item.log_append_time.then_some(log_append_time);
+        match self.log.append(&item.records, base_offset, partition.leader_epoch, stamp) {
+            Ok(false) => {}
+            Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),
+            Err(LogError::TooLarge) => return Some(Produced::refused(ErrorCode::RecordListTooLarge)),
+            Err(e) => {
+                tracing::error!("{}: {e}", self.name);
+                return Some(Produced::refused(ErrorCode::KafkaStorageError));
+            }
+        }
+        let mut stored = item.header;
+        if let Some(ms) = stamp {
+            stored.stamp(ms);
+        }
+        partition.appended(&stored, base_offset, item.records.len());
+        let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+        let end = partition.log_end;
+        if end - partition.flushed >= self.flush_messages {
+            self.log.want_flush(end);
+        }
+        self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced })
+    }
+
+    /// The answer, if it is due already.
+    fn acknowledge(
+        &self,
+        partition: &mut Partition<Ack, Rc<dyn Watcher>>,
+        end: Offset,
+        level: Option<Level>,
+        ack: Ack,
+    ) -> Option<Produced> {
+        let Some(level) = level else { return Some(ack.produced) };
+        if level == Level::Flushed {
+            self.log.want_flush(end);
+        }
+        match partition.await_ack(end, level, ack) {
+            Waiting::Parked(()) => None,
+            Waiting::Ready(ack) => Some(ack.produced),
+            Waiting::Fenced(_) => Some(Produced::refused(ErrorCode::KafkaStorageError)),
+        }
+    }
+
+    /// Called by the log when more is written or flushed, or when it has failed.
+    fn progress(&self) {
+        let released = match self.log.fenced() {
+            Some(reason) => self.partition.borrow_mut().fence(reason),
+            None => self.partition.borrow_mut().progress(self.log.written_offset(), self.log.flushed_offset()),
+        };
+        let failed = self.partition.borrow().fenced().map(|_| ErrorCode::KafkaStorageError);
+        tell(released, failed);
+    }
+
+    /// The topic is deleted: whoever waits hears of it, and nobody waits here again.
+    pub(super) fn retire(&self) {
+        let released = self.partition.borrow_mut().fence("the topic is deleted".into());
+        tell(released, Some(ErrorCode::UnknownTopicOrPartition));
+    }
+
+    fn plan_read(&self, item: &ReadItem, left: usize, first: bool) -> Result<(ReadResult, Read), ReadResult> {
+        let partition = self.partition.borrow();
+        if partition.fenced().is_some() {
+            return Err(ReadResult::refused(ErrorCode::KafkaStorageError));
+        }
+        partition.check_epoch(item.current_leader_epoch).map_err(ReadResult::refused)?;
+        let (high_watermark, log_start_offset) = (partition.high_watermark, partition.log_start);
+        let result = ReadResult { code: ErrorCode::None, high_watermark, log_start_offset, records: Vec::new(), diverging: None };
+        match partition.divergence(item.last_fetched_epoch, item.offset) {
+            Ok(None) => {}
+            Ok(diverging) => return Err(ReadResult { diverging, ..result }),
+            Err(code) => return Err(ReadResult { code, ..result }),
+        }
+        if item.offset < log_start_offset || item.offset > partition.log_end {
+            return Err(ReadResult { code: ErrorCode::OffsetOutOfRange, ..result });
+        }
+        let max = item.max_bytes.min(left);
+        if item.offset >= high_watermark || (max == 0 && !first) {
+            return Ok((result, Read::Hit(Vec::<Bytes>::new())));
+        }
+        let read = self.log.read(item.offset, max, high_watermark, first);
+        Ok((result, read))
+    }
+
+    async fn read(&self, item: &ReadItem, left: usize, first: bool) -> ReadResult {
+        let (result, read) = match self.plan_read(item, left, first) {
+            Ok(planned) => planned,
+            Err(result) => return result,
+        };
+        match read {
+            Read::Hit(records) => ReadResult { records, ..result },
+            Read::Miss(plan) => match self.log.read_cold(plan).await {
+                Ok(records) => ReadResult { records, ..result },
+                Err(e) => {
+                    tracing::error!("{}: read at offset {}: {e}", self.name, item.offset);
+                    ReadResult { code: ErrorCode::KafkaStorageError, ..result }
+                }
+            },
+        }
+    }
+
+    async fn offset(&self, item: &OffsetItem) -> Result<OffsetResult, ErrorCode> {
+        let (found, high_watermark) = {
+            let partition = self.partition.borrow();
+            partition.check_epoch(item.current_leader_epoch)?;
+            let found = match item.timestamp {
+                LATEST => Some((partition.high_watermark, -1)),
+                EARLIEST | EARLIEST_LOCAL => Some((partition.log_start, -1)),
+                LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Some((-1, -1)),
+                _ => None,
+            };
+            (found, partition.high_watermark)
+        };
+        let storage = |e| {
+            tracing::error!("{}: {e}", self.name);
+            ErrorCode::KafkaStorageError
+        };
+        let (offset, timestamp) = match found {
+            Some(found) => found,
+            None if item.timestamp == MAX_TIMESTAMP => {
+                self.log.max_timestamp_offset(high_watermark).await.map_err(storage)?.unwrap_or((-1, -1))
+            }
+            None if item.timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
+            None => self.log.offset_for_timestamp(item.timestamp, high_watermark).await.map_err(storage)?.unwrap_or((-1, -1)),
+        };
+        let leader_epoch = if offset >= 0 { self.partition.borrow().epochs.epoch_of(offset) } else { -1 };
+        Ok(OffsetResult { code: ErrorCode::None, offset, timestamp, leader_epoch })
+    }
+}
+
+fn tell(released: Released<Ack, Rc<dyn Watcher>>, failed: Option<ErrorCode>) {
+    for Ack { sink, index, produced } in released.acks {
+        sink.produced(index, failed.map_or(produced, Produced::refused));
+    }
+    for watcher in released.waits {
+        watcher.grown();
+    }
+}

@@ -1,0 +1,279 @@
+//! A shard's turn: what has come from other cores is handled, what is to go to them leaves.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
+
+use super::control::Control;
+use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
+use super::owner::{Replica, Sink, Watcher};
+use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
+use crate::base::ids::Offset;
+use crate::cluster::image::Image;
+use crate::log::{self, Log, LogConfig, LogError, Replay};
+use crate::partition::epochs::Epochs;
+use crate::partition::producers::Producers;
+use crate::partition::{BatchHeader, Partition, Recovered};
+use crate::rt::{Class, Rt};
+
+impl<R: Rt> Shard<R> {
+    /// Handles what has arrived and sends what is due; true when there was anything.
+    pub(super) fn turn(&self) -> bool {
+        let wake = |core| self.rt().unpark(core);
+        if self.0.stop_asked.load(Ordering::Relaxed) {
+            self.0.asked.notify();
+        }
+        let received = self.0.mailboxes.receive(|from, message| self.handle(from, message), wake);
+        let sent = self.0.mailboxes.flush(wake);
+        received || sent
+    }
+
+    fn handle(&self, from: usize, message: Message<R::Accepted>) {
+        match message {
+            Message::Connection(connection) => {
+                let take = self.0.take_connection.borrow().clone();
+                if let Some(take) = take {
+                    take(connection);
+                }
+            }
+            Message::Call(ticket, call) => self.handle_call(from, ticket, call),
+            Message::Reply(ticket, answer) => self.handle_reply(ticket, answer),
+            Message::Watch(ticket, items) => {
+                let watcher: Rc<dyn Watcher> = Rc::new(RemoteWatch { shard: self.clone(), from, ticket });
+                let one = |w: &super::Watched| self.0.owner.watch(&w.key, w.high_watermark, w.need_bytes, &watcher);
+                let parked: Vec<_> = items.iter().filter_map(one).collect();
+                self.0.parked.borrow_mut().insert((from, ticket), parked);
+            }
+            Message::Unwatch(ticket) => {
+                let parked = self.0.parked.borrow_mut().remove(&(from, ticket));
+                drop(parked);
+            }
+            Message::Notice(ticket) => {
+                // The watch may be gone and its ticket given to another wait: a watcher that is told too much looks and waits again.
+                let watcher = match self.0.waiting.borrow().get(ticket) {
+                    Some(Waiting::Watch(watcher)) => Some(watcher.clone()),
+                    _ => None,
+                };
+                if let Some(watcher) = watcher {
+                    watcher.grown();
+                }
+            }
+        }
+    }
+
+    fn handle_reply(&self, ticket: Ticket, answer: Answer) {
+        let mut waiting = self.0.waiting.borrow_mut();
+        match (&mut waiting[ticket], answer) {
+            (Waiting::Call { answer: slot, waker }, answer) => {
+                *slot = Some(answer);
+                if let Some(waker) = waker.take() {
+                    waker.wake();
+                }
+            }
+            (Waiting::Produce(_), Answer::Produced(results)) => {
+                let Waiting::Produce(sink) = waiting.remove(ticket) else { unreachable!("just seen") };
+                drop(waiting);
+                for (index, produced) in results {
+                    sink.produced(index, produced);
+                }
+            }
+            _ => unreachable!("answers match calls"),
+        }
+    }
+
+    fn handle_call(&self, from: usize, ticket: Ticket, call: Call) {
+        match call {
+            Call::Produce(items) => {
+                let remaining = Cell::new(items.len());
+                let sink = RemoteProduce { shard: self.clone(), from, ticket, results: Default::default(), remaining };
+                let sink: Rc<dyn Sink> = Rc::new(sink);
+                for (index, item) in &items {
+                    self.0.owner.produce(item, &sink, *index);
+                }
+            }
+            Call::Read(items, max_bytes, first) => match self.0.owner.read_cached(&items, max_bytes, first) {
+                Some(results) => self.send(from, Message::Reply(ticket, Answer::Read(results))),
+                None => {
+                    self.answer_later(from, ticket, async move |shard| Answer::Read(shard.0.owner.read(&items, max_bytes, first).await))
+                }
+            },
+            Call::Offsets(items) => {
+                self.answer_later(from, ticket, async move |shard| Answer::Offsets(shard.0.owner.offsets(&items).await));
+            }
+            Call::Epochs(items) => self.send(from, Message::Reply(ticket, Answer::Epochs(self.0.owner.epochs(&items)))),
+            Call::Assign(image, assignments) => self.answer_later(from, ticket, async move |shard| {
+                let failed = shard.assign(&image, assignments).await;
+                *shard.0.image.borrow_mut() = image;
+                Answer::Assigned(failed)
+            }),
+            Call::Control(decide) => {
+                let control = self.0.control.borrow().clone();
+                control.expect("only the controller's core is asked").submit(from, ticket, decide);
+            }
+            Call::Checkpoint => {
+                self.answer_later(from, ticket, async |shard| Answer::Checkpoint(shard.checkpoint().await));
+            }
+            Call::Stop => self.answer_later(from, ticket, async |shard| Answer::Stopped(shard.close_all().await)),
+        }
+    }
+
+    /// Answers a call when work that waits for the disk is done.
+    fn answer_later<F>(&self, from: usize, ticket: Ticket, work: F)
+    where
+        F: AsyncFnOnce(Shard<R>) -> Answer + 'static,
+    {
+        let shard = self.clone();
+        self.rt().spawn(Class::Foreground, async move {
+            let answer = work(shard.clone()).await;
+            let stopping = matches!(answer, Answer::Stopped(_));
+            shard.send(from, Message::Reply(ticket, answer));
+            if stopping {
+                shard.0.stopped.set(true);
+                shard.0.stop.notify();
+            }
+        });
+    }
+
+    /// Registers the answer of the controller shard.
+    pub(super) fn reply(&self, to: usize, ticket: Ticket, answer: Answer) {
+        self.send(to, Message::Reply(ticket, answer));
+    }
+
+    pub(super) fn set_control(&self, control: Rc<Control<R>>) {
+        *self.0.control.borrow_mut() = Some(control);
+    }
+
+    /// Opens or creates the replicas named and drops those whose topic is gone; the number that could not be opened.
+    async fn assign(&self, image: &Image, assignments: Vec<Assignment>) -> usize {
+        for (key, _) in self.0.owner.replicas() {
+            if image.topic_by_id(key.0).is_none()
+                && let Some(replica) = self.0.owner.remove(&key)
+            {
+                replica.retire();
+                if let Err(e) = replica.log.delete().await {
+                    tracing::error!("{}: cannot be deleted: {e}", replica.name);
+                }
+            }
+        }
+        let mut failed = 0;
+        for assignment in assignments {
+            let dir = assignment.dir.clone();
+            if let Err(e) = self.open(image, assignment).await {
+                failed += 1;
+                tracing::error!("{}: cannot be opened, its partition stays offline: {e}", dir.display());
+            }
+        }
+        failed
+    }
+
+    async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
+        let Assignment { key, dir, opening } = assignment;
+        let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
+        let Some(info) = topic.partition(key.1) else { return Ok(()) };
+        let config =
+            LogConfig { segment_bytes: topic.config.segment_bytes as u32, index_interval_bytes: topic.config.index_interval_bytes as u32 };
+        let (rt, cache) = (self.rt(), &self.0.cache);
+        let owner = log::stored_topic_id(rt, &dir)?;
+        if !owner.is_zero() && owner != key.0 {
+            // Of a topic of the same name whose deletion a crash has cut short: its id is not in the image any more.
+            tracing::info!("{}: removing what is left of the deleted topic {owner}", dir.display());
+            rt.remove_dir_all(&dir).map_err(LogError::removing(&dir))?;
+        }
+        let stored = log::epoch_checkpoint(rt, &dir)?;
+        let mut recovering = Recovering::new(stored.as_deref());
+        let log = if rt.list(&dir).is_ok() {
+            Log::open(rt, cache, &dir, config, opening, &mut recovering).await?
+        } else {
+            Log::create(rt, cache, &dir, key.0, config).await?
+        };
+        let partition = Partition::new(key.0, key.1, info.leader_epoch, recovering.finish(&log));
+        let epochs = partition.epochs.encode();
+        if stored.as_deref() != Some(&epochs) {
+            log.set_epochs(epochs).await?;
+        }
+        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let log_dir = dir.parent().map(Into::into).unwrap_or_default();
+        let flush_messages = topic.config.flush_messages;
+        self.0.owner.insert(key, Replica { log, log_dir, name, flush_messages, partition: RefCell::new(partition) });
+        Ok(())
+    }
+
+    async fn checkpoint(&self) -> Vec<Position> {
+        let mut positions = Vec::new();
+        for (_, replica) in self.0.owner.replicas() {
+            // A failed flush has fenced the log and said so; its recovery point stays where it was.
+            let _ = replica.log.flush().await;
+            positions.push(replica.position());
+        }
+        positions
+    }
+
+    /// Closes the connections, then the logs.
+    async fn close_all(&self) -> Vec<Position> {
+        let stop = self.0.on_stop.borrow().clone();
+        if let Some(stop) = stop {
+            stop.notify();
+            self.0.connections_closed.notified().await;
+        }
+        let mut positions = Vec::new();
+        for (key, replica) in self.0.owner.replicas() {
+            let snapshot = replica.partition.borrow().producers.encode_snapshot();
+            match replica.log.close(snapshot).await {
+                Ok(()) => positions.push(replica.position()),
+                Err(e) => tracing::error!("{}: not closed cleanly: {e}", replica.name),
+            }
+            self.0.owner.remove(&key);
+        }
+        positions
+    }
+}
+
+impl<R: Rt> Replica<R> {
+    fn position(&self) -> Position {
+        let partition = self.partition.borrow();
+        let (topic, index) = self.name.rsplit_once('-').unwrap_or((&self.name, "0"));
+        Position {
+            log_dir: self.log_dir.clone(),
+            partition: (topic.to_owned(), index.parse().unwrap_or(0)),
+            recovery_point: self.log.flushed_offset(),
+            high_watermark: partition.high_watermark,
+            log_start: partition.log_start,
+        }
+    }
+}
+
+/// What the log's batches say of a partition, while the log is opened. Starts from the epoch checkpoint, which knows of epochs before the
+/// snapshot.
+struct Recovering(Recovered);
+
+impl Replay for Recovering {
+    fn snapshot(&mut self, _offset: Offset, payload: &[u8]) -> bool {
+        match Producers::decode_snapshot(payload) {
+            Ok(producers) => {
+                self.0.producers = producers;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn batch(&mut self, header: &BatchHeader) {
+        // An epoch that the checkpoint puts behind this batch was of records that the log has lost.
+        self.0.epochs.truncate_from_end(header.base_offset + 1);
+        self.0.replay(header);
+    }
+}
+
+impl Recovering {
+    fn new(checkpoint: Option<&str>) -> Recovering {
+        let epochs = checkpoint.and_then(|text| Epochs::parse(text).ok()).unwrap_or_default();
+        Recovering(Recovered { epochs, ..Recovered::default() })
+    }
+
+    fn finish<R: Rt>(self, log: &Log<R>) -> Recovered {
+        let mut recovered = self.0;
+        (recovered.log_start, recovered.log_end) = (log.start_offset(), log.end_offset());
+        recovered.epochs.truncate_from_end(recovered.log_end);
+        recovered
+    }
+}
