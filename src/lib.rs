@@ -4,10 +4,12 @@
 
 pub mod api;
 pub mod base;
+pub mod cli;
 pub mod cluster;
 pub mod log;
 pub mod partition;
 pub mod rt;
+pub mod server;
 pub mod shard;
 #[cfg(any(test, debug_assertions))]
 pub mod sim;

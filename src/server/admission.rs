@@ -1,0 +1,96 @@
+//! Who may connect: totals, per address, and which core is given the next connection. The accept path only; no request passes here.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+struct State {
+    max: usize,
+    max_per_ip: usize,
+    per_core: Vec<AtomicUsize>,
+    per_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The seats of all cores.
+#[derive(Clone)]
+pub struct Admission(Arc<State>);
+
+/// One connection's place; given back when dropped.
+pub struct Seat {
+    state: Arc<State>,
+    core: usize,
+    ip: IpAddr,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// `max.connections` is reached.
+    Total,
+    /// `max.connections.per.ip` is reached.
+    PerIp,
+}
+
+impl Admission {
+    /// Limits for `cores` cores.
+    pub fn new(cores: usize, max: usize, max_per_ip: usize) -> Admission {
+        let per_core = (0..cores).map(|_| AtomicUsize::new(0)).collect();
+        Admission(Arc::new(State { max, max_per_ip, per_core, per_ip: Mutex::default() }))
+    }
+
+    /// A seat on the core with the fewest connections.
+    pub fn admit(&self, ip: IpAddr) -> Result<Seat, Full> {
+        let counts: Vec<usize> = self.0.per_core.iter().map(|c| c.load(Ordering::Relaxed)).collect();
+        if counts.iter().sum::<usize>() >= self.0.max {
+            return Err(Full::Total);
+        }
+        let mut per_ip = self.0.per_ip.lock().expect("nothing panics while it is held");
+        let held = per_ip.entry(ip).or_insert(0);
+        if *held >= self.0.max_per_ip {
+            return Err(Full::PerIp);
+        }
+        *held += 1;
+        let core = (0..counts.len()).min_by_key(|c| counts[*c]).unwrap_or(0);
+        self.0.per_core[core].fetch_add(1, Ordering::Relaxed);
+        Ok(Seat { state: self.0.clone(), core, ip })
+    }
+}
+
+impl Seat {
+    /// The core to serve the connection.
+    pub fn core(&self) -> usize {
+        self.core
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.state.per_core[self.core].fetch_sub(1, Ordering::Relaxed);
+        let mut per_ip = self.state.per_ip.lock().expect("nothing panics while it is held");
+        if let Some(held) = per_ip.get_mut(&self.ip) {
+            *held -= 1;
+            if *held == 0 {
+                per_ip.remove(&self.ip);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_hold_and_cores_fill_evenly() {
+        let admission = Admission::new(2, 5, 3);
+        let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let mut seats: Vec<Seat> = (0..3).map(|_| admission.admit(a).unwrap()).collect();
+        assert_eq!(seats.iter().filter(|s| s.core() == 0).count(), 2);
+        assert_eq!(admission.admit(a).err(), Some(Full::PerIp));
+        seats.extend((0..2).map(|_| admission.admit(b).unwrap()));
+        assert_eq!(admission.admit(b).err(), Some(Full::Total));
+        seats.remove(0);
+        assert!(admission.admit(a).is_ok());
+    }
+}

@@ -1,0 +1,386 @@
+//! One connection: read frames, hand them to work in order, write the responses in order. Lives on one core.
+//!
+//! An idle connection holds no buffer: the kernel picks a small one when bytes arrive. A larger frame gets a chunk of its own size that is
+//! received into directly, admitted against the core's memory before it is read. A frame that announces much more than this connection has
+//! sent before is charged as its bytes come, so that announcing is free of cost for us.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Server;
+use super::replies::Replies;
+use crate::base::limits::{PIPELINE, REGION, SMALL_RECEIVE};
+use crate::rt::mem::Chunk;
+use crate::rt::notify::Notify;
+use crate::rt::{Class, Rt};
+use crate::shard::message::Connection;
+
+/// Frames up to this size get a chunk of the pool at once, whoever sends them.
+const UNTRUSTED: usize = 64 << 10;
+/// Steps in which a larger frame of a new connection is charged.
+const CHARGE_STEP: usize = 64 << 10;
+/// No further request is read while this much waits to be sent.
+const QUEUED_BYTES: usize = 1 << 20;
+/// Request header: api key, version, correlation id.
+const SMALLEST_FRAME: usize = 8;
+
+/// A connection as its requests see it.
+pub struct Conn<R: Rt> {
+    /// The server of this core.
+    pub server: Rc<Server<R>>,
+    /// The peer, for logs.
+    pub peer: SocketAddr,
+    /// The listener that accepted it: index into the configured ones.
+    pub listener: usize,
+    socket: R::Socket,
+    replies: RefCell<Replies>,
+    /// There is something to send, or nothing will come any more.
+    ready: Notify,
+    /// The reader may go on.
+    room: Notify,
+    /// The connection goes away: for a reader that waits for memory.
+    gone: Notify,
+    read_to_end: Cell<bool>,
+    closed: Cell<bool>,
+    last_active: Cell<Duration>,
+    /// The reader holds an empty chunk that it could do without.
+    holds_chunk: Cell<bool>,
+    /// When the frame began that is not complete yet.
+    frame_since: Cell<Option<Duration>>,
+    /// Place in the server's table.
+    pub(super) index: Cell<usize>,
+    _seat: Box<dyn Any + Send>,
+}
+
+impl<R: Rt> Conn<R> {
+    /// Serves a connection until it ends.
+    pub fn spawn(server: &Rc<Server<R>>, connection: Connection<R::Accepted>) {
+        let Connection { accepted, peer, listener, seat } = connection;
+        if server.stopping() {
+            // Handed over as this core was closing its connections.
+            return;
+        }
+        let rt = server.rt.clone();
+        let socket = match rt.adopt(accepted) {
+            Ok(socket) => socket,
+            Err(e) => return tracing::debug!("{peer}: {e}"),
+        };
+        let conn = Rc::new(Conn {
+            server: server.clone(),
+            peer,
+            listener,
+            socket,
+            replies: RefCell::default(),
+            ready: Notify::default(),
+            room: Notify::default(),
+            gone: Notify::default(),
+            read_to_end: Cell::new(false),
+            closed: Cell::new(false),
+            last_active: Cell::new(rt.now().mono),
+            holds_chunk: Cell::new(false),
+            frame_since: Cell::new(None),
+            index: Cell::new(usize::MAX),
+            _seat: seat,
+        });
+        server.join(&conn);
+        let writer = conn.clone();
+        rt.spawn(Class::Foreground, async move { writer.write().await });
+        rt.spawn(Class::Foreground, async move {
+            match conn.read().await {
+                Ok(()) => tracing::debug!("{peer}: closed by the client"),
+                Err(e) if conn.closed.get() => tracing::debug!("{peer}: closed: {e}"),
+                Err(e) => tracing::info!("{peer}: closed: {e}"),
+            }
+            conn.finish();
+        });
+    }
+
+    /// Takes the next place in the order of responses.
+    pub fn reserve(&self) -> u64 {
+        self.replies.borrow_mut().reserve()
+    }
+
+    /// Answers the request that took `place`.
+    pub fn reply(&self, place: u64, pieces: Vec<Bytes>) {
+        if self.replies.borrow_mut().put(place, pieces) {
+            self.ready.notify();
+        }
+    }
+
+    /// Ends the connection: what is in work is dropped.
+    pub fn close(&self) {
+        if !self.closed.replace(true) {
+            self.server.rt.shutdown(&self.socket);
+            self.server.leave(self);
+        }
+        self.ready.notify();
+        self.room.notify();
+        self.gone.notify();
+    }
+
+    /// True once nothing will be sent any more.
+    pub fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// Requests in work.
+    pub fn outstanding(&self) -> usize {
+        self.replies.borrow().outstanding()
+    }
+
+    /// When the last byte came or went.
+    pub fn last_active(&self) -> Duration {
+        self.last_active.get()
+    }
+
+    /// When the request began that has not been received whole.
+    pub fn frame_since(&self) -> Option<Duration> {
+        self.frame_since.get()
+    }
+
+    /// Takes the receive buffer from a connection that has nothing to receive.
+    pub fn release_chunk(&self) {
+        if self.holds_chunk.get() {
+            self.server.rt.interrupt_recv(&self.socket);
+        }
+    }
+
+    /// Nothing more will be read. What was read is still answered: the writer closes when it has nothing left.
+    fn finish(&self) {
+        self.read_to_end.set(true);
+        self.ready.notify();
+    }
+
+    async fn write(&self) {
+        loop {
+            let pieces = self.replies.borrow_mut().take_ready();
+            self.room.notify();
+            if pieces.is_empty() {
+                if self.closed.get() || (self.read_to_end.get() && self.outstanding() == 0) {
+                    return self.close();
+                }
+                self.ready.notified().await;
+                continue;
+            }
+            if let Err(e) = self.server.rt.send(&self.socket, pieces).await {
+                tracing::debug!("{}: send: {e}", self.peer);
+                return self.close();
+            }
+            self.touch();
+        }
+    }
+
+    fn touch(&self) {
+        self.last_active.set(self.server.rt.now().mono);
+    }
+
+    /// Reads until the stream ends.
+    async fn read(self: &Rc<Self>) -> io::Result<()> {
+        let rt = self.server.rt.clone();
+        loop {
+            self.admit().await?;
+            let bytes = rt.recv_some(&self.socket).await?;
+            if bytes.is_empty() {
+                return Ok(());
+            }
+            self.touch();
+            let rest = self.handle_frames(bytes).await?;
+            if !rest.is_empty() && !self.read_large(rest).await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until another request may be read: a place in the pipeline, room for its answer, room in the mailboxes.
+    async fn admit(&self) -> io::Result<()> {
+        loop {
+            if self.closed.get() || self.server.stopping() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let full = {
+                let replies = self.replies.borrow();
+                replies.outstanding() >= PIPELINE || replies.queued_bytes() >= QUEUED_BYTES
+            };
+            if full {
+                self.room.notified().await;
+            } else if self.server.shard.congested() {
+                self.server.rt.sleep(Duration::from_millis(1)).await;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Hands whole frames to work; what is left is the beginning of one.
+    async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<Bytes> {
+        while let Some(total) = self.frame_len(&bytes)? {
+            if bytes.len() < total {
+                break;
+            }
+            let frame = bytes.split_to(total).slice(4..);
+            self.admit().await?;
+            super::dispatch::handle(self, frame)?;
+        }
+        self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
+        Ok(bytes)
+    }
+
+    /// The length of the frame that begins here, with its size field; `None` while that is not complete.
+    fn frame_len(&self, bytes: &[u8]) -> io::Result<Option<usize>> {
+        let Some(size) = bytes.first_chunk::<4>() else { return Ok(None) };
+        let size = i32::from_be_bytes(*size);
+        let max = self.server.config.socket_request_max_bytes;
+        match usize::try_from(size) {
+            Ok(n) if (SMALLEST_FRAME..=max).contains(&n) => Ok(Some(n + 4)),
+            _ => {
+                let why = format!("a request of {size} bytes: {SMALLEST_FRAME} to {max} (socket.request.max.bytes) are accepted");
+                Err(io::Error::new(io::ErrorKind::InvalidData, why))
+            }
+        }
+    }
+
+    /// Receives into a chunk as long as frames are large; false at the end of the stream.
+    async fn read_large(self: &Rc<Self>, rest: Bytes) -> io::Result<bool> {
+        let mut inbox = Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, stepwise: false };
+        inbox.carry(&rest).await?;
+        drop(rest);
+        loop {
+            if !inbox.receive().await? {
+                return Ok(false);
+            }
+            if inbox.dispatch().await? {
+                return Ok(true);
+            }
+        }
+    }
+}
+
+/// The receive buffer of a connection that sends large frames.
+struct Inbox<'a, R: Rt> {
+    conn: &'a Rc<Conn<R>>,
+    chunk: Option<Chunk>,
+    /// Bytes of the chunk that have been handed to work.
+    parsed: usize,
+    /// The largest frame that this connection has completed, at least [`UNTRUSTED`].
+    trusted: usize,
+    /// Length of the last frame: the next is likely to be the same, and reading no further saves carrying its neighbour's beginning over.
+    expected: usize,
+    /// The chunk is charged as its bytes come.
+    stepwise: bool,
+}
+
+impl<R: Rt> Inbox<'_, R> {
+    /// The largest frame that gets a chunk of the pool; what is larger has a mapping of its own.
+    fn pooled_max(&self) -> usize {
+        REGION.min(self.conn.server.rt.memory().budget() / 4)
+    }
+
+    /// Waits for memory, unless the connection goes away.
+    async fn wait<T>(&self, memory: impl Future<Output = T>) -> io::Result<T> {
+        let got = async { Some(memory.await) };
+        let gone = async {
+            self.conn.gone.notified().await;
+            None
+        };
+        futures_lite::future::or(got, gone).await.ok_or_else(|| io::ErrorKind::ConnectionAborted.into())
+    }
+
+    /// Starts a chunk with the beginning of a frame.
+    async fn carry(&mut self, begun: &[u8]) -> io::Result<()> {
+        let memory = self.conn.server.rt.memory().clone();
+        let total = self.conn.frame_len(begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
+        self.stepwise = total > self.trusted;
+        let mut chunk = if total <= self.trusted.min(self.pooled_max()) {
+            self.wait(memory.chunk(total)).await?
+        } else {
+            let chunk = memory.large(total);
+            self.wait(memory.charge(&chunk, begun.len().max(CHARGE_STEP))).await?;
+            chunk
+        };
+        chunk.extend(begun);
+        self.chunk = Some(chunk);
+        self.parsed = 0;
+        Ok(())
+    }
+
+    /// Receives once; false at the end of the stream.
+    async fn receive(&mut self) -> io::Result<bool> {
+        let conn = self.conn;
+        let rt = &conn.server.rt;
+        let Some(chunk) = self.chunk.take() else { return Ok(true) };
+        let begun = &chunk.filled()[self.parsed..];
+        let want = match conn.frame_len(begun)? {
+            Some(total) => total - begun.len(),
+            None => self.expected.saturating_sub(begun.len()).max(SMALL_RECEIVE),
+        };
+        let want = want.min(chunk.room()).min(if self.stepwise { CHARGE_STEP } else { usize::MAX });
+        self.wait(rt.memory().charge(&chunk, chunk.len() + want)).await?;
+        conn.holds_chunk.set(begun.is_empty());
+        let (received, chunk) = rt.recv_into(&conn.socket, chunk, want).await;
+        conn.holds_chunk.set(false);
+        let idle = chunk.len() == self.parsed;
+        self.chunk = Some(chunk);
+        match received {
+            Ok(0) => Ok(false),
+            Ok(_) => {
+                conn.touch();
+                Ok(true)
+            }
+            // Asked to give up an empty buffer: back to the small ones. At a stop every receive is interrupted: then it is the end.
+            Err(e) if e.kind() == io::ErrorKind::Interrupted && !conn.server.stopping() => {
+                if idle {
+                    self.chunk = None;
+                }
+                Ok(true)
+            }
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Hands whole frames to work; true when the connection can go back to small buffers.
+    async fn dispatch(&mut self) -> io::Result<bool> {
+        let Some(chunk) = &self.chunk else { return Ok(true) };
+        let before = self.parsed;
+        let rest = self.conn.handle_frames(chunk.slice(self.parsed..chunk.len())).await?;
+        let Some(mut chunk) = self.chunk.take() else { return Ok(true) };
+        self.parsed = chunk.len() - rest.len();
+        let last_frame = self.parsed - before;
+        self.trusted = self.trusted.max(last_frame);
+        if last_frame > 0 {
+            self.expected = last_frame;
+        }
+        if rest.is_empty() {
+            if self.parsed == before {
+                self.chunk = Some(chunk);
+                return Ok(false);
+            }
+            if last_frame < SMALL_RECEIVE || chunk.capacity() > self.pooled_max() {
+                return Ok(true);
+            }
+            // The next frame is likely to be as large: the same buffer if nobody holds a part of it, else a new one.
+            drop(rest);
+            self.conn.admit().await?;
+            if !chunk.try_reset() {
+                drop(chunk);
+                chunk = self.wait(self.conn.server.rt.memory().chunk(last_frame)).await?;
+            }
+            self.parsed = 0;
+            self.chunk = Some(chunk);
+            return Ok(false);
+        }
+        let needed = self.conn.frame_len(&rest)?.unwrap_or(SMALL_RECEIVE);
+        if self.parsed + needed <= chunk.capacity() {
+            self.chunk = Some(chunk);
+        } else {
+            drop(chunk);
+            self.carry(&rest).await?;
+        }
+        Ok(false)
+    }
+}

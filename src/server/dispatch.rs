@@ -1,0 +1,220 @@
+//! From a frame to the API that answers it. What needs only this core's image is answered here and now; the rest by a task.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::conn::Conn;
+use crate::api;
+use crate::base::error::ErrorCode;
+use crate::rt::{Class, Rt};
+use crate::wire::WireError;
+use crate::wire::codec::{
+    ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeTopicPartitionsRequest, Encode, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, Request, decode,
+};
+use crate::wire::frame::{RequestHeader, parse_request, response_frame};
+use crate::wire::versions::ApiKey;
+
+/// One request and the place of its response.
+struct Work<R: Rt> {
+    conn: Rc<Conn<R>>,
+    place: u64,
+    api: ApiKey,
+    version: i16,
+    correlation_id: i32,
+}
+
+/// A request that cannot be understood ends its connection, as Kafka does.
+pub fn malformed(error: WireError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
+/// Starts work on a frame (without its size). Its response takes the next place in the connection's order.
+pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
+    let (header, body) = parse_request(frame).map_err(malformed)?;
+    let place = conn.reserve();
+    // What cannot be decoded is not answered, but its place is not waited for either.
+    start(conn, place, header, body).inspect_err(|_| conn.reply(place, Vec::new()))
+}
+
+fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) -> io::Result<()> {
+    let Some(api) = ApiKey::from_code(header.api_key) else { return Err(malformed(WireError::UnknownApi(header.api_key))) };
+    match api {
+        ApiKey::Produce => return super::produce::handle(conn, place, &header, body),
+        ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body),
+        _ => {}
+    }
+    let RequestHeader { api_version: version, correlation_id, .. } = header;
+    let work = Work { conn: conn.clone(), place, api, version, correlation_id };
+    let server = &conn.server;
+    let (image, broker) = (server.shard.image(), server.broker());
+    match api {
+        ApiKey::Produce | ApiKey::Fetch => unreachable!("handled above"),
+        ApiKey::ApiVersions if !api.accepted().contains(&version) => {
+            // Told in the form of version 0, which every client can read (KIP-511).
+            Work { version: 0, ..work }.reply(&api::api_versions::unsupported_version())
+        }
+        ApiKey::ApiVersions => {
+            let request: ApiVersionsRequest = work.decode(body)?;
+            work.reply(&api::api_versions::respond(&request, version))
+        }
+        ApiKey::DescribeCluster => {
+            let request: DescribeClusterRequest = work.decode(body)?;
+            work.reply(&api::describe_cluster::respond(&request, broker, work.listener()))
+        }
+        ApiKey::DescribeConfigs => {
+            let request: DescribeConfigsRequest = work.decode(body)?;
+            work.reply(&api::describe_configs::respond(&request, &image, broker))
+        }
+        ApiKey::DescribeTopicPartitions => {
+            let request: DescribeTopicPartitionsRequest = work.decode(body)?;
+            work.reply(&api::describe_topic_partitions::respond(&request, &image, broker))
+        }
+        ApiKey::FindCoordinator => {
+            let request: FindCoordinatorRequest = work.decode(body)?;
+            work.reply(&api::find_coordinator::respond(&request, version, broker, work.listener()))
+        }
+        ApiKey::Metadata => metadata(work, body),
+        ApiKey::CreateTopics => create_topics(work, body),
+        ApiKey::DeleteTopics => delete_topics(work, body),
+        ApiKey::InitProducerId => init_producer_id(work, body),
+        ApiKey::ListOffsets => list_offsets(work, body),
+        ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch(work, body),
+    }
+}
+
+impl<R: Rt> Work<R> {
+    fn decode<M: Request>(&self, body: Bytes) -> io::Result<M> {
+        decode(body, self.version).map_err(malformed)
+    }
+
+    fn listener(&self) -> &str {
+        &self.conn.server.config.listeners[self.conn.listener].name
+    }
+
+    fn reply(&self, response: &impl Encode) -> io::Result<()> {
+        let frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
+        self.conn.reply(self.place, vec![frame]);
+        Ok(())
+    }
+
+    /// Answers when a task is done.
+    fn later<F>(self, task: F) -> io::Result<()>
+    where
+        F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
+    {
+        let rt = self.conn.server.rt.clone();
+        rt.spawn(Class::Foreground, async move {
+            if let Err(e) = task(&self).await {
+                tracing::error!("{}: {:?} version {}: {e}", self.conn.peer, self.api, self.version);
+                self.conn.close();
+            }
+        });
+        Ok(())
+    }
+}
+
+fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: MetadataRequest = work.decode(body)?;
+    let server = work.conn.server.clone();
+    let missing = api::metadata::plan(&request, work.version, &server.shard.image(), server.broker());
+    if missing.is_empty() {
+        return work.reply(&api::metadata::respond(&request, work.version, &server.shard.image(), server.broker(), work.listener()));
+    }
+    work.later(async move |work| {
+        let broker = server.broker().clone();
+        let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
+            (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ())
+        };
+        server.shard.control(create).await;
+        work.reply(&api::metadata::respond(&request, work.version, &server.shard.image(), server.broker(), work.listener()))
+    })
+}
+
+fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: CreateTopicsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let broker = server.broker().clone();
+        let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
+            api::create_topics::decide(&request, image, &broker, ids.now, ids.random)
+        };
+        work.reply(&server.shard.control(create).await)
+    })
+}
+
+fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: DeleteTopicsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let (broker, version) = (server.broker().clone(), work.version);
+        let delete = move |image: &_, _: &mut crate::shard::message::Ids| api::delete_topics::decide(&request, version, image, &broker);
+        work.reply(&server.shard.control(delete).await)
+    })
+}
+
+fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: InitProducerIdRequest = work.decode(body)?;
+    if let Err(code) = api::init_producer_id::check(&request) {
+        return work.reply(&api::init_producer_id::respond(Err(code)));
+    }
+    if let Some(id) = work.conn.server.producer_ids.borrow_mut().take() {
+        return work.reply(&api::init_producer_id::respond(Ok(id)));
+    }
+    work.later(async move |work| {
+        use api::init_producer_id::{PRODUCER_ID_BLOCK, allocate_producer_ids};
+        let server = &work.conn.server;
+        let first = server.shard.control(|image, _| {
+            let (first, record) = allocate_producer_ids(image, PRODUCER_ID_BLOCK);
+            (vec![record], first)
+        });
+        let first = first.await;
+        let id = {
+            let mut ids = server.producer_ids.borrow_mut();
+            ids.refill(first, PRODUCER_ID_BLOCK);
+            ids.take()
+        };
+        work.reply(&api::init_producer_id::respond(id.ok_or(ErrorCode::UnknownServerError)))
+    })
+}
+
+fn list_offsets<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: ListOffsetsRequest = work.decode(body)?;
+    let items = api::list_offsets::plan(&request, work.version, &work.conn.server.shard.image());
+    work.later(async move |work| {
+        let shard = &work.conn.server.shard;
+        let mut results = Vec::with_capacity(items.len());
+        for (owner, (places, items)) in by_owner(items, |item| shard.owner_of(&item.key)) {
+            results.extend(places.into_iter().zip(shard.offsets(owner, items).await));
+        }
+        work.reply(&api::list_offsets::respond(&request, work.version, &shard.image(), results))
+    })
+}
+
+fn offset_for_leader_epoch<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: OffsetForLeaderEpochRequest = work.decode(body)?;
+    let items = api::offset_for_leader_epoch::plan(&request, &work.conn.server.shard.image());
+    work.later(async move |work| {
+        let shard = &work.conn.server.shard;
+        let mut results = Vec::with_capacity(items.len());
+        for (owner, (places, items)) in by_owner(items, |item| shard.owner_of(&item.key)) {
+            results.extend(places.into_iter().zip(shard.epochs(owner, items).await));
+        }
+        work.reply(&api::offset_for_leader_epoch::respond(&request, results))
+    })
+}
+
+/// Items by the core that owns their partition, with their places in the request.
+fn by_owner<T>(items: Vec<(usize, T)>, owner: impl Fn(&T) -> usize) -> BTreeMap<usize, (Vec<usize>, Vec<T>)> {
+    let mut groups: BTreeMap<usize, (Vec<usize>, Vec<T>)> = BTreeMap::new();
+    for (place, item) in items {
+        let (places, items) = groups.entry(owner(&item)).or_default();
+        places.push(place);
+        items.push(item);
+    }
+    groups
+}

@@ -1,0 +1,205 @@
+//! A fetch request on its way: answered at once from memory where that is enough, else by a task that reads, waits for growth, reads again.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::conn::Conn;
+use crate::api::fetch;
+use crate::api::fetch_session::SessionContext;
+use crate::base::error::ErrorCode;
+use crate::rt::notify::Notify;
+use crate::rt::{Class, Rt};
+use crate::shard::message::Watched;
+use crate::shard::op::{ReadItem, ReadResult};
+use crate::shard::owner::Watcher;
+use crate::wire;
+use crate::wire::codec::FetchRequest;
+use crate::wire::frame::RequestHeader;
+
+/// Reads of one owner core, with the targets' places.
+struct Group {
+    owner: usize,
+    places: Vec<usize>,
+    items: Vec<ReadItem>,
+}
+
+struct Fetch<R: Rt> {
+    conn: Rc<Conn<R>>,
+    place: u64,
+    version: i16,
+    correlation_id: i32,
+    context: SessionContext,
+    groups: Vec<Group>,
+    results: Vec<ReadResult>,
+    min_bytes: usize,
+    max_bytes: usize,
+    deadline: Duration,
+}
+
+/// Starts a fetch; the response follows by itself.
+pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes) -> io::Result<()> {
+    let server = &conn.server;
+    let version = header.api_version;
+    let request: FetchRequest = wire::codec::decode(body, version).map_err(super::dispatch::malformed)?;
+    let now = server.rt.now();
+    let begun = server.sessions.borrow_mut().begin(fetch::session_request(&request, version), now);
+    let context = match begun {
+        Ok(context) => context,
+        Err(code) => {
+            conn.reply(place, wire::fetch::encode(version, header.correlation_id, fetch::refuse(code)));
+            return Ok(());
+        }
+    };
+    let mut groups: Vec<Group> = Vec::new();
+    let mut results = Vec::with_capacity(context.targets.len());
+    for (index, planned) in fetch::plan(&context.targets, version, &server.shard.image()).into_iter().enumerate() {
+        results.push(ReadResult::refused(planned.as_ref().err().copied().unwrap_or(ErrorCode::None)));
+        if let Ok(item) = planned {
+            let owner = server.shard.owner_of(&item.key);
+            let at = groups.iter().position(|g| g.owner == owner).unwrap_or_else(|| {
+                groups.push(Group { owner, places: Vec::new(), items: Vec::new() });
+                groups.len() - 1
+            });
+            groups[at].places.push(index);
+            groups[at].items.push(item);
+        }
+    }
+    let mut fetch = Fetch {
+        conn: conn.clone(),
+        place,
+        version,
+        correlation_id: header.correlation_id,
+        context,
+        groups,
+        results,
+        min_bytes: request.min_bytes.max(0) as usize,
+        max_bytes: (request.max_bytes.max(0) as usize).min(server.config.fetch_max_bytes),
+        deadline: now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64),
+    };
+    if fetch.read_now() && fetch.is_due() {
+        fetch.finish();
+    } else {
+        server.rt.spawn(Class::Foreground, async move { fetch.run().await });
+    }
+    Ok(())
+}
+
+impl<R: Rt> Fetch<R> {
+    /// Reads from this core's memory; false when other cores or the disk are needed.
+    fn read_now(&mut self) -> bool {
+        let mut left = self.max_bytes;
+        for Group { owner, places, items } in &self.groups {
+            // With one owner its order is the request's, and so the first batch may be a large one at once.
+            let first = self.groups.len() == 1;
+            let Some(read) = self.conn.server.shard.read_now(*owner, items, left, first) else { return false };
+            left = left.saturating_sub(place_results(&mut self.results, places, read));
+        }
+        self.groups.len() == 1 || left < self.max_bytes
+    }
+
+    async fn read(&mut self) {
+        let mut left = self.max_bytes;
+        for Group { owner, places, items } in &self.groups {
+            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1).await;
+            left = left.saturating_sub(place_results(&mut self.results, places, read));
+        }
+        if self.groups.len() > 1 && left == self.max_bytes {
+            self.read_first_batch().await;
+        }
+    }
+
+    /// Nothing fitted: the first partition of the request that has a batch gives it whole (KIP-74).
+    async fn read_first_batch(&mut self) {
+        let shard = self.conn.server.shard.clone();
+        let mut targets: Vec<(usize, usize, ReadItem)> = Vec::new();
+        for Group { owner, places, items } in &self.groups {
+            targets.extend(places.iter().zip(items).map(|(place, item)| (*place, *owner, item.clone())));
+        }
+        targets.sort_unstable_by_key(|(place, ..)| *place);
+        for (place, owner, item) in targets {
+            let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
+            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], self.max_bytes, true).await) > 0 {
+                return;
+            }
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.results.iter().map(ReadResult::bytes).sum()
+    }
+
+    /// Enough is read, or something has to be said, or time is up.
+    fn is_due(&self) -> bool {
+        self.bytes() >= self.min_bytes
+            || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
+            || self.conn.server.stopping()
+            || self.groups.is_empty()
+            || self.conn.server.rt.now().mono >= self.deadline
+    }
+
+    async fn run(mut self) {
+        loop {
+            self.read().await;
+            if self.is_due() || self.conn.is_closed() {
+                return self.finish();
+            }
+            self.wait().await;
+        }
+    }
+
+    /// Until a partition grows or time is up. What was read so far is let go: it will be read again.
+    async fn wait(&mut self) {
+        let rt = self.conn.server.rt.clone();
+        let need_bytes = if self.results.len() == 1 { self.min_bytes - self.bytes() } else { 1 };
+        let grown = Rc::new(Grown::default());
+        let watcher: Rc<dyn Watcher> = grown.clone();
+        let mut watches = Vec::with_capacity(self.groups.len());
+        for Group { owner, places, items } in &self.groups {
+            let watched = |(place, item): (&usize, &ReadItem)| {
+                let high_watermark = self.results[*place].high_watermark;
+                Watched { key: item.key, high_watermark, need_bytes }
+            };
+            watches.push(self.conn.server.shard.watch(*owner, places.iter().zip(items).map(watched).collect(), watcher.clone()));
+        }
+        self.results.iter_mut().for_each(|r| r.records.clear());
+        let left = self.deadline.saturating_sub(rt.now().mono);
+        futures_lite::future::or(grown.0.notified(), rt.sleep(left)).await;
+    }
+
+    fn finish(mut self) {
+        let server = &self.conn.server;
+        let outcomes: Vec<_> = self.results.iter().map(fetch::outcome).collect();
+        let mut random = || {
+            let mut bytes = [0; 4];
+            server.rt.random(&mut bytes);
+            i32::from_ne_bytes(bytes)
+        };
+        let finished = server.sessions.borrow_mut().finish(&self.context, &outcomes, server.rt.now(), &mut random);
+        let response = match finished {
+            Ok(finished) => fetch::respond(finished.session_id, &self.context.targets, &mut self.results, &finished.include),
+            Err(code) => fetch::refuse(code),
+        };
+        self.conn.reply(self.place, wire::fetch::encode(self.version, self.correlation_id, response));
+    }
+}
+
+/// Puts results where they belong; their bytes of records.
+fn place_results(results: &mut [ReadResult], places: &[usize], read: Vec<ReadResult>) -> usize {
+    let bytes = read.iter().map(ReadResult::bytes).sum();
+    for (place, result) in places.iter().zip(read) {
+        results[*place] = result;
+    }
+    bytes
+}
+
+#[derive(Default)]
+struct Grown(Notify);
+
+impl Watcher for Grown {
+    fn grown(&self) {
+        self.0.notify();
+    }
+}

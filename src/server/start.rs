@@ -1,0 +1,264 @@
+//! From a configuration to a serving broker, and back: locks, cores, metadata, listeners; the stop in reverse order.
+
+use std::future::poll_fn;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::Server;
+use super::admission::Admission;
+use crate::api::{BrokerView, Endpoint};
+use crate::base::config::{Config, Listener};
+use crate::rt::uring::{self, Remote, Settings, Uring};
+use crate::rt::{Class, Rt};
+use crate::shard::control::{self, Control};
+use crate::shard::message::Connection;
+use crate::shard::{Post, Shard};
+
+/// Share of `corelane.memory` that the cores' pools may use; the rest is for everything that is not a buffer.
+const POOL_SHARE: (usize, usize) = (3, 4);
+/// A stop that takes longer ends the process without its clean marker.
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+
+/// How long a port in use is waited for.
+const PORT_FREE_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the cores share while they start and stop.
+pub(super) struct Process {
+    config: Arc<Config>,
+    broker: Arc<OnceLock<BrokerView>>,
+    admission: Admission,
+    /// Asks the first core, once it is unparked, to stop.
+    pub(super) stop_asked: Arc<AtomicBool>,
+    /// How it went, once the cores have ended.
+    pub(super) result: Mutex<Result<(), String>>,
+    started: Instant,
+}
+
+impl Process {
+    pub(super) fn new(config: Config, cores: usize, started: Instant) -> Process {
+        Process {
+            admission: Admission::new(cores, config.max_connections, config.max_connections_per_ip),
+            config: Arc::new(config),
+            broker: Arc::default(),
+            stop_asked: Arc::default(),
+            result: Mutex::new(Ok(())),
+            started,
+        }
+    }
+}
+
+/// Runs a broker until SIGTERM or SIGINT. The error says what went wrong, where, and what to do.
+pub fn run(config: Config) -> Result<(), String> {
+    let started = Instant::now();
+    // A core that panics must not leave its siblings serving.
+    let say = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        say(panic);
+        std::process::abort();
+    }));
+    let allowed = uring::allowed_cpus();
+    let cores = config.cores.unwrap_or(allowed.len());
+    if cores == 0 || cores > allowed.len() {
+        return Err(format!("corelane.cores={cores}: this process may use {} CPUs (affinity mask): 1 to {}", allowed.len(), allowed.len()));
+    }
+    let _locks = config.log_dirs.iter().map(|dir| control::lock(dir)).collect::<Result<Vec<_>, _>>()?;
+    let settings = Settings {
+        cpus: allowed[..cores].to_vec(),
+        memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
+        send_zc_bytes: config.send_zc_bytes,
+        tick: true,
+    };
+    let process = Arc::new(Process::new(config, cores, started));
+    let stop_asked = process.stop_asked.clone();
+    let post: Post<<Uring as Rt>::Accepted> = crate::shard::post(cores);
+    let main = process.clone();
+    let run = uring::run(settings, |remote| watch_signals(remote, stop_asked), move |rt| core_main(rt, post.clone(), main.clone()));
+    run.map_err(|e| format!("cannot start the cores: {e} (is io_uring allowed here? see tuning/README.md)"))?;
+    process.result.lock().map_err(|_| "a core has panicked".to_owned())?.clone()
+}
+
+/// SIGTERM and SIGINT ask the first core to stop; a second one ends the process at once.
+fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) {
+        Ok(signals) => signals,
+        Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
+    };
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if stop_asked.swap(true, Ordering::SeqCst) {
+                crate::base::fatal::fatal("stopped by a second signal");
+            }
+            remote.unpark(crate::shard::CONTROLLER_CORE);
+        }
+    });
+}
+
+/// A core from start to stop.
+pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Arc<Process>) {
+    let shard = Shard::start(rt.clone(), post, process.stop_asked.clone());
+    let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
+    if rt.core() == crate::shard::CONTROLLER_CORE {
+        let result = lead(&shard, &process).await;
+        if let Ok(mut slot) = process.result.lock() {
+            *slot = result;
+        }
+    }
+    shard.stopped().await;
+}
+
+/// The first core's part: metadata, listeners, stop. What was opened is closed again, also when the listeners cannot be had.
+async fn lead<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(), String> {
+    let opened = open(shard, process).await;
+    let serving = match &opened {
+        Ok((control, cluster_id)) => serve(shard, process, control, cluster_id).await,
+        Err(reason) => Err(reason.clone()),
+    };
+    if serving.is_ok() {
+        shard.asked_to_stop().await;
+        tracing::info!("stopping");
+    }
+    let mut stop = pin!(stop(shard, opened.ok().map(|(control, _)| control)));
+    let mut late = pin!(shard.rt().sleep(STOP_WITHIN));
+    let stopped = poll_fn(|cx| match stop.as_mut().poll(cx) {
+        Poll::Ready(result) => Poll::Ready(result),
+        Poll::Pending => late.as_mut().poll(cx).map(|()| Err(format!("the stop took more than {} s", STOP_WITHIN.as_secs()))),
+    });
+    let stopped = stopped.await;
+    serving?;
+    stopped.inspect(|()| tracing::info!("stopped"))
+}
+
+/// Data directories and metadata: the controller shard, and the cluster's id.
+async fn open<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(Rc<Control<R>>, String), String> {
+    let config = &process.config;
+    let opened = control::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id).await;
+    let (cluster_id, dirs) = opened.map_err(|e| e.to_string())?;
+    let control = Control::start(shard.clone(), Arc::new(config.raw.clone()), dirs).await?;
+    Ok((control, cluster_id))
+}
+
+/// From there to the open port.
+async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Control<R>>, cluster_id: &str) -> Result<(), String> {
+    let config = &process.config;
+    let rt = shard.rt();
+    let mut endpoints = Vec::new();
+    let mut listeners = Vec::new();
+    for (listener, advertised) in config.listeners.iter().zip(&config.advertised) {
+        let mut port = listener.port;
+        for bound in bind(rt, listener).await? {
+            port = rt.local_addr(&bound).map_err(|e| e.to_string())?.port();
+            listeners.push((endpoints.len(), bound));
+        }
+        let port = if advertised.port == 0 { port } else { advertised.port };
+        endpoints.push(Endpoint { listener: advertised.name.clone(), host: advertised.host.clone(), port });
+    }
+    let shown: Vec<String> = endpoints.iter().map(|e| format!("{}://{}:{}", e.listener, e.host, e.port)).collect();
+    let view = BrokerView {
+        node_id: config.node_id,
+        cluster_id: cluster_id.to_owned(),
+        rack: config.broker_rack.clone(),
+        endpoints,
+        settings: Arc::new(config.raw.clone()),
+        num_partitions: config.num_partitions,
+        default_replication_factor: config.default_replication_factor,
+        auto_create_topics: config.auto_create_topics,
+        delete_topic_enable: config.delete_topic_enable,
+    };
+    if process.broker.set(view).is_err() {
+        return Err("started twice".into());
+    }
+    for (index, listener) in listeners {
+        let accepting = accept(shard.clone(), process.clone(), index, listener);
+        rt.spawn(Class::Foreground, accepting);
+    }
+    let (checkpointing, every) = (control.clone(), config.flush_checkpoint_interval);
+    rt.spawn(Class::Background, async move { checkpointing.checkpoint_every(every).await });
+    tracing::info!(
+        "ready after {} ms: node {}, cluster {cluster_id}, {}, {} cores, {} topics, data in {}",
+        process.started.elapsed().as_millis(),
+        config.node_id,
+        shown.join(", "),
+        rt.cores(),
+        shard.image().topics().len(),
+        config.log_dirs.iter().map(|d| d.display().to_string()).collect::<Vec<_>>().join(", "),
+    );
+    Ok(())
+}
+
+/// Listens on every address of a listener's host; one of several (IPv6 of localhost, say) may be missing on this machine.
+async fn bind<R: Rt>(rt: &R, listener: &Listener) -> Result<Vec<R::Listener>, String> {
+    let name = format!("{}://{}:{}", listener.name, listener.host, listener.port);
+    let resolved = (listener.host.as_str(), listener.port).to_socket_addrs();
+    let mut addresses: Vec<SocketAddr> = resolved.map_err(|e| format!("listeners: {name}: {e}"))?.collect();
+    addresses.sort_by_key(SocketAddr::is_ipv6);
+    addresses.dedup();
+    let (mut bound, mut refused) = (Vec::new(), None);
+    let mut port = listener.port;
+    for mut address in addresses {
+        address.set_port(port);
+        match listen(rt, address).await {
+            Ok(socket) => {
+                port = rt.local_addr(&socket).map_or(port, |a| a.port());
+                bound.push(socket);
+            }
+            Err(e) if e.kind() == ErrorKind::AddrInUse => {
+                return Err(format!("listeners: {name}: {address} is in use by another process"));
+            }
+            Err(e) => refused = Some(format!("listeners: {name}: cannot listen on {address}: {e}")),
+        }
+    }
+    if bound.is_empty() { Err(refused.unwrap_or_else(|| format!("listeners: {name}: has no address"))) } else { Ok(bound) }
+}
+
+/// Listens, with some patience: the kernel gives up the port of a killed broker only after it has ended its io_uring requests, a moment after
+/// the process itself is gone.
+async fn listen<R: Rt>(rt: &R, address: SocketAddr) -> std::io::Result<R::Listener> {
+    let deadline = rt.now().mono + PORT_FREE_WITHIN;
+    loop {
+        match rt.listen(address) {
+            Err(e) if e.kind() == ErrorKind::AddrInUse && rt.now().mono < deadline => rt.sleep(Duration::from_millis(10)).await,
+            other => return other,
+        }
+    }
+}
+
+/// Accepts connections and gives each to the core with the fewest.
+async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, listener: R::Listener) {
+    let rt = shard.rt().clone();
+    while !process.stop_asked.load(Ordering::Relaxed) {
+        let (accepted, peer) = match rt.accept(&listener).await {
+            Ok(new) => new,
+            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => return,
+            Err(e) => {
+                // Out of descriptors, say: those that are open go on.
+                tracing::warn!("cannot accept a connection: {e}");
+                rt.sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        match process.admission.admit(peer.ip()) {
+            Ok(seat) => shard.hand_over(seat.core(), Connection { accepted, peer, listener: index, seat: Box::new(seat) }),
+            Err(full) => tracing::debug!("{peer}: refused: {full:?} limit of connections is reached (max.connections)"),
+        }
+    }
+}
+
+/// Connections, logs, checkpoints, marker: in this order.
+async fn stop<R: Rt>(shard: &Shard<R>, control: Option<Rc<Control<R>>>) -> Result<(), String> {
+    let stops: Vec<_> = (0..shard.rt().cores()).map(|core| shard.stop_core(core)).collect();
+    let mut positions = Vec::new();
+    for stop in stops {
+        positions.extend(stop.await);
+    }
+    match control {
+        Some(control) => control.close(positions).await,
+        None => Ok(()),
+    }
+}

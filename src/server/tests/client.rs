@@ -1,0 +1,74 @@
+//! A client that speaks in raw frames, cut anywhere.
+
+use std::cell::Cell;
+use std::io;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Machine;
+use crate::sim::SimClient;
+use crate::wire::codec::{self, Message, Request};
+use crate::wire::frame::{parse_response, request_frame};
+use crate::wire::versions::ApiKey;
+
+/// A connection, as long as it lasts.
+pub struct Client<'a> {
+    machine: &'a Machine,
+    connection: SimClient,
+    next: Cell<i32>,
+}
+
+/// A request whose answer is due.
+#[derive(Clone, Copy)]
+pub struct Due {
+    api: ApiKey,
+    version: i16,
+    correlation_id: i32,
+}
+
+impl<'a> Client<'a> {
+    /// Connects, however long the broker needs to be there.
+    pub async fn connect(machine: &'a Machine) -> Client<'a> {
+        loop {
+            if let Ok(connection) = machine.sim.connect(machine.address).await {
+                return Client { machine, connection, next: Cell::new(machine.sim.below(1000) as i32) };
+            }
+            machine.sim.sleep(Duration::from_millis(3)).await;
+        }
+    }
+
+    /// Sends a request in pieces; its answer is to be received in turn.
+    pub async fn send<R: Request>(&self, version: i16, request: &R) -> io::Result<Due> {
+        let correlation_id = self.next.replace(self.next.get() + 1);
+        let frame = request_frame(version, correlation_id, Some("simulated"), request).unwrap();
+        let mut rest = &frame[..];
+        while !rest.is_empty() {
+            let sim = &self.machine.sim;
+            let cut = if sim.below(3) == 0 { 1 + sim.below(rest.len() as u64) as usize } else { rest.len() };
+            self.connection.write_all(&rest[..cut]).await?;
+            rest = &rest[cut..];
+            if !rest.is_empty() && sim.below(2) == 0 {
+                sim.sleep(Duration::from_micros(sim.below(500))).await;
+            }
+        }
+        let api = ApiKey::from_code(R::API_KEY.value()).unwrap();
+        Ok(Due { api, version, correlation_id })
+    }
+
+    /// The next answer, which has to be that of `due`.
+    pub async fn receive<M: Message>(&self, due: Due) -> io::Result<M> {
+        let size = self.connection.read_exact(4).await?;
+        let size = i32::from_be_bytes(size[..].try_into().unwrap());
+        let frame = Bytes::from(self.connection.read_exact(size as usize).await?);
+        let (correlation_id, body) = parse_response(due.api, due.version, frame).unwrap();
+        assert_eq!(correlation_id, due.correlation_id, "an answer out of turn");
+        Ok(codec::decode_any_size(body, due.version).unwrap())
+    }
+
+    /// Asks and waits.
+    pub async fn ask<R: Request, M: Message>(&self, version: i16, request: &R) -> io::Result<M> {
+        let due = self.send(version, request).await?;
+        self.receive(due).await
+    }
+}

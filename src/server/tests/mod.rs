@@ -1,0 +1,163 @@
+//! The whole broker on two simulated cores: real frames in random pieces, pipelined, over power losses, kills and stops.
+//!
+//! `SEED=7 cargo test --release --lib server::tests` runs one seed again.
+
+mod client;
+mod workload;
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::start::{Process, core_main};
+use crate::base::config::Config;
+use crate::rt::Rt;
+use crate::sim::{Sim, SimRt};
+use workload::Workload;
+
+const CORES: usize = 2;
+const SEEDS: u64 = 48;
+/// Virtual time after which a life is taken for one without an end.
+const LONG_ENOUGH: Duration = Duration::from_secs(120);
+
+/// A simulated machine that runs the broker.
+struct Machine {
+    sim: Sim,
+    address: SocketAddr,
+    process: RefCell<Option<Arc<Process>>>,
+    /// Cores of the present process that have ended.
+    ended: Rc<Cell<usize>>,
+}
+
+/// How a broker goes down.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Down {
+    PowerLoss,
+    Kill,
+    Stop,
+}
+
+impl Machine {
+    fn new(seed: u64) -> Machine {
+        let address = "127.0.0.1:9092".parse().unwrap();
+        let machine = Machine { sim: Sim::new(seed, CORES), address, process: RefCell::default(), ended: Rc::default() };
+        let rt = machine.sim.rt(0);
+        machine.sim.run_until(async {
+            rt.create_dir_all(Path::new("/data")).unwrap();
+            rt.sync_dir(Path::new("/")).await.unwrap();
+        });
+        machine
+    }
+
+    fn config(&self) -> Config {
+        let overrides = [
+            format!("listeners=PLAINTEXT://{}", self.address),
+            "log.dirs=/data".into(),
+            "num.partitions=3".into(),
+            "log.segment.bytes=1048576".into(),
+            "log.flush.offset.checkpoint.interval.ms=40".into(),
+        ];
+        Config::load(None, std::iter::empty(), &overrides).unwrap()
+    }
+
+    fn start(&self) {
+        let process = Arc::new(Process::new(self.config(), CORES, Instant::now()));
+        let post = crate::shard::post::<<SimRt as Rt>::Accepted>(CORES);
+        self.ended.set(0);
+        for core in 0..CORES {
+            let (main, ended) = (core_main(self.sim.rt(core), post.clone(), process.clone()), self.ended.clone());
+            self.sim.spawn(core, async move {
+                main.await;
+                ended.set(ended.get() + 1);
+            });
+        }
+        *self.process.borrow_mut() = Some(process);
+    }
+
+    /// Ends the broker; the machine can start it again.
+    async fn down(&self, how: Down) {
+        match how {
+            Down::PowerLoss => return self.sim.crash(),
+            Down::Kill => return self.sim.kill(),
+            Down::Stop => {}
+        }
+        let process = self.process.borrow_mut().take().expect("it runs");
+        process.stop_asked.store(true, Ordering::Relaxed);
+        self.sim.rt(0).unpark(0);
+        let begun = self.sim.now().mono;
+        while self.ended.get() < CORES {
+            assert!(self.sim.now().mono - begun < Duration::from_secs(20), "the stop does not end");
+            self.sim.sleep(Duration::from_millis(1)).await;
+        }
+        process.result.lock().unwrap().clone().unwrap();
+        self.sim.kill();
+    }
+
+    fn said(&self) -> Result<(), String> {
+        self.process.borrow().as_ref().map_or(Ok(()), |process| process.result.lock().unwrap().clone())
+    }
+
+    fn choose<T: Copy>(&self, from: &[T]) -> T {
+        from[self.sim.below(from.len() as u64) as usize]
+    }
+
+    /// The broker goes down at random moments and is started again.
+    async fn trouble(&self, workload: &Workload<'_>) {
+        for _ in 0..self.sim.below(5) {
+            self.sim.sleep(Duration::from_micros(self.sim.below(60_000))).await;
+            let how = self.choose(&[Down::PowerLoss, Down::PowerLoss, Down::Kill, Down::Stop]);
+            if how == Down::PowerLoss {
+                workload.power_lost();
+            }
+            println!("{:?}: {how:?}", self.sim.now().mono);
+            self.down(how).await;
+            self.start();
+        }
+    }
+}
+
+/// One life of a cluster; its trace.
+fn life(seed: u64) -> u64 {
+    let machine = Machine::new(seed);
+    let workload = Workload::new(&machine);
+    machine.start();
+    let late = async {
+        machine.sim.sleep(LONG_ENOUGH).await;
+        panic!("no end in sight: the broker says {:?}, {workload:?}", machine.said());
+    };
+    let whole = async {
+        let work = workload.run();
+        futures_lite::future::zip(work, machine.trouble(&workload)).await;
+        workload.check().await;
+        // Once more from what a clean or an unclean end leaves.
+        let how = machine.choose(&[Down::Kill, Down::Stop, Down::PowerLoss]);
+        if how == Down::PowerLoss {
+            workload.power_lost();
+        }
+        machine.down(how).await;
+        machine.start();
+        workload.check().await;
+    };
+    machine.sim.run_until(futures_lite::future::or(whole, late));
+    machine.sim.trace()
+}
+
+#[test]
+fn acknowledged_records_survive_in_order_and_once() {
+    let one = std::env::var("SEED").ok().map(|seed| seed.parse().expect("SEED is a number"));
+    let seeds = one.map_or(0..SEEDS, |seed| seed..seed + 1);
+    for seed in seeds {
+        // Shown when the test fails: the last one is it.
+        println!("SEED={seed}");
+        life(seed);
+    }
+}
+
+#[test]
+fn equal_seeds_give_equal_lives() {
+    assert_eq!(life(1001), life(1001));
+}
