@@ -1,0 +1,74 @@
+"""A thousand clients at once."""
+
+from harness import eventually
+from raw import Connection, batch, fetch_body, parse_batches, produce_body, values
+
+CLIENTS, PARTITIONS = 1000, 12
+OVERRIDES = {"max.connections": 3000, "max.connections.per.ip": 3000}
+
+
+def test_thousand_connections(broker):
+    """Each connection produces and fetches what it wrote, all at the same time, three times."""
+    with Connection(broker.address) as c:
+        c.create_topic("crowd", PARTITIONS)
+    crowd = [Connection(broker.address, client_id=f"client-{n}") for n in range(CLIENTS)]
+    try:
+        for turn in range(3):
+            for n, c in enumerate(crowd):
+                c.send("Produce", 9, produce_body("crowd", {n % PARTITIONS: batch([b"%d-%d" % (turn, n)])}))
+            offsets = []
+            for n, c in enumerate(crowd):
+                part = c.receive().Responses[0].PartitionResponses[0]
+                assert part.ErrorCode == 0, part
+                offsets.append(part.BaseOffset)
+            for n, c in enumerate(crowd):
+                c.send("Fetch", 11, fetch_body("crowd", {n % PARTITIONS: offsets[n]}, partition_max=1))
+            for n, c in enumerate(crowd):
+                part = c.receive().Responses[0].Partitions[0]
+                assert values(parse_batches(part.Records))[0] == b"%d-%d" % (turn, n), part
+        with Connection(broker.address) as c:
+            stored = [v for p in range(PARTITIONS) for v in values(c.fetch_all("crowd", p))]
+        assert sorted(stored) == sorted(b"%d-%d" % (t, n) for t in range(3) for n in range(CLIENTS))
+    finally:
+        for c in crowd:
+            c.close()
+
+
+def test_thousand_waiting_fetches(broker):
+    """Each connection waits for a record; one record wakes them all."""
+    with Connection(broker.address) as producer:
+        producer.create_topic("wake", 1)
+        crowd = [Connection(broker.address) for _ in range(CLIENTS)]
+        for c in crowd:
+            c.send("Fetch", 11, fetch_body("wake", {0: 0}, max_wait=100000))
+        producer.produce_ok("wake", 0, batch([b"wake up"]))
+        for c in crowd:
+            assert values(parse_batches(c.receive().Responses[0].Partitions[0].Records)) == [b"wake up"]
+            c.close()
+
+
+def test_connections_come_and_go(broker):
+    for n in range(2000):
+        with Connection(broker.address) as c:
+            if n % 2:
+                c.send("Metadata", 9, {"Topics": None})  # gone before the answer
+            else:
+                assert c.call("ApiVersions", 0).ErrorCode == 0
+
+
+def open_sockets(broker):
+    """How many files the broker has open."""
+    import os
+
+    return len(os.listdir(f"/proc/{broker.process.pid}/fd"))
+
+
+def test_no_socket_leaks(broker):
+    before = open_sockets(broker)
+    crowd = [Connection(broker.address) for _ in range(300)]
+    for c in crowd:
+        assert c.call("ApiVersions", 0).ErrorCode == 0
+    assert open_sockets(broker) >= before + 250
+    for c in crowd:
+        c.close()
+    eventually(lambda: open_sockets(broker) <= before + 5)

@@ -1,0 +1,7 @@
+"""The short form of scripts/crash."""
+
+import crash
+
+
+def test_five_rounds():
+    crash.run(5)

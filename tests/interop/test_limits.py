@@ -1,0 +1,94 @@
+"""Configured limits: connections, idle time, sizes."""
+
+import contextlib
+import socket
+import struct
+import time
+
+from harness import Broker, eventually
+from raw import Closed, Connection, batch
+
+MESSAGE_TOO_LARGE, TOPIC_DELETION_DISABLED = 10, 73
+
+
+def is_open(c):
+    """Whether the broker still answers on this connection."""
+    with contextlib.suppress(OSError, Closed):
+        return c.call("ApiVersions", 0).ErrorCode == 0
+    return False
+
+
+def test_sizes():
+    with Broker(socket_request_max_bytes=1 << 20, message_max_bytes=20000) as broker, Connection(broker.address) as c:
+        c.create_topic("small")
+        c.produce_ok("small", 0, batch([b"x" * 19000]))
+        assert c.produce("small", 0, batch([b"x" * 20000])).ErrorCode == MESSAGE_TOO_LARGE
+        with Connection(broker.address) as big:
+            with contextlib.suppress(Closed, OSError):
+                big.produce("small", 0, batch([b"x" * (1 << 20)]))
+                raise AssertionError("a request over socket.request.max.bytes was answered")
+        with socket.create_connection(broker.address, timeout=60) as s:
+            s.sendall(struct.pack(">i", (1 << 20) + 1))
+            with contextlib.suppress(ConnectionResetError):
+                assert s.recv(1) == b""
+        assert is_open(c)
+
+
+def test_idle_connections_are_closed():
+    with Broker(connections_max_idle_ms=3000) as broker:
+        with Connection(broker.address) as idle, Connection(broker.address) as busy, socket.create_connection(broker.address) as silent:
+            assert is_open(idle)
+            silent.settimeout(60)
+            idle.socket.settimeout(60)
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                assert is_open(busy), "it is not idle"
+                idle.socket.setblocking(False)
+                with contextlib.suppress(BlockingIOError):
+                    with contextlib.suppress(ConnectionResetError):
+                        assert idle.socket.recv(1) == b""
+                    break
+                time.sleep(0.5)
+            else:
+                raise AssertionError("not closed")
+            with contextlib.suppress(ConnectionResetError):
+                assert silent.recv(1) == b""
+
+
+def test_connections_per_address():
+    with Broker(max_connections_per_ip=10) as broker:
+        kept = []
+
+        def fill():
+            """Connects until one more is refused."""
+            while len(kept) < 10:
+                c = Connection(broker.address)
+                if not is_open(c):
+                    return False
+                kept.append(c)
+            return True
+
+        eventually(fill)
+        with Connection(broker.address) as one_more:
+            assert not is_open(one_more), "an eleventh connection"
+        assert all(is_open(c) for c in kept)
+        kept.pop().close()
+
+        def again():
+            c = Connection(broker.address)
+            if is_open(c):
+                kept.append(c)
+                return True
+            return False
+
+        eventually(again)
+        for c in kept:
+            c.close()
+
+
+def test_deletion_switched_off():
+    with Broker(delete_topic_enable="false") as broker, Connection(broker.address) as c:
+        c.create_topic("kept")
+        answer = c.call("DeleteTopics", 5, {"TopicNames": ["kept"], "TimeoutMs": 30000}).Responses[0]
+        assert answer.ErrorCode == TOPIC_DELETION_DISABLED, answer
+        c.produce_ok("kept", 0, batch([b"x"]))

@@ -1,0 +1,107 @@
+"""ListOffsets and OffsetForLeaderEpoch."""
+
+from raw import GZIP, Connection, batch
+
+OVERRIDES = {"auto.create.topics.enable": "false"}
+
+UNKNOWN_TOPIC_OR_PARTITION, UNKNOWN_LEADER_EPOCH = 3, 75
+LATEST, EARLIEST, MAX_TIMESTAMP, EARLIEST_LOCAL, LATEST_TIERED = -1, -2, -3, -4, -5
+
+
+def answer(c, topic, timestamp, version=8):
+    part = c.list_offset(topic, 0, timestamp, version)
+    assert part.ErrorCode == 0, part
+    return part.Offset, part.Timestamp
+
+
+def fill(c, topic, attributes=0):
+    """Offsets 0-2 at 1000, 1010, 1020; 3-5 at 2000, 1500 (out of order), 2020; 6 at 1100 (late); 7-8 at 3000."""
+    for times in ((1000, 1010, 1020), (2000, 1500, 2020), (1100,), (3000, 3000)):
+        c.produce_ok(topic, 0, batch([b"x"] * len(times), timestamps=list(times), attributes=attributes))
+
+
+def check_times(c, topic):
+    for version in range(1, 12):
+        for asked, found in (
+            (LATEST, (9, -1)), (EARLIEST, (0, -1)), (0, (0, 1000)), (1000, (0, 1000)), (1001, (1, 1010)), (1020, (2, 1020)), (1021, (3, 2000)),
+            (2001, (5, 2020)), (2020, (5, 2020)), (2021, (7, 3000)), (3000, (7, 3000)), (3001, (-1, -1)), (2**63 - 1, (-1, -1)),
+        ):
+            got = answer(c, topic, asked, version)
+            assert got == found, f"v{version}: asked for {asked}, got {got}, not {found}"
+    assert answer(c, topic, MAX_TIMESTAMP) == (7, 3000)
+
+
+def test_by_timestamp(broker):
+    """The first record whose own timestamp is not before the one asked for, with that timestamp."""
+    with Connection(broker.address) as c:
+        c.create_topic("times")
+        fill(c, "times")
+        check_times(c, "times")
+
+
+def test_by_timestamp_compressed(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("times-gzip")
+        fill(c, "times-gzip", GZIP)
+        check_times(c, "times-gzip")
+
+
+def test_max_timestamp(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("max")
+        assert answer(c, "max", MAX_TIMESTAMP) == (-1, -1)
+        c.produce_ok("max", 0, batch([b"a", b"b", b"c"], timestamps=[10, 5000, 20]))
+        c.produce_ok("max", 0, batch([b"d", b"e"], timestamps=[30, 4000]))
+        assert answer(c, "max", MAX_TIMESTAMP) == (1, 5000)
+        c.produce_ok("max", 0, batch([b"f", b"g"], timestamps=[6000, 40]))
+        assert answer(c, "max", MAX_TIMESTAMP) == (5, 6000)
+
+
+def test_empty_partition(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("empty")
+        for version in range(1, 12):
+            assert answer(c, "empty", LATEST, version) == (0, -1)
+            assert answer(c, "empty", EARLIEST, version) == (0, -1)
+            assert answer(c, "empty", 1000, version) == (-1, -1)
+
+
+def test_special_timestamps(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("special")
+        fill(c, "special")
+        assert answer(c, "special", EARLIEST_LOCAL, 8) == (0, -1)
+        assert answer(c, "special", LATEST_TIERED, 9) == (-1, -1)
+
+
+def test_unknown(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("known", 2)
+        for topic, partition in (("unknown", 0), ("known", 2), ("known", -1)):
+            part = c.list_offset(topic, partition, LATEST)
+            assert part.ErrorCode == UNKNOWN_TOPIC_OR_PARTITION and part.Offset == -1 and part.Timestamp == -1, part
+
+
+def test_isolation_and_epoch(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("isolation")
+        fill(c, "isolation")
+        assert c.list_offset("isolation", 0, LATEST, isolation=1).Offset == 9
+        for version in range(4, 12):
+            assert c.list_offset("isolation", 0, LATEST, version).LeaderEpoch == 0, version
+        body = {"Topics": [{"Name": "isolation", "Partitions": [{"PartitionIndex": 0, "Timestamp": -1, "CurrentLeaderEpoch": 3}]}]}
+        assert c.call("ListOffsets", 8, body).Topics[0].Partitions[0].ErrorCode == UNKNOWN_LEADER_EPOCH
+
+
+def test_offset_for_leader_epoch(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("epochs")
+        fill(c, "epochs")
+        for version in range(2, 5):
+            for asked, found in ((0, (0, 9)), (1, (-1, -1)), (100, (-1, -1))):
+                body = {"Topics": [{"Topic": "epochs", "Partitions": [{"Partition": 0, "CurrentLeaderEpoch": -1, "LeaderEpoch": asked}]}]}
+                part = c.call("OffsetForLeaderEpoch", version, body).Topics[0].Partitions[0]
+                assert part.ErrorCode == 0 and (part.LeaderEpoch, part.EndOffset) == found, (version, asked, part)
+        for topic, partition, epoch, wanted in (("epochs", 5, -1, UNKNOWN_TOPIC_OR_PARTITION), ("nix", 0, -1, UNKNOWN_TOPIC_OR_PARTITION), ("epochs", 0, 7, UNKNOWN_LEADER_EPOCH)):
+            body = {"Topics": [{"Topic": topic, "Partitions": [{"Partition": partition, "CurrentLeaderEpoch": epoch, "LeaderEpoch": 0}]}]}
+            assert c.call("OffsetForLeaderEpoch", 4, body).Topics[0].Partitions[0].ErrorCode == wanted
