@@ -1,0 +1,323 @@
+//! The load generator: wrk for Kafka brokers. `cargo bench --bench load -- produce -c 64 -d 30s`; `--help` lists the rest.
+//!
+//! Requests are built once and patched per send, fetched records are dropped in the kernel: the generator must not be the limit.
+//! Its own CPU is printed, and the modes `ceiling` and `ceiling-fetch` show what it can do at most.
+
+mod admin;
+mod args;
+mod batch;
+mod connection;
+mod fetch;
+mod null;
+mod process;
+mod produce;
+mod report;
+mod stats;
+mod sys;
+mod verify;
+mod wire;
+mod worker;
+
+use std::{
+    io::{self, BufRead, BufReader, IsTerminal, Write},
+    net::{TcpListener, TcpStream},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use clap::Parser;
+
+use crate::{
+    admin::{Client, EARLIEST, LATEST, Target},
+    args::{Args, Mode},
+    batch::Template,
+    connection::{Connection, Role},
+    fetch::{AtEnd, Cursor, Fetcher},
+    produce::{Ledger, Producer},
+    report::{Report, Server},
+    stats::{Clock, Progress, Stats},
+    verify::{Expected, Findings},
+    worker::{Schedule, Worker},
+};
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match args.check().map_err(io::Error::other).and_then(|()| start(args)) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("load: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the mode; false if the broker has failed the run.
+fn start(mut args: Args) -> io::Result<bool> {
+    if let Some(id) = args.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        return Err(io::Error::other(format!("--cpu {id}: not a core that this process may use")));
+    }
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_millis() as i64;
+    let template = Template::new(args.record_size, args.batch_bytes, now_ms);
+    match args.mode {
+        Mode::Null => {
+            let listener = TcpListener::bind(&args.bootstrap_server)?;
+            println!("{}", listener.local_addr()?);
+            null::serve(&listener, &template)?;
+            Ok(true)
+        }
+        Mode::Ceiling | Mode::CeilingFetch => {
+            let server = NullServer::start(&mut args)?;
+            let leader = args.bootstrap_server.clone();
+            let targets = (0..args.partitions as i32).map(|partition| Target { partition, leader: leader.clone() }).collect();
+            let setup = Setup { args: &args, topic: args.topic(), targets, starts: vec![0; args.partitions], run: now_ms as u32, template };
+            let good = setup.run();
+            drop(server);
+            good
+        }
+        Mode::Produce | Mode::Fetch | Mode::E2e => Setup::prepare(&args, template, now_ms as u32)?.run(),
+    }
+}
+
+/// This program once more, as the null responder.
+struct NullServer(Child);
+
+impl NullServer {
+    /// Starts it on a free port, which it tells, and which goes into `args` with its process id.
+    fn start(args: &mut Args) -> io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(["null", "--bootstrap-server", "127.0.0.1:0"]);
+        command.args(["--record-size", &args.record_size.to_string(), "--batch-bytes", &args.batch_bytes.to_string()]);
+        if let Some(cpu) = args.server_cpu {
+            command.args(["--cpu", &cpu.to_string()]);
+        }
+        let mut server = Self(command.stdout(Stdio::piped()).spawn()?);
+        args.server_pid = Some(server.0.id());
+        let mut address = String::new();
+        if let Some(output) = server.0.stdout.take() {
+            BufReader::new(output).read_line(&mut address)?;
+        }
+        if address.is_empty() {
+            return Err(io::Error::other("the null responder does not start"));
+        }
+        args.bootstrap_server = address.trim().to_string();
+        Ok(server)
+    }
+}
+
+impl Drop for NullServer {
+    fn drop(&mut self) {
+        // Either fails only if it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Everything that is known before the first connection.
+struct Setup<'a> {
+    args: &'a Args,
+    topic: String,
+    targets: Vec<Target>,
+    /// Where reading begins, per target.
+    starts: Vec<i64>,
+    run: u32,
+    template: Arc<Template>,
+}
+
+impl<'a> Setup<'a> {
+    /// Finds or makes the topic, and for a fetch what it reads.
+    fn prepare(args: &'a Args, template: Arc<Template>, run: u32) -> io::Result<Self> {
+        let topic = args.topic();
+        let mut client = Client::connect(&args.bootstrap_server)?;
+        let targets = client.ensure(&topic, args.partitions, &args.topic_config)?;
+        let mut setup = Self { args, topic, targets, starts: Vec::new(), run, template };
+        if args.mode == Mode::Fetch {
+            setup.fill()?;
+            setup.starts = setup.offsets(EARLIEST)?;
+        } else {
+            setup.starts = setup.offsets(LATEST)?;
+        }
+        Ok(setup)
+    }
+
+    fn offsets(&self, which: i64) -> io::Result<Vec<i64>> {
+        let one = |target: &Target| Ok(Client::connect(&target.leader)?.offsets(&self.topic, &[target.partition], which)?[0]);
+        self.targets.iter().map(one).collect()
+    }
+
+    /// Produces until each partition holds what `--fill` asks for.
+    fn fill(&self) -> io::Result<()> {
+        let (starts, ends) = (self.offsets(EARLIEST)?, self.offsets(LATEST)?);
+        let wanted = self.args.fill.div_ceil(self.template.batch_len()) as u64;
+        for ((target, start), end) in self.targets.iter().zip(starts).zip(ends) {
+            let present = (end - start) as u64 / self.template.records;
+            let mut client = Client::connect(&target.leader)?;
+            let mut producer = Producer::new(Arc::clone(&self.template), &self.topic, -1, self.run, u32::MAX, &[target.partition], 0);
+            let mut stats = Stats::new(Clock::idle());
+            for _ in present..wanted {
+                let mut frame = Vec::new();
+                producer.put_request(&mut frame, 0, 0);
+                frame.extend(self.template.tail());
+                producer.answer(&client.call(frame)?, 0, 0, &mut stats)?;
+            }
+            if let Some(code) = stats.errors.keys().next() {
+                return Err(io::Error::other(format!("filling partition {}: {}", target.partition, admin::error_name(*code))));
+            }
+        }
+        if self.offsets(EARLIEST)? == self.offsets(LATEST)? {
+            return Err(io::Error::other(format!("topic {} is empty: produce to it first, or use --fill", self.topic)));
+        }
+        Ok(())
+    }
+
+    fn producer(&self, index: usize) -> io::Result<Connection> {
+        // A connection goes to one broker and so serves the partitions that this one leads.
+        let leader = &self.targets[index % self.targets.len()].leader;
+        let partitions: Vec<i32> = self.targets.iter().filter(|t| t.leader == *leader).map(|t| t.partition).collect();
+        let template = Arc::clone(&self.template);
+        let producer = Producer::new(template, &self.topic, self.args.acks, self.run, index as u32, &partitions, index);
+        Connection::new(TcpStream::connect(leader)?, Role::Produce(producer), self.args.inflight)
+    }
+
+    fn consumer(&self, first: usize, count: usize, at_end: AtEnd) -> io::Result<Connection> {
+        let leader = &self.targets[first % self.targets.len()].leader;
+        let led: Vec<usize> = (0..self.targets.len()).filter(|&i| self.targets[i].leader == *leader).collect();
+        let cursor = |i: usize| {
+            let target = led[(first + i) % led.len()];
+            Cursor { partition: self.targets[target].partition, start: self.starts[target], offset: self.starts[target] }
+        };
+        let fetcher = Fetcher::new(&self.topic, (0..count).map(cursor).collect(), self.args.fetch_bytes, at_end);
+        Connection::new(TcpStream::connect(leader)?, Role::Fetch(fetcher), count)
+    }
+
+    fn connections(&self) -> io::Result<Vec<Connection>> {
+        let all = 0..self.args.connections;
+        match self.args.mode {
+            Mode::Produce | Mode::Ceiling | Mode::Null => all.map(|i| self.producer(i)).collect(),
+            Mode::Fetch | Mode::CeilingFetch => {
+                all.map(|i| self.consumer(i * self.args.inflight, self.args.inflight, AtEnd::Wrap)).collect()
+            }
+            Mode::E2e => {
+                let follow = AtEnd::Follow { run: self.run, stamp_at: self.template.stamp_at() };
+                let mut connections: Vec<Connection> = all.map(|i| self.producer(i)).collect::<io::Result<_>>()?;
+                for i in 0..self.targets.len() {
+                    connections.push(self.consumer(i, 1, follow)?);
+                }
+                Ok(connections)
+            }
+        }
+    }
+
+    /// The threads' connections and schedules.
+    fn workers(&self, connections: Vec<Connection>, clock: Clock) -> io::Result<Vec<Worker>> {
+        let threads = self.args.threads;
+        let mut shares: Vec<Vec<Connection>> = (0..threads).map(|_| Vec::new()).collect();
+        for (index, connection) in connections.into_iter().enumerate() {
+            shares[index % threads].push(connection);
+        }
+        let schedule = |thread: usize| {
+            let between = 1e9 / self.args.rate?;
+            Some(Schedule { interval: between * threads as f64, first: between * thread as f64 })
+        };
+        let worker = |(thread, share)| Worker::new(share, schedule(thread), Stats::new(clock));
+        shares.into_iter().enumerate().map(worker).collect()
+    }
+
+    /// Runs, measures, prints; false if there were errors.
+    fn run(&self) -> io::Result<bool> {
+        let connections = self.connections()?;
+        let clock = Clock::new(self.args.warmup, self.args.duration);
+        let workers = self.workers(connections, clock)?;
+        let progress = Progress::default();
+        let (results, (own_cpu_seconds, server)) = thread::scope(|scope| {
+            let progress = &progress;
+            let handles: Vec<_> = workers.into_iter().map(|worker| scope.spawn(move || worker.run(progress))).collect();
+            let processes = self.watch(&clock, progress);
+            let join = |handle: thread::ScopedJoinHandle<'_, io::Result<(Stats, Vec<Ledger>)>>| {
+                handle.join().map_err(|_| io::Error::other("a thread of the generator failed"))?
+            };
+            io::Result::Ok((handles.into_iter().map(join).collect::<io::Result<Vec<_>>>()?, processes?))
+        })?;
+        let mut stats = Stats::new(clock);
+        let mut ledgers = Vec::new();
+        for (of_thread, of_connections) in results {
+            stats.add(&of_thread);
+            ledgers.extend(of_connections);
+        }
+        let report = Report {
+            args: self.args,
+            topic: self.topic.clone(),
+            partitions: self.targets.len(),
+            records_per_batch: self.template.records,
+            batch_len: self.template.batch_len(),
+            seconds: self.args.duration.as_secs_f64(),
+            stats: &stats,
+            own_cpu_seconds,
+            server,
+            findings: self.verify(&ledgers)?,
+        };
+        if let Some(path) = &self.args.histogram {
+            std::fs::write(path, report.percentile_table())?;
+        }
+        print!("{}", if self.args.json { report.json() + "\n" } else { report.text() });
+        Ok(stats.broken == 0 && stats.errors.is_empty() && report.findings.as_ref().is_none_or(Findings::good))
+    }
+
+    /// Shows progress and reads the clocks of the processes at both ends of the measured time.
+    fn watch(&self, clock: &Clock, progress: &Progress) -> io::Result<(f64, Option<Server>)> {
+        let own = std::process::id();
+        let server_cpu = || self.args.server_pid.map(process::cpu).transpose();
+        clock.sleep_until(clock.measure_from);
+        let before = (process::cpu(own)?, server_cpu()?);
+        let shows = !self.args.quiet && io::stderr().is_terminal();
+        let (mut last, mut at) = ((0, 0), clock.measure_from);
+        while at < clock.measure_to {
+            at = (at + 1_000_000_000).min(clock.measure_to);
+            clock.sleep_until(at);
+            let now = progress.get();
+            if shows {
+                let line = format!("{:4} s: {} requests/s, {:.1} MB/s", at / 1_000_000_000, now.0 - last.0, (now.1 - last.1) as f64 / 1e6);
+                // Progress that nobody can see is no reason to fail.
+                let _ = writeln!(io::stderr(), "{line}");
+            }
+            last = now;
+        }
+        let own_seconds = (process::cpu(own)? - before.0).as_secs_f64();
+        let server = match (self.args.server_pid, before.1, server_cpu()?) {
+            (Some(pid), Some(before), Some(after)) => {
+                let (peak_bytes, resident_bytes) = process::memory(pid)?;
+                Some(Server { cpu_seconds: (after - before).as_secs_f64(), peak_bytes, resident_bytes })
+            }
+            _ => None,
+        };
+        Ok((own_seconds, server))
+    }
+
+    fn verify(&self, ledgers: &[Ledger]) -> io::Result<Option<Findings>> {
+        if !self.args.verify || !matches!(self.args.mode, Mode::Produce | Mode::E2e) {
+            return Ok(None);
+        }
+        if self.args.acks == 0 {
+            self.settle()?;
+        }
+        let expected = Expected { run: self.run, stamp_at: self.template.stamp_at(), records: self.template.records };
+        verify::verify(&self.topic, &self.targets, &self.starts, ledgers, &expected).map(Some)
+    }
+
+    /// Waits until the partitions grow no more: what was sent without asking for answers may still be on its way.
+    fn settle(&self) -> io::Result<()> {
+        let mut ends = self.offsets(LATEST)?;
+        loop {
+            thread::sleep(Duration::from_secs(1));
+            let now = self.offsets(LATEST)?;
+            if now == ends {
+                return Ok(());
+            }
+            ends = now;
+        }
+    }
+}
