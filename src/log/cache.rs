@@ -9,7 +9,7 @@ use crate::rt::mem::Memory;
 
 /// Whoever holds cached spans.
 pub(super) trait Holder {
-    /// The span's fate; `evict` drops it when it was not read since the last call.
+    /// The span's fate: it is dropped when nothing of it is to be written and it was not read since the last call.
     fn visit(&self, key: Offset) -> Visit;
 }
 

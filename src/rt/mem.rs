@@ -52,6 +52,7 @@ struct Region {
 /// Frees cached blocks when called with the bytes wanted.
 type Reclaim = Rc<dyn Fn(usize)>;
 
+/// A core's regions and what is free in them. It has no `Drop`: at exit blocks may still be referenced from other cores, so regions stay mapped until the process ends.
 struct Pool {
     home: Arc<Home>,
     budget: usize,
@@ -479,15 +480,6 @@ impl Memory {
                 *self.0.registrar.borrow_mut() = None;
                 return;
             }
-        }
-    }
-}
-
-impl Drop for Pool {
-    fn drop(&mut self) {
-        // Blocks may still be referenced from other cores at exit; their regions stay mapped until the process ends.
-        while let Some((address, size)) = self.home.returns.pop() {
-            let _ = (address, size);
         }
     }
 }

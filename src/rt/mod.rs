@@ -79,7 +79,7 @@ pub trait Rt: Clone + 'static {
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static);
     /// This core's memory.
     fn memory(&self) -> &Memory;
-    /// `len` random bytes from the system (seeded in the simulation), for ids.
+    /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.
     fn random(&self, out: &mut [u8]);
 
     /// Calls `turn` once per turn of this core's loop and whenever another core has unparked it. It drains the mailboxes; it returns
@@ -88,7 +88,7 @@ pub trait Rt: Clone + 'static {
     /// Makes `core` take a turn soon. Callable for any core.
     fn unpark(&self, core: usize);
 
-    /// Binds and listens. With port 0 the kernel picks one. Several cores may listen on the same address.
+    /// Binds and listens. With port 0 the kernel picks one.
     fn listen(&self, address: SocketAddr) -> io::Result<Self::Listener>;
     /// The bound address.
     fn local_addr(&self, listener: &Self::Listener) -> io::Result<SocketAddr>;

@@ -134,7 +134,7 @@ impl<R: Rt> Shard<R> {
         });
     }
 
-    /// Registers the answer of the controller shard.
+    /// Sends the answer of the controller shard.
     pub(super) fn reply(&self, to: usize, ticket: Ticket, answer: Answer) {
         self.send(to, Message::Reply(ticket, answer));
     }

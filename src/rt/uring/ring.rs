@@ -81,8 +81,6 @@ pub struct Ring {
     pub unclaimed: RefCell<Vec<u16>>,
     /// Wakes the pump when an operation is queued while it is parked.
     pub kick: Notify,
-    /// Operations completed since start.
-    pub completions: Cell<u64>,
 }
 
 impl Ring {
@@ -122,7 +120,6 @@ impl Ring {
             region_slots: RefCell::new((0..REGION_SLOTS as u16).rev().collect()),
             unclaimed: RefCell::default(),
             kick: Notify::default(),
-            completions: Cell::new(0),
         })
     }
 
@@ -189,7 +186,6 @@ impl Ring {
         let mut completed = self.completed.take();
         completed.extend(self.uring.borrow_mut().completion());
         let any = !completed.is_empty();
-        self.completions.set(self.completions.get() + completed.len() as u64);
         for entry in completed.drain(..) {
             self.complete(&entry);
         }
