@@ -40,6 +40,7 @@ fuzz_target!(|data: &[u8]| {
         ApiKey::Fetch => round_trip::<codec::FetchRequest>(body, version),
         ApiKey::ListOffsets => round_trip::<codec::ListOffsetsRequest>(body, version),
         ApiKey::Metadata => round_trip::<codec::MetadataRequest>(body, version),
+        ApiKey::FindCoordinator => round_trip::<codec::FindCoordinatorRequest>(body, version),
         ApiKey::ApiVersions => round_trip::<codec::ApiVersionsRequest>(body, version),
         ApiKey::CreateTopics => round_trip::<codec::CreateTopicsRequest>(body, version),
         ApiKey::DeleteTopics => round_trip::<codec::DeleteTopicsRequest>(body, version),

@@ -72,7 +72,6 @@ pub fn run(config: Config) -> Result<(), String> {
         cpus: allowed[..cores].to_vec(),
         memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
         send_zc_bytes: config.send_zc_bytes,
-        tick: true,
     };
     let process = Arc::new(Process::new(config, cores, started));
     let stop_asked = process.stop_asked.clone();

@@ -1,4 +1,4 @@
-//! The real runtime: per core one pinned glommio executor for tasks and timers, and one data ring for sockets and files.
+//! The real runtime: per core one pinned glommio executor for tasks, and one data ring for sockets, files, timers and waiting.
 //!
 //! Nothing outside this module names glommio or io-uring.
 
@@ -7,16 +7,19 @@ mod net;
 mod pump;
 mod receive;
 mod ring;
+mod timers;
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -28,6 +31,7 @@ use crate::base::time::Now;
 use pump::Pump;
 use receive::Receives;
 use ring::Ring;
+use timers::Timers;
 
 pub use ring::Features;
 
@@ -40,8 +44,6 @@ pub struct Settings {
     pub memory_per_core: usize,
     /// Sends from this size on go without a copy (SEND_ZC); 0: never.
     pub send_zc_bytes: usize,
-    /// The tick that bounds glommio's lost wake-up; off only to show the stall.
-    pub tick: bool,
 }
 
 /// The part of a core that other threads see.
@@ -81,8 +83,11 @@ struct Core {
     index: usize,
     peers: Arc<[Peer]>,
     ring: Rc<Ring>,
+    timers: Rc<Timers>,
     receives: Receives,
     memory: Memory,
+    /// Polls of tasks so far: unchanged over a round of the loop, nothing was runnable.
+    polls: Cell<u64>,
     turn: RefCell<Option<Rc<dyn Fn() -> bool>>>,
     foreground: TaskQueueHandle,
     background: TaskQueueHandle,
@@ -109,7 +114,7 @@ where
 {
     let mut peers = Vec::new();
     for _ in &settings.cpus {
-        // SAFETY: a fresh eventfd, owned from here on. Blocking mode, as the executor's own: a read waits for the next ring.
+        // SAFETY: a fresh eventfd, owned from here on.
         let doorbell = unsafe {
             let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
             if fd < 0 {
@@ -128,14 +133,14 @@ where
             .name(&format!("core-{index}"))
             .io_memory(64 << 10)
             .ring_depth(128)
-            .preempt_timer(Duration::from_millis(1));
+            .preempt_timer(pump::PREEMPT);
         let handle = builder
             .spawn(move || async move {
                 match start_core(index, peers, &settings) {
                     Ok((rt, pump)) => {
                         let pump = glommio::spawn_local_into(pump.run(), rt.0.foreground).expect("the queue exists");
-                        main(rt.clone()).await;
-                        rt.drain().await;
+                        rt.counted(main(rt.clone())).await;
+                        rt.counted(rt.drain()).await;
                         pump.await;
                     }
                     Err(e) => crate::base::fatal::fatal(&format!("core {index}: {e}")),
@@ -152,10 +157,9 @@ where
 
 fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Result<(Uring, Pump)> {
     let executor = glommio::executor();
-    let foreground = executor.create_task_queue(Shares::Static(1000), Latency::Matters(Duration::from_millis(1)), "foreground");
+    let foreground = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "foreground");
     let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
-    let ring = Rc::new(Ring::new()?);
-    ring.register_doorbell(peers[index].doorbell.as_raw_fd())?;
+    let ring = Rc::new(Ring::new(&peers[index].doorbell)?);
     let memory = Memory::new(settings.memory_per_core);
     memory.set_registrar(Some(ring.clone()));
     let home = peers.clone();
@@ -166,8 +170,10 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         index,
         peers,
         ring,
+        timers: Rc::default(),
         receives,
         memory,
+        polls: Cell::new(0),
         turn: RefCell::default(),
         foreground,
         background,
@@ -175,7 +181,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         send_zc_bytes,
         stopping: Cell::new(false),
     });
-    Ok((Uring(core.clone()), Pump::new(core, settings.tick)))
+    Ok((Uring(core.clone()), Pump::new(core)))
 }
 
 impl Uring {
@@ -189,10 +195,23 @@ impl Uring {
         self.0.turn.replace(None);
         self.0.ring.close();
         while self.0.ring.in_flight() > 0 {
-            glommio::timer::sleep(Duration::from_millis(1)).await;
+            self.sleep(Duration::from_millis(1)).await;
         }
         self.0.stopping.set(true);
-        self.0.peers[self.0.index].ring_doorbell();
+    }
+
+    /// The task, with its polls counted. On a drained core it runs no further: a task that always has something to do would keep the
+    /// executor from its end.
+    async fn counted<T>(&self, task: impl Future<Output = T>) -> T {
+        let mut task = pin!(task);
+        poll_fn(|cx| {
+            if self.0.stopping.get() {
+                return Poll::Pending;
+            }
+            self.0.polls.set(self.0.polls.get() + 1);
+            task.as_mut().poll(cx)
+        })
+        .await
     }
 }
 
@@ -216,7 +235,7 @@ impl Rt for Uring {
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
-        glommio::timer::sleep(duration)
+        self.0.timers.sleep(duration)
     }
 
     fn yield_now(&self) -> impl Future<Output = ()> + 'static {
@@ -228,6 +247,8 @@ impl Rt for Uring {
             Class::Foreground => self.0.foreground,
             Class::Background => self.0.background,
         };
+        let rt = self.clone();
+        let task = async move { rt.counted(task).await };
         glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
     }
 
@@ -248,7 +269,10 @@ impl Rt for Uring {
     }
 
     fn unpark(&self, core: usize) {
-        if core == self.0.index { self.0.ring.kick.notify() } else { self.0.peers[core].unpark() }
+        // Whoever calls this on its own core keeps it awake already.
+        if core != self.0.index {
+            self.0.peers[core].unpark();
+        }
     }
 
     fn listen(&self, address: SocketAddr) -> io::Result<net::Listener> {

@@ -11,13 +11,18 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
+use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use slab::Slab;
 
 use crate::rt::mem::{Chunk, Registrar, Window};
-use crate::rt::notify::Notify;
+
+/// Flags of io_uring_enter(2).
+const GETEVENTS: u32 = 1;
+const EXT_ARG: u32 = 1 << 3;
 
 const ENTRIES: u32 = 1024;
 const COMPLETIONS: u32 = 8192;
@@ -25,6 +30,8 @@ const COMPLETIONS: u32 = 8192;
 pub const REGION_SLOTS: u32 = 1024;
 /// User data of operations whose completion nobody waits for.
 const NOBODY: u64 = u64::MAX;
+/// User data of the doorbell's poll.
+const DOORBELL: u64 = u64::MAX - 1;
 
 /// What an operation keeps alive for the kernel.
 pub enum Keep {
@@ -79,13 +86,13 @@ pub struct Ring {
     region_slots: RefCell<Vec<u16>>,
     /// Receive buffers that the kernel picked for operations whose future was dropped.
     pub unclaimed: RefCell<Vec<u16>>,
-    /// Wakes the pump when an operation is queued while it is parked.
-    pub kick: Notify,
+    doorbell: RawFd,
 }
 
 impl Ring {
     /// Builds the ring on the thread that will use it. Falls back to fewer set-up flags on older kernels.
-    pub fn new() -> io::Result<Ring> {
+    /// Whoever writes to the eventfd `doorbell` ends a [`Ring::wait`]; it must stay open as long as the ring.
+    pub fn new(doorbell: &OwnedFd) -> io::Result<Ring> {
         let mut deferred = IoUring::builder();
         deferred.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
         let mut cooperative = IoUring::builder();
@@ -109,7 +116,7 @@ impl Ring {
         features.send_zc = probe.is_supported(opcode::SendZc::CODE);
         features.ftruncate = probe.is_supported(opcode::Ftruncate::CODE);
         features.fixed_buffers = uring.submitter().register_buffers_sparse(REGION_SLOTS).is_ok();
-        Ok(Ring {
+        let ring = Ring {
             uring: RefCell::new(uring),
             slots: RefCell::new(Slab::with_capacity(64)),
             generation: Cell::new(0),
@@ -119,8 +126,10 @@ impl Ring {
             features,
             region_slots: RefCell::new((0..REGION_SLOTS as u16).rev().collect()),
             unclaimed: RefCell::default(),
-            kick: Notify::default(),
-        })
+            doorbell: doorbell.as_raw_fd(),
+        };
+        ring.listen_to_doorbell();
+        Ok(ring)
     }
 
     /// What was found at start.
@@ -128,9 +137,10 @@ impl Ring {
         self.features
     }
 
-    /// Completions ring this eventfd.
-    pub fn register_doorbell(&self, eventfd: RawFd) -> io::Result<()> {
-        self.uring.borrow().submitter().register_eventfd(eventfd)
+    /// A poll that lasts: every write to the eventfd is one completion, and nobody has to read the eventfd.
+    fn listen_to_doorbell(&self) {
+        let entry = opcode::PollAdd::new(io_uring::types::Fd(self.doorbell), libc::POLLIN as u32).multi(true).build();
+        self.push(&entry.user_data(DOORBELL));
     }
 
     /// Hands a table of receive buffers to the kernel.
@@ -165,24 +175,31 @@ impl Ring {
             if unsafe { self.uring.borrow_mut().submission().push(entry) }.is_ok() {
                 break;
             }
-            self.enter();
+            self.enter(0, None);
             self.completed.borrow_mut().extend(self.uring.borrow_mut().completion());
         }
-        if !self.queued.replace(true) {
-            self.kick.notify();
-        }
+        self.queued.set(true);
     }
 
-    /// Submits what is queued and delivers what is complete. True when there was anything.
-    pub fn turn(&self) -> bool {
-        let enter = self.queued.get() || {
+    /// Submits what is queued, and lets the kernel finish what it has ready.
+    pub fn submit(&self) {
+        let pending = self.queued.get() || {
             let mut uring = self.uring.borrow_mut();
             let submission = uring.submission();
             submission.taskrun() || submission.cq_overflow()
         };
-        if enter {
-            self.enter();
+        if pending {
+            self.enter(0, None);
         }
+    }
+
+    /// Submits what is queued, and waits until something is complete, for `limit` at most.
+    pub fn wait(&self, limit: Option<Duration>) {
+        self.enter(1, limit);
+    }
+
+    /// Delivers what is complete. True when there was anything.
+    pub fn reap(&self) -> bool {
         let mut completed = self.completed.take();
         completed.extend(self.uring.borrow_mut().completion());
         let any = !completed.is_empty();
@@ -194,10 +211,10 @@ impl Ring {
         if stashed.is_empty() {
             *stashed = completed;
         }
-        any || enter
+        any
     }
 
-    fn enter(&self) {
+    fn enter(&self, completions: u32, limit: Option<Duration>) {
         let queued = {
             let mut uring = self.uring.borrow_mut();
             let mut submission = uring.submission();
@@ -206,20 +223,32 @@ impl Ring {
         };
         self.queued.set(false);
         let uring = self.uring.borrow();
+        let limit = limit.map(|limit| Timespec::new().sec(limit.as_secs()).nsec(limit.subsec_nanos()));
         // GETEVENTS also runs deferred task work: without it completions would stay invisible.
-        // SAFETY: no argument structure is passed.
-        let entered = unsafe { uring.submitter().enter::<libc::sigset_t>(queued as u32, 0, 1, None) };
+        let entered = match &limit {
+            // SAFETY: the argument and the time that it points to live until the call returns.
+            Some(limit) => unsafe {
+                let arguments = SubmitArgs::new().timespec(limit);
+                uring.submitter().enter(queued as u32, completions, GETEVENTS | EXT_ARG, Some(&arguments))
+            },
+            // SAFETY: no argument structure is passed.
+            None => unsafe { uring.submitter().enter::<libc::sigset_t>(queued as u32, completions, GETEVENTS, None) },
+        };
         match entered {
             Ok(n) => self.queued.set(n < queued),
+            Err(e) if e.raw_os_error() == Some(libc::ETIME) => {}
             // Interrupted, or completions have to be reaped first: the next turn tries again.
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => self.queued.set(true),
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EBUSY | libc::EAGAIN)) => self.queued.set(queued > 0),
             Err(e) => crate::base::fatal::fatal(&format!("io_uring_enter: {e}")),
         }
     }
 
     fn complete(&self, entry: &cqueue::Entry) {
-        if entry.user_data() == NOBODY {
-            return;
+        match entry.user_data() {
+            NOBODY => return,
+            DOORBELL if cqueue::more(entry.flags()) => return,
+            DOORBELL => return self.listen_to_doorbell(),
+            _ => {}
         }
         let index = (entry.user_data() & 0xffff_ffff) as usize;
         let mut slots = self.slots.borrow_mut();
