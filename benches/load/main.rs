@@ -20,7 +20,7 @@ mod worker;
 
 use std::{
     io::{self, BufRead, BufReader, IsTerminal, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     process::{Child, Command, ExitCode, Stdio},
     sync::Arc,
     thread,
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 /// Runs the mode; false if the broker has failed the run.
 fn start(mut args: Args) -> io::Result<bool> {
-    if let Some(id) = args.cpu
+    if let Some(id) = args.cpu.filter(|_| args.mode != Mode::Null)
         && !core_affinity::set_for_current(core_affinity::CoreId { id })
     {
         return Err(io::Error::other(format!("--cpu {id}: not a core that this process may use")));
@@ -65,9 +65,7 @@ fn start(mut args: Args) -> io::Result<bool> {
     let template = Template::new(args.record_size, args.batch_bytes, now_ms);
     match args.mode {
         Mode::Null => {
-            let listener = TcpListener::bind(&args.bootstrap_server)?;
-            println!("{}", listener.local_addr()?);
-            null::serve(&listener, &template)?;
+            null::serve(&args.bootstrap_server, args.cpu, &template)?;
             Ok(true)
         }
         Mode::Ceiling | Mode::CeilingFetch => {
