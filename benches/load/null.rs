@@ -23,6 +23,8 @@ use crate::{
     wire::{Put, Take, malformed, seal},
 };
 
+/// Bytes that are received at a time, unless a frame is larger.
+const READ_AHEAD: usize = 128 << 10;
 /// Memory of the responder's core, bytes: a chunk for each connection that sends large requests.
 const MEMORY: usize = 512 << 20;
 
@@ -73,13 +75,13 @@ async fn respond(rt: &Uring, socket: &<Uring as Rt>::Socket, canned: &Canned) ->
     }
 }
 
-/// More bytes behind those that are the beginning of a frame; none at the end of the stream. Large frames are received in one piece, as
-/// the broker does.
+/// More bytes behind those that are the beginning of a frame; none at the end of the stream. Large frames are received in one piece, small
+/// ones several at a time, as the broker does.
 async fn receive(rt: &Uring, socket: &<Uring as Rt>::Socket, begun: &Bytes, expected: usize) -> io::Result<Bytes> {
     if begun.is_empty() && expected <= SMALL_RECEIVE {
         return rt.recv_some(socket).await;
     }
-    let total = frame_len(begun).unwrap_or(expected).max(SMALL_RECEIVE);
+    let total = frame_len(begun).unwrap_or(expected).max(READ_AHEAD);
     if total > REGION {
         return Err(malformed("requests of up to 4 MiB are taken here"));
     }

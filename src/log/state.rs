@@ -12,6 +12,10 @@ use crate::wire::batch::{self, BatchHeader};
 
 /// First step of a segment's preallocation; it doubles up to [`ALLOCATE_AHEAD`].
 const FIRST_ALLOCATION: u64 = 256 << 10;
+/// Largest write that has zeros written ahead of it.
+const ZERO_LIMIT: u64 = 128 << 10;
+/// Zeros written at a time.
+const ZERO_STEP: u64 = 256 << 10;
 /// A chunk that fills faster than this is followed by one of twice the size, a slower one by half the size.
 const QUICK_FILL: Duration = Duration::from_secs(1);
 
@@ -23,6 +27,8 @@ pub(super) struct Segment<F> {
     pub size: u64,
     /// Blocks are allocated, and the file is at least as long, up to here.
     pub allocated: u64,
+    /// Blocks have been written, with data or zeros, up to here.
+    pub zeroed: u64,
     /// How far to allocate ahead next time.
     pub step: u64,
     /// The file is there, and so is its name after a crash.
@@ -35,7 +41,7 @@ pub(super) struct Segment<F> {
 
 impl<F> Segment<F> {
     pub fn new(base: Offset, interval: u32) -> Segment<F> {
-        Segment { base, size: 0, allocated: 0, step: FIRST_ALLOCATION, exists: false, file: None, index: Some(Index::new(interval)) }
+        Segment { base, size: 0, allocated: 0, zeroed: 0, step: FIRST_ALLOCATION, exists: false, file: None, index: Some(Index::new(interval)) }
     }
 
     /// The length to allocate now so that `end` fits, or `None` when it does. `limit` is the segment's largest size.
@@ -46,6 +52,25 @@ impl<F> Segment<F> {
         let ahead = (self.allocated + self.step).min(block_ceil(limit));
         self.step = (self.step * 2).min(ALLOCATE_AHEAD);
         Some(ahead.max(block_ceil(end)))
+    }
+
+    /// The file has been cut to `size`.
+    pub fn cut_to(&mut self, size: u64) {
+        self.allocated = size;
+        self.zeroed = size;
+    }
+
+    /// The range to fill with zeros beside a write to `start..end`, so that the writes after it find written blocks: a flush then has no
+    /// metadata to store, and a write that rewrites the last block with the new ones behind it is still one to one extent, which the
+    /// kernel starts without a worker thread. Not for large writes, which would only be doubled.
+    pub fn zero_ahead(&mut self, start: u64, end: u64) -> Option<(u64, u64)> {
+        self.zeroed = self.zeroed.max(end);
+        if end - start > ZERO_LIMIT || self.zeroed - end >= ZERO_STEP / 2 {
+            return None;
+        }
+        let from = self.zeroed;
+        self.zeroed = (from + ZERO_STEP).min(block_floor(self.allocated)).max(from);
+        (self.zeroed > from).then_some((from, self.zeroed - from))
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::rc::Rc;
 
+use futures_lite::future::zip;
+
 use super::error::LogError;
 use super::state::{Job, Segment};
 use super::{Inner, files};
@@ -68,7 +70,16 @@ async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
         segment.allocated = segment.allocated.max(len);
     }
     let Some(flight) = log.state.borrow_mut().take_off() else { return Ok(()) };
-    let written = log.rt.write_at(&file, flight.position, flight.window.clone(), flight.durable).await;
+    let end = flight.position + flight.window.len() as u64;
+    let zeros = log.state.borrow_mut().writing_segment().zero_ahead(flight.position, end);
+    let data = log.rt.write_at(&file, flight.position, flight.window.clone(), flight.durable);
+    let written = match zeros {
+        None => data.await,
+        Some((position, len)) => {
+            let (written, zeroed) = zip(data, log.rt.zero(&file, position, len)).await;
+            written.and(zeroed)
+        }
+    };
     written.map_err(|e| LogError::io("write", &path())(e))?;
     log.state.borrow_mut().landed(flight);
     Ok(())
@@ -102,7 +113,7 @@ async fn cut<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let (base, file) = writing_file(log).await?;
     let path = files::name(&log.dir, base, "log");
     log.rt.truncate(&file, size).await.map_err(LogError::io("truncate", &path))?;
-    log.state.borrow_mut().writing_segment().allocated = size;
+    log.state.borrow_mut().writing_segment().cut_to(size);
     log.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
     flushed(log, written);
     Ok(())

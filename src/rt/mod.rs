@@ -117,6 +117,9 @@ pub trait Rt: Clone + 'static {
     /// Writes the whole window at `position`; with `durable` it is on the device, and so is the file's length, when this returns.
     /// `position` and the window's range are multiples of [`crate::base::limits::BLOCK`]. After an error nothing is known about the range.
     fn write_at(&self, file: &Self::File, position: u64, window: Window, durable: bool) -> impl Future<Output = io::Result<()>>;
+    /// Writes zeros to `position..position + len` (multiples of [`crate::base::limits::BLOCK`]): blocks that were only allocated become written
+    /// ones, and a later write to them changes no metadata of the file.
+    fn zero(&self, file: &Self::File, position: u64, len: u64) -> impl Future<Output = io::Result<()>>;
     /// Makes all completed writes durable (fdatasync). Never retry after an error.
     fn sync(&self, file: &Self::File) -> impl Future<Output = io::Result<()>>;
     /// Allocates blocks for `0..len` and makes the file at least that long; new bytes read as zeros.

@@ -25,6 +25,9 @@ use crate::shard::message::Connection;
 const UNTRUSTED: usize = 64 << 10;
 /// Steps in which a larger frame of a new connection is charged.
 const CHARGE_STEP: usize = 64 << 10;
+/// Small frames are received several at a time, up to this much: a connection that has them queued up saves calls and, as its answers
+/// then leave together, packets.
+const READ_AHEAD: usize = 128 << 10;
 /// No further request is read while this much waits to be sent.
 const QUEUED_BYTES: usize = 1 << 20;
 /// Request header: api key, version, correlation id.
@@ -190,7 +193,7 @@ impl<R: Rt> Conn<R> {
                 return Ok(());
             }
             self.touch();
-            let rest = self.handle_frames(bytes).await?;
+            let (rest, _) = self.handle_frames(bytes).await?;
             if !rest.is_empty() && !self.read_large(rest).await? {
                 return Ok(());
             }
@@ -217,18 +220,20 @@ impl<R: Rt> Conn<R> {
         }
     }
 
-    /// Hands whole frames to work; what is left is the beginning of one.
-    async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<Bytes> {
+    /// Hands whole frames to work. What is left is the beginning of one; and the length of the last whole one, 0 if there was none.
+    async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<(Bytes, usize)> {
+        let mut last = 0;
         while let Some(total) = self.frame_len(&bytes)? {
             if bytes.len() < total {
                 break;
             }
+            last = total;
             let frame = bytes.split_to(total).slice(4..);
             self.admit().await?;
             super::dispatch::handle(self, frame)?;
         }
         self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
-        Ok(bytes)
+        Ok((bytes, last))
     }
 
     /// The length of the frame that begins here, with its size field; `None` while that is not complete.
@@ -247,7 +252,7 @@ impl<R: Rt> Conn<R> {
 
     /// Receives into a chunk as long as frames are large; false at the end of the stream.
     async fn read_large(self: &Rc<Self>, rest: Bytes) -> io::Result<bool> {
-        let mut inbox = Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, stepwise: false };
+        let mut inbox = Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, ahead: 0, stepwise: false };
         inbox.carry(&rest).await?;
         drop(rest);
         loop {
@@ -271,6 +276,8 @@ struct Inbox<'a, R: Rt> {
     trusted: usize,
     /// Length of the last frame: the next is likely to be the same, and reading no further saves carrying its neighbour's beginning over.
     expected: usize,
+    /// The chunk that this connection fills at once, if frames are small.
+    ahead: usize,
     /// The chunk is charged as its bytes come.
     stepwise: bool,
 }
@@ -279,6 +286,12 @@ impl<R: Rt> Inbox<'_, R> {
     /// The largest frame that gets a chunk of the pool; what is larger has a mapping of its own.
     fn pooled_max(&self) -> usize {
         REGION.min(self.conn.server.rt.memory().budget() / 4)
+    }
+
+    /// Size of a chunk for frames of `frame` bytes.
+    fn chunk_for(&self, frame: usize) -> usize {
+        let alone = frame > READ_AHEAD / 2 || self.conn.server.rt.memory().contended();
+        if alone { frame } else { frame.max(self.ahead).min(self.pooled_max()) }
     }
 
     /// Waits for memory, unless the connection goes away.
@@ -297,7 +310,7 @@ impl<R: Rt> Inbox<'_, R> {
         let total = self.conn.frame_len(begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
         self.stepwise = total > self.trusted;
         let mut chunk = if total <= self.trusted.min(self.pooled_max()) {
-            self.wait(memory.chunk(total)).await?
+            self.wait(memory.chunk(self.chunk_for(total))).await?
         } else {
             let chunk = memory.large(total);
             self.wait(memory.charge(&chunk, begun.len().max(CHARGE_STEP))).await?;
@@ -315,7 +328,9 @@ impl<R: Rt> Inbox<'_, R> {
         let rt = &conn.server.rt;
         let Some(chunk) = self.chunk.take() else { return Ok(true) };
         let begun = &chunk.filled()[self.parsed..];
-        let want = match conn.frame_len(begun)? {
+        let total = conn.frame_len(begun)?;
+        let want = match total {
+            _ if !self.stepwise && total.unwrap_or(self.expected) <= READ_AHEAD / 2 => chunk.room(),
             Some(total) => total - begun.len(),
             None => self.expected.saturating_sub(begun.len()).max(SMALL_RECEIVE),
         };
@@ -325,6 +340,9 @@ impl<R: Rt> Inbox<'_, R> {
         let (received, chunk) = rt.recv_into(&conn.socket, chunk, want).await;
         conn.holds_chunk.set(false);
         let idle = chunk.len() == self.parsed;
+        if chunk.room() == 0 {
+            self.ahead = (chunk.capacity() * 2).min(READ_AHEAD);
+        }
         self.chunk = Some(chunk);
         match received {
             Ok(0) => Ok(false),
@@ -347,10 +365,9 @@ impl<R: Rt> Inbox<'_, R> {
     async fn dispatch(&mut self) -> io::Result<bool> {
         let Some(chunk) = &self.chunk else { return Ok(true) };
         let before = self.parsed;
-        let rest = self.conn.handle_frames(chunk.slice(self.parsed..chunk.len())).await?;
+        let (rest, last_frame) = self.conn.handle_frames(chunk.slice(self.parsed..chunk.len())).await?;
         let Some(mut chunk) = self.chunk.take() else { return Ok(true) };
         self.parsed = chunk.len() - rest.len();
-        let last_frame = self.parsed - before;
         self.trusted = self.trusted.max(last_frame);
         if last_frame > 0 {
             self.expected = last_frame;
@@ -366,9 +383,10 @@ impl<R: Rt> Inbox<'_, R> {
             // The next frame is likely to be as large: the same buffer if nobody holds a part of it, else a new one.
             drop(rest);
             self.conn.admit().await?;
-            if !chunk.try_reset() {
+            let size = self.chunk_for(last_frame);
+            if chunk.capacity() < size || !chunk.try_reset() {
                 drop(chunk);
-                chunk = self.wait(self.conn.server.rt.memory().chunk(last_frame)).await?;
+                chunk = self.wait(self.conn.server.rt.memory().chunk(size)).await?;
             }
             self.parsed = 0;
             self.chunk = Some(chunk);

@@ -259,6 +259,12 @@ impl Rt for SimRt {
         self.0.exec.operation(self.0.index, operation).await
     }
 
+    async fn zero(&self, file: &SimFile, position: u64, len: u64) -> io::Result<()> {
+        assert!(aligned(position) && aligned(len), "direct I/O needs whole blocks");
+        let file = file.0.clone();
+        self.disk(move |disk| disk.write(&file, position, &vec![0; len as usize])).await
+    }
+
     async fn sync(&self, file: &SimFile) -> io::Result<()> {
         let file = file.0.clone();
         self.disk(move |disk| disk.harden(&file, 0, u64::MAX)).await

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::OnceLock;
 
 use io_uring::{opcode, types};
 
@@ -13,6 +14,23 @@ use super::ring::{Keep, Ring, raw};
 use crate::base::limits::BLOCK;
 use crate::rt::Open;
 use crate::rt::mem::{Chunk, Memory, Window};
+
+/// Bytes of one write of zeros.
+const ZEROS: usize = 256 << 10;
+
+/// The address of [`ZEROS`] zero bytes. They are never written, so the kernel backs them all with its one page of zeros.
+fn zeros() -> io::Result<usize> {
+    static MAPPED: OnceLock<usize> = OnceLock::new();
+    if let Some(address) = MAPPED.get() {
+        return Ok(*address);
+    }
+    // SAFETY: an anonymous mapping at an address of the kernel's choice.
+    let base = unsafe { libc::mmap(std::ptr::null_mut(), ZEROS, libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+    if base == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(*MAPPED.get_or_init(|| base as usize))
+}
 
 /// An open file.
 #[derive(Clone)]
@@ -104,6 +122,24 @@ impl File {
             match outcome.count() {
                 Ok(n) if n > 0 && n.is_multiple_of(BLOCK) => done += n,
                 Ok(n) if done + n == window.len() => done += n,
+                Ok(n) => return Err(io::Error::other(format!("short write: {n} of {len} bytes"))),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// See [`crate::rt::Rt::zero`].
+    pub async fn zero(&self, ring: &Rc<Ring>, position: u64, len: u64) -> io::Result<()> {
+        let (mut offset, end) = (position, position + len);
+        while offset < end {
+            let len = (end - offset).min(ZEROS as u64) as u32;
+            let entry = opcode::Write::new(raw(&self.0), zeros()? as *const u8, len).offset(offset).build();
+            // SAFETY: the zeros are mapped for as long as the process lives, and nobody writes to them.
+            let outcome = unsafe { ring.start(Some(self.0.clone()), entry, Keep::Fd) }.await;
+            match outcome.count() {
+                Ok(n) if n > 0 && n.is_multiple_of(BLOCK) => offset += n as u64,
                 Ok(n) => return Err(io::Error::other(format!("short write: {n} of {len} bytes"))),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),

@@ -327,6 +327,10 @@ impl Rt for Uring {
         file.write_at(&self.0.ring, &self.0.memory, position, window, durable).await
     }
 
+    async fn zero(&self, file: &file::File, position: u64, len: u64) -> io::Result<()> {
+        file.zero(&self.0.ring, position, len).await
+    }
+
     async fn sync(&self, file: &file::File) -> io::Result<()> {
         file.sync(&self.0.ring, true).await
     }
