@@ -85,6 +85,8 @@ pub struct Config {
     pub broker_rack: Option<String>,
     /// How often recovery points are written.
     pub flush_checkpoint_interval: Duration,
+    /// A log that nothing was appended to for this long gives back what it can do without.
+    pub log_idle: Duration,
     /// Cores to run on; `None`: every CPU that the affinity mask allows.
     pub cores: Option<usize>,
     /// Bytes of the whole process for buffers and cache.
@@ -183,6 +185,7 @@ impl Config {
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),
             flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
+            log_idle: Duration::from_millis(settings.number("corelane.log.idle.ms")?),
             cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,
             memory: settings.size("corelane.memory")?,
             ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,

@@ -281,6 +281,12 @@ impl<R: Rt> Log<R> {
 
     /// For a log that was not used for a while: gives back disk allocated ahead, the append chunk and open files.
     pub fn trim_idle(&self) {
+        if !self.0.state.borrow().at_rest() {
+            self.trim();
+        }
+    }
+
+    fn trim(&self) {
         let mut state = self.0.state.borrow_mut();
         state.trim = true;
         let kick = self.0.kick(&mut state);
@@ -292,7 +298,7 @@ impl<R: Rt> Log<R> {
     pub async fn close(&self, snapshot: Vec<u8>) -> Result<(), LogError> {
         self.0.state.borrow_mut().closed = true;
         self.flush().await?;
-        self.trim_idle();
+        self.trim();
         self.0.wait_until(|state| !state.running).await?;
         *self.0.on_progress.borrow_mut() = None;
         files::write_closing(&self.0, snapshot).await

@@ -41,7 +41,16 @@ pub(super) struct Segment<F> {
 
 impl<F> Segment<F> {
     pub fn new(base: Offset, interval: u32) -> Segment<F> {
-        Segment { base, size: 0, allocated: 0, zeroed: 0, step: FIRST_ALLOCATION, exists: false, file: None, index: Some(Index::new(interval)) }
+        Segment {
+            base,
+            size: 0,
+            allocated: 0,
+            zeroed: 0,
+            step: FIRST_ALLOCATION,
+            exists: false,
+            file: None,
+            index: Some(Index::new(interval)),
+        }
     }
 
     /// The length to allocate now so that `end` fits, or `None` when it does. `limit` is the segment's largest size.
@@ -383,6 +392,11 @@ impl<F> State<F> {
         }
         let span = self.spans.range(..=offset).next_back()?.1;
         (offset < span.next).then_some(span)
+    }
+
+    /// True when there is nothing that an idle log could give back.
+    pub fn at_rest(&self) -> bool {
+        self.active.is_none() && self.segments.iter().all(|segment| segment.file.is_none())
     }
 
     /// Forgets all that an idle log can do without; everything is written.

@@ -252,7 +252,8 @@ impl<R: Rt> Conn<R> {
 
     /// Receives into a chunk as long as frames are large; false at the end of the stream.
     async fn read_large(self: &Rc<Self>, rest: Bytes) -> io::Result<bool> {
-        let mut inbox = Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, ahead: 0, stepwise: false };
+        let mut inbox =
+            Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, ahead: 0, stepwise: false };
         inbox.carry(&rest).await?;
         drop(rest);
         loop {

@@ -1,6 +1,6 @@
 //! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -53,6 +53,8 @@ pub struct Replica<R: Rt> {
     pub name: String,
     /// `flush.messages`: flushed at the latest after so many records.
     pub flush_messages: i64,
+    /// The log's end when idle logs were last looked for.
+    pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
     pub partition: RefCell<Partition<Ack, Rc<dyn Watcher>>>,
 }
@@ -104,6 +106,16 @@ impl<R: Rt> Owner<R> {
             }
         })));
         self.replicas.borrow_mut().insert(key, replica);
+    }
+
+    /// Logs that have not grown since the last call give back what they can do without.
+    pub fn rest_idle(&self) {
+        for (_, replica) in self.replicas() {
+            let end = replica.log.end_offset();
+            if replica.seen_end.replace(end) == end {
+                replica.log.trim_idle();
+            }
+        }
     }
 
     /// Takes a replica out of service.

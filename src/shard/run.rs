@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::control::Control;
 use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
@@ -194,8 +195,18 @@ impl<R: Rt> Shard<R> {
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
         let flush_messages = topic.config.flush_messages;
-        self.0.owner.insert(key, Replica { log, log_dir, name, flush_messages, partition: RefCell::new(partition) });
+        self.0
+            .owner
+            .insert(key, Replica { log, log_dir, name, flush_messages, seen_end: Cell::new(-1), partition: RefCell::new(partition) });
         Ok(())
+    }
+
+    /// Looks for idle logs, for as long as the core runs.
+    pub async fn rest_idle_logs(&self, idle: Duration) {
+        while !self.0.stopped.get() {
+            self.rt().sleep(idle).await;
+            self.0.owner.rest_idle();
+        }
     }
 
     async fn checkpoint(&self) -> Vec<Position> {

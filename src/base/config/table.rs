@@ -57,6 +57,12 @@ pub const BROKER: &[Key] = &[
     key("corelane.cluster.id", Text, "", "Cluster id of a new data directory; else random. Environment: also `CLUSTER_ID`."),
     key("corelane.cores", Int(1, 1024), "", "Cores to run on; not set: every CPU that the affinity mask allows."),
     key(
+        "corelane.log.idle.ms",
+        Int(10, I32),
+        "5000",
+        "A log that nothing was appended to for this long gives back its open files, its append chunk and the space allocated ahead.",
+    ),
+    key(
         "corelane.log.level",
         OneOf(&["off", "error", "warn", "info", "debug", "trace"]),
         "info",

@@ -60,6 +60,7 @@ impl Machine {
             "num.partitions=3".into(),
             "log.segment.bytes=1048576".into(),
             "log.flush.offset.checkpoint.interval.ms=40".into(),
+            "corelane.log.idle.ms=10".into(),
         ];
         Config::load(None, std::iter::empty(), &overrides).unwrap()
     }

@@ -1,8 +1,11 @@
-//! Stress test of wake-ups: a request/response server on one core, several connections, and how late the latest answer was.
+//! Stress test of wake-ups: a request/response server on one core, several clients, and how late the latest answer was.
 //!
-//! glommio 0.9.0 can park although tasks are runnable; the runtime's tick bounds what that costs. `cargo bench --bench wakeup -- --seconds
-//! 600` fails when an answer was more than 5 ms late for no reason that the scheduler knows of; `--no-tick` takes the bound away, to see
-//! the stall: until the next event, which with one connection that waits for its answer never comes (a helper connection ends it then).
+//! glommio 0.9.0 can park although tasks are runnable. The runtime never lets it park: each core waits in its data ring. `cargo bench --bench
+//! wakeup -- --seconds 600` fails when an answer was more than 5 ms late for no reason that the scheduler knows of. `--park` serves the same
+//! clients on a bare glommio executor that waits as its users do, in a read of an eventfd, to see the stall: until the next event, which
+//! may never come (a client that has waited for 500 ms calls for help).
+
+mod bare;
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,6 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use bare::Bells;
 use clap::Parser;
 use corelane::base::prng::Prng;
 use corelane::rt::notify::Notify;
@@ -41,9 +45,9 @@ struct Args {
     /// Longest pause of a client before its next request, microseconds; chosen anew each time.
     #[arg(long, default_value_t = 200)]
     pause_us: u64,
-    /// Without the tick that bounds the stall.
+    /// The server is a bare glommio executor that parks.
     #[arg(long)]
-    no_tick: bool,
+    park: bool,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -51,8 +55,14 @@ struct Args {
 
 /// Where the server is, and its thread as the scheduler knows it.
 struct Server {
-    address: SocketAddr,
+    lines: Lines,
     waited: Waited,
+}
+
+/// How clients reach the server.
+enum Lines {
+    Socket(SocketAddr),
+    Bells(Arc<Bells>),
 }
 
 /// How long a thread has waited for a CPU although it could run.
@@ -104,37 +114,43 @@ fn main() -> io::Result<()> {
     let server_cpu = *cpus.first().ok_or_else(|| io::Error::other("no CPU is allowed"))?;
     let stop = Arc::new(AtomicBool::new(false));
     let (ready, server) = mpsc::channel();
+    let (asked, connections, parks) = (stop.clone(), args.connections, args.park);
     let (remote_to, remote) = mpsc::channel();
-    let settings = Settings { cpus: vec![server_cpu], memory_per_core: 16 << 20, send_zc_bytes: 0, tick: !args.no_tick };
-    let asked = stop.clone();
     let core = std::thread::spawn(move || {
+        if parks {
+            let bells = Bells::new(connections)?;
+            let lines = Lines::Bells(bells.clone());
+            return bare::serve(server_cpu, bells, move || drop(ready.send(Server { lines, waited: Waited::of_this_thread() })));
+        }
+        let settings = Settings { cpus: vec![server_cpu], memory_per_core: 16 << 20, send_zc_bytes: 0 };
         let run = move |rt| serve(rt, ready.clone(), asked.clone());
         uring::run(settings, |remote| drop(remote_to.send(remote)), run)
     });
-    let remote = remote.recv().map_err(io::Error::other)?;
     let server = Arc::new(server.recv().map_err(io::Error::other)?);
     let until = Instant::now() + Duration::from_secs(args.seconds);
     let clients: Vec<_> = (0..args.connections)
         .map(|number| {
             let (server, cpu) = (server.clone(), cpus.get(1 + number % cpus.len().saturating_sub(1).max(1)).copied());
             let pause = args.pause_us;
-            std::thread::spawn(move || client(&server, number as u64, cpu, pause, until))
+            std::thread::spawn(move || client(&server, number, cpu, pause, until))
         })
         .collect();
     let mut seen = Seen::new();
     for client in clients {
         seen.add(&client.join().map_err(|_| io::Error::other("a client has panicked"))??);
     }
-    stop.store(true, Ordering::Relaxed);
-    remote.unpark(0);
-    // Should that wake-up be lost as well.
-    drop(TcpStream::connect(server.address));
-    core.join().map_err(|_| io::Error::other("the core has panicked"))??;
     report(&args, &seen);
-    if seen.stalls > 0 && !args.no_tick { Err(io::Error::other("answers came late without a reason")) } else { Ok(()) }
+    if args.park {
+        // Its executor ends with the process: it may be past waking.
+        return Ok(());
+    }
+    stop.store(true, Ordering::Relaxed);
+    remote.recv().map_err(io::Error::other)?.unpark(0);
+    core.join().map_err(|_| io::Error::other("the core has panicked"))??;
+    if seen.stalls > 0 { Err(io::Error::other("answers came late without a reason")) } else { Ok(()) }
 }
 
-/// Echoes. Nothing here may use a timer: that would bound the stall too.
+/// Echoes. Nothing here may use a timer: that would bound a stall too.
 async fn serve(rt: Uring, ready: mpsc::Sender<Server>, stop: Arc<AtomicBool>) {
     let listener = rt.listen("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let address = rt.local_addr(&listener).expect("it is bound");
@@ -159,22 +175,59 @@ async fn serve(rt: Uring, ready: mpsc::Sender<Server>, stop: Arc<AtomicBool>) {
             });
         }
     });
-    let _ = ready.send(Server { address, waited: Waited::of_this_thread() });
+    let _ = ready.send(Server { lines: Lines::Socket(address), waited: Waited::of_this_thread() });
     stopped.notified().await;
 }
 
-fn client(server: &Server, seed: u64, cpu: Option<usize>, pause_us: u64, until: Instant) -> io::Result<Seen> {
+/// One client's way to the server.
+enum Line {
+    Socket(TcpStream, SocketAddr),
+    Bells(Arc<Bells>, usize),
+}
+
+impl Line {
+    fn open(server: &Server, number: usize) -> io::Result<Line> {
+        match &server.lines {
+            Lines::Socket(address) => {
+                let stream = TcpStream::connect(address)?;
+                stream.set_nodelay(true)?;
+                stream.set_read_timeout(Some(LOST))?;
+                Ok(Line::Socket(stream, *address))
+            }
+            Lines::Bells(bells) => Ok(Line::Bells(bells.clone(), number)),
+        }
+    }
+
+    /// A request and its answer; true when it came only after help.
+    fn call(&mut self) -> io::Result<bool> {
+        match self {
+            Line::Socket(stream, address) => {
+                let mut message = [0; MESSAGE];
+                stream.write_all(&message)?;
+                read_answer(stream, &mut message, *address)
+            }
+            Line::Bells(bells, number) => {
+                let [to_server, to_client] = &bells.clients[*number];
+                let mut helped = false;
+                to_server.ring();
+                while !to_client.wait(LOST)? {
+                    helped = true;
+                    bells.help.ring();
+                }
+                Ok(helped)
+            }
+        }
+    }
+}
+
+fn client(server: &Server, number: usize, cpu: Option<usize>, pause_us: u64, until: Instant) -> io::Result<Seen> {
     if let Some(id) = cpu {
         core_affinity::set_for_current(core_affinity::CoreId { id });
     }
-    let (mut seen, mut random, waited) = (Seen::new(), Prng::new(seed), Waited::of_this_thread());
-    let mut stream = TcpStream::connect(server.address)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(LOST))?;
-    let mut message = [0; MESSAGE];
+    let (mut seen, mut random, waited) = (Seen::new(), Prng::new(number as u64), Waited::of_this_thread());
+    let mut line = Line::open(server, number)?;
     for _ in 0..WARM_UP {
-        stream.write_all(&message)?;
-        read_answer(&mut stream, &mut message, server.address)?;
+        line.call()?;
     }
     while Instant::now() < until {
         if pause_us > 0 {
@@ -182,8 +235,7 @@ fn client(server: &Server, seed: u64, cpu: Option<usize>, pause_us: u64, until: 
         }
         let before = waited.so_far() + server.waited.so_far();
         let sent = Instant::now();
-        stream.write_all(&message)?;
-        seen.lost += u64::from(read_answer(&mut stream, &mut message, server.address)?);
+        seen.lost += u64::from(line.call()?);
         let round_trip = sent.elapsed();
         seen.round_trips.saturating_record(round_trip.as_nanos() as u64);
         if round_trip > LATE {
@@ -229,8 +281,8 @@ fn read_answer(stream: &mut TcpStream, message: &mut [u8], address: SocketAddr) 
 
 fn report(args: &Args, seen: &Seen) {
     let at = |quantile: f64| seen.round_trips.value_at_quantile(quantile) as f64 / 1000.0;
-    let tick = if args.no_tick { "no tick" } else { "with the tick" };
-    println!("{} connections, {} s, {tick}: {} round trips", args.connections, args.seconds, seen.round_trips.len());
+    let server = if args.park { "bare glommio" } else { "the runtime" };
+    println!("{} clients, {} s, {server}: {} round trips", args.connections, args.seconds, seen.round_trips.len());
     println!(
         "round trip us: median {:.0}, 99 % {:.0}, 99.99 % {:.0}, worst {:.0}",
         at(0.5),
