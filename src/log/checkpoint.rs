@@ -47,11 +47,15 @@ pub fn parse(text: &str) -> Result<Offsets, String> {
     Ok(offsets)
 }
 
-/// Reads the checkpoint `name` of a data directory; empty when there is none.
+/// Reads the checkpoint `name` of a data directory; empty when there is none, or when it is damaged: it only says what need not be looked
+/// at, so that all is looked at then.
 pub fn read<R: Rt>(rt: &R, data_dir: &Path, name: &str) -> Result<Offsets, LogError> {
     let path = data_dir.join(name);
     let Some(text) = files::read_text(rt, &path)? else { return Ok(Offsets::new()) };
-    parse(&text).map_err(|reason| LogError::corrupt(&path, 0, reason))
+    Ok(parse(&text).unwrap_or_else(|reason| {
+        tracing::warn!("{}: damaged ({reason}): going on without it, all of every log will be checked", path.display());
+        Offsets::new()
+    }))
 }
 
 /// Replaces the checkpoint `name` of a data directory.

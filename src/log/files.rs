@@ -45,7 +45,8 @@ pub(super) fn read_text<R: Rt>(rt: &R, path: &Path) -> Result<Option<String>, Lo
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(LogError::io("read", path)(e)),
     };
-    String::from_utf8(bytes).map(Some).map_err(|_| LogError::corrupt(path, 0, "it is not text"))
+    // What is not text does not parse, and whoever parses it says what that means.
+    Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// The topic id that a partition's directory belongs to; zero if it does not say.

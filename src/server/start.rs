@@ -20,6 +20,8 @@ use crate::shard::control::{self, Control};
 use crate::shard::message::Connection;
 use crate::shard::{Post, Shard};
 
+/// Signals that come within this time of the first one mean nothing more.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 /// Share of `corelane.memory` that the cores' pools may use; the rest is for everything that is not a buffer.
 const POOL_SHARE: (usize, usize) = (3, 4);
 /// A stop that takes longer ends the process without its clean marker.
@@ -82,7 +84,8 @@ pub fn run(config: Config) -> Result<(), String> {
     process.result.lock().map_err(|_| "a core has panicked".to_owned())?.clone()
 }
 
-/// SIGTERM and SIGINT ask the first core to stop; a second one ends the process at once.
+/// SIGTERM and SIGINT ask the first core to stop; another one ends the process at once, unless it follows so closely that it is the same
+/// request: wrappers signal the process and its group.
 fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
     use signal_hook::consts::{SIGINT, SIGTERM};
     let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) {
@@ -90,10 +93,12 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
         Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
     };
     std::thread::spawn(move || {
+        let mut first: Option<Instant> = None;
         for _ in signals.forever() {
-            if stop_asked.swap(true, Ordering::SeqCst) {
+            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
                 crate::base::fatal::fatal("stopped by a second signal");
             }
+            stop_asked.store(true, Ordering::SeqCst);
             remote.unpark(crate::shard::CONTROLLER_CORE);
         }
     });

@@ -91,8 +91,8 @@ pub enum Answer {
     Control(Box<dyn Any + Send>),
     /// See [`Call::Checkpoint`].
     Checkpoint(Vec<Position>),
-    /// See [`Call::Assign`]: how many replicas could not be opened.
-    Assigned(usize),
+    /// See [`Call::Assign`].
+    Assigned,
     /// See [`Call::Stop`].
     Stopped(Vec<Position>),
 }

@@ -1,7 +1,7 @@
 //! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -76,12 +76,14 @@ impl<R: Rt> Drop for Parked<R> {
 pub struct Owner<R: Rt> {
     rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
+    /// Replicas of this core that could not be opened.
+    offline: RefCell<HashSet<Key>>,
 }
 
 impl<R: Rt> Owner<R> {
     /// Without replicas.
     pub fn new(rt: R) -> Owner<R> {
-        Owner { rt, replicas: RefCell::default() }
+        Owner { rt, replicas: RefCell::default(), offline: RefCell::default() }
     }
 
     /// The replica of a partition.
@@ -94,6 +96,21 @@ impl<R: Rt> Owner<R> {
         let mut all: Vec<_> = self.replicas.borrow().iter().map(|(k, r)| (*k, r.clone())).collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all
+    }
+
+    /// A replica of this core cannot be opened: its partition has a storage error until the next start.
+    pub fn set_offline(&self, key: Key) {
+        self.offline.borrow_mut().insert(key);
+    }
+
+    /// Forgets the offline replicas that are not kept.
+    pub fn retain_offline(&self, keep: impl Fn(&Key) -> bool) {
+        self.offline.borrow_mut().retain(keep);
+    }
+
+    /// Why there is no replica for a partition.
+    fn missing(&self, key: &Key) -> ErrorCode {
+        if self.offline.borrow().contains(key) { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
     }
 
     /// Takes a replica into service.
@@ -126,7 +143,7 @@ impl<R: Rt> Owner<R> {
     /// Appends a batch; the sink hears of it when what the producer waits for has happened.
     pub fn produce(&self, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) {
         let produced = match self.replica(&item.key) {
-            None => Some(Produced::refused(ErrorCode::UnknownTopicOrPartition)),
+            None => Some(Produced::refused(self.missing(&item.key))),
             Some(replica) => replica.produce(&self.rt, item, sink, index),
         };
         if let Some(produced) = produced {
@@ -140,7 +157,7 @@ impl<R: Rt> Owner<R> {
         let mut results = Vec::with_capacity(items.len());
         for item in items {
             let result = match self.replica(&item.key) {
-                None => ReadResult::refused(ErrorCode::UnknownTopicOrPartition),
+                None => ReadResult::refused(self.missing(&item.key)),
                 Some(replica) => match replica.plan_read(item, left, first) {
                     Err(result) => result,
                     Ok((result, Read::Hit(records))) => ReadResult { records, ..result },
@@ -160,7 +177,7 @@ impl<R: Rt> Owner<R> {
         let mut results = Vec::with_capacity(items.len());
         for item in items {
             let result = match self.replica(&item.key) {
-                None => ReadResult::refused(ErrorCode::UnknownTopicOrPartition),
+                None => ReadResult::refused(self.missing(&item.key)),
                 Some(replica) => replica.read(item, left, first).await,
             };
             left = left.saturating_sub(result.bytes());
@@ -193,7 +210,7 @@ impl<R: Rt> Owner<R> {
         for item in items {
             let refused = |code| OffsetResult { code, offset: -1, timestamp: -1, leader_epoch: -1 };
             results.push(match self.replica(&item.key) {
-                None => refused(ErrorCode::UnknownTopicOrPartition),
+                None => refused(self.missing(&item.key)),
                 Some(replica) => replica.offset(item).await.unwrap_or_else(refused),
             });
         }
@@ -204,7 +221,7 @@ impl<R: Rt> Owner<R> {
     pub fn epochs(&self, items: &[EpochItem]) -> Vec<EpochResult> {
         let one = |item: &EpochItem| {
             let refused = |code| EpochResult { code, epoch: -1, end_offset: -1 };
-            let Some(replica) = self.replica(&item.key) else { return refused(ErrorCode::UnknownTopicOrPartition) };
+            let Some(replica) = self.replica(&item.key) else { return refused(self.missing(&item.key)) };
             let partition = replica.partition.borrow();
             if let Err(code) = partition.check_epoch(item.current_leader_epoch) {
                 return refused(code);

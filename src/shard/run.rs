@@ -103,9 +103,9 @@ impl<R: Rt> Shard<R> {
             }
             Call::Epochs(items) => self.send(from, Message::Reply(ticket, Answer::Epochs(self.0.owner.epochs(&items)))),
             Call::Assign(image, assignments) => self.answer_later(from, ticket, async move |shard| {
-                let failed = shard.assign(&image, assignments).await;
+                shard.assign(&image, assignments).await;
                 *shard.0.image.borrow_mut() = image;
-                Answer::Assigned(failed)
+                Answer::Assigned
             }),
             Call::Control(decide) => {
                 let control = self.0.control.borrow().clone();
@@ -144,8 +144,9 @@ impl<R: Rt> Shard<R> {
         *self.0.control.borrow_mut() = Some(control);
     }
 
-    /// Opens or creates the replicas named and drops those whose topic is gone; the number that could not be opened.
-    async fn assign(&self, image: &Image, assignments: Vec<Assignment>) -> usize {
+    /// Opens or creates the replicas named and drops those whose topic is gone.
+    async fn assign(&self, image: &Image, assignments: Vec<Assignment>) {
+        self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
         for (key, _) in self.0.owner.replicas() {
             if image.topic_by_id(key.0).is_none()
                 && let Some(replica) = self.0.owner.remove(&key)
@@ -156,15 +157,13 @@ impl<R: Rt> Shard<R> {
                 }
             }
         }
-        let mut failed = 0;
         for assignment in assignments {
-            let dir = assignment.dir.clone();
+            let (dir, key) = (assignment.dir.clone(), assignment.key);
             if let Err(e) = self.open(image, assignment).await {
-                failed += 1;
-                tracing::error!("{}: cannot be opened, its partition stays offline: {e}", dir.display());
+                tracing::error!("{}: cannot be opened, its partition stays offline until the next start: {e}", dir.display());
+                self.0.owner.set_offline(key);
             }
         }
-        failed
     }
 
     async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {

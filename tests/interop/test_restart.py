@@ -12,7 +12,7 @@ import time
 from harness import CORELANE, KAFKA, START_SECONDS, Broker, free_port, temp_dir, write_properties
 from raw import GZIP, Closed, Connection, batch, fetch_body, produce_body, values
 
-OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION = 45, 47, 3
+OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, KAFKA_STORAGE_ERROR = 45, 47, 3, 56
 
 
 def producer_id(c):
@@ -358,3 +358,43 @@ def test_produce_after_restart_of_many_partitions():
             assert {p.Index: (p.ErrorCode, p.BaseOffset) for p in c.call("Produce", 9, body).Responses[0].PartitionResponses} == {p: (0, 1) for p in range(100)}
             for partition in range(0, 100, 9):
                 assert values(c.fetch_all("wide", partition)) == [b"a%d" % partition, b"b%d" % partition]
+
+
+def test_damaged_checkpoints():
+    """Checkpoints only save work: damaged ones are warned of, and everything is checked."""
+    names = ("recovery-point-offset-checkpoint", "log-start-offset-checkpoint", "replication-offset-checkpoint")
+    with Broker(num_partitions=2) as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("checked", 2)
+            for partition in range(2):
+                c.produce_ok("checked", partition, batch([b"%d" % partition]))
+        for stop, damage in ((broker.terminate, b"0\n7\nchecked 0"), (broker.kill, b"\xff\xfe\0garbage"), (broker.terminate, b"")):
+            stop()
+            for name in names:
+                with open(os.path.join(broker.data, name), "wb") as file:
+                    file.write(damage)
+            broker.start()
+            with Connection(broker.address) as c:
+                wait_ready(c, "checked", 2)
+                assert [values(c.fetch_all("checked", partition)) for partition in range(2)] == [[b"0"], [b"1"]]
+
+
+def test_replica_that_cannot_be_opened():
+    """One damaged partition is offline, with a storage error; the start and the others are not touched."""
+    if KAFKA:
+        return  # one failed log directory takes the whole of it offline there
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("broken", 2)
+            for partition in range(2):
+                c.produce_ok("broken", partition, batch([b"%d" % partition]))
+        broker.terminate()
+        with open(os.path.join(broker.data, "broken-0", "partition.metadata"), "w") as file:
+            file.write("version: 0\ntopic_id: nonsense\n")
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.produce("broken", 0, batch([b"more"])).ErrorCode == KAFKA_STORAGE_ERROR
+            assert c.list_offset("broken", 0, -1).ErrorCode == KAFKA_STORAGE_ERROR
+            assert c.fetch("broken", {0: 0})[0].ErrorCode == KAFKA_STORAGE_ERROR
+            c.produce_ok("broken", 1, batch([b"more"]))
+            assert values(c.fetch_all("broken", 1)) == [b"1", b"more"]
