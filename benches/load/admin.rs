@@ -151,6 +151,22 @@ impl Client {
         }
     }
 
+    pub fn delete(&mut self, topic: &str) -> io::Result<()> {
+        let mut frame = request(20, 3, false);
+        frame.i32(1);
+        frame.string(topic);
+        frame.i32(TIMEOUT.as_millis() as i32);
+        let answer = self.call(frame)?;
+        let mut take = Take::new(&answer);
+        take.i32()?;
+        take.length()?;
+        take.string()?;
+        match take.i16()? {
+            0 => Ok(()),
+            code => Err(refused(&format!("deleting topic {topic}"), code, "")),
+        }
+    }
+
     /// The partitions of a topic that is made if need be, once all of them have leaders.
     pub fn ensure(&mut self, topic: &str, partitions: usize, configs: &[String]) -> io::Result<Vec<Target>> {
         let existing = self.partitions(topic)?;

@@ -3,6 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, ValueEnum};
+use corelane::wire::compression::Compression;
+
+use crate::batch::Shape;
 
 /// Bytes of a record's value that the generator marks as its own; the smallest `--record-size`.
 pub const STAMP: usize = 24;
@@ -56,6 +59,18 @@ pub struct Args {
     /// Largest size of a batch; 0: one record per batch.
     #[arg(long, default_value = "64k", value_parser = size)]
     pub batch_bytes: usize,
+    /// Open loop only: records come at the rate -R and wait so long for others of their connection before they are sent as a batch.
+    #[arg(long, default_value = "0s", value_parser = duration)]
+    pub linger: Duration,
+    /// none, gzip, snappy, lz4 or zstd. Compressed records look like text and bear no stamp.
+    #[arg(long, default_value = "none", value_parser = compression)]
+    pub compression: Compression,
+    /// Different keys; batches go to the partitions that Kafka's partitioner would choose. 0: no keys, partitions in turn.
+    #[arg(long, default_value_t = 0)]
+    pub keys: usize,
+    /// Exponent of the keys' distribution (Zipf); 0: all as often.
+    #[arg(long, default_value_t = 0.0)]
+    pub key_skew: f64,
     /// 0, 1 or all.
     #[arg(long, default_value = "all", value_parser = acks)]
     pub acks: i16,
@@ -77,6 +92,9 @@ pub struct Args {
     /// After produce or e2e: read everything back and compare.
     #[arg(long)]
     pub verify: bool,
+    /// After the run: deletes the topic.
+    #[arg(long)]
+    pub delete_topic: bool,
     /// The broker's process: adds its CPU time and memory.
     #[arg(long)]
     pub server_pid: Option<u32>,
@@ -111,11 +129,27 @@ impl Args {
             ("--record-size", self.record_size, STAMP, 512 << 20),
             ("--batch-bytes", self.batch_bytes, 0, 1 << 30),
             ("--fetch-bytes", self.fetch_bytes, 1, 1 << 30),
+            ("--keys", self.keys, 0, 9_999_999),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {
                 return Err(format!("{name} is {value}, but must be in {least}..={most}"));
             }
+        }
+        let lingers = !self.linger.is_zero();
+        let compressed = self.compression != Compression::None;
+        let contradictions = [
+            (lingers && self.rate.is_none(), "--linger needs a rate, -R: without one nothing is waited for"),
+            (lingers && self.mode == Mode::Fetch, "--linger is for modes that produce"),
+            (lingers && self.verify, "--verify knows batches of one size: not with --linger"),
+            (
+                compressed && (self.verify || self.mode == Mode::E2e || lingers),
+                "--verify, e2e and --linger need stamps: not with --compression",
+            ),
+            (!(0.0..=10.0).contains(&self.key_skew), "--key-skew must be in 0..=10"),
+        ];
+        if let Some((_, text)) = contradictions.iter().find(|(wrong, _)| *wrong) {
+            return Err((*text).to_string());
         }
         match self.rate {
             Some(rate) if !(rate > 0.0 && rate <= 1e8) => Err(format!("--rate is {rate}, but must be above 0 and at most 100000000")),
@@ -126,6 +160,11 @@ impl Args {
 
     pub fn topic(&self) -> String {
         self.topic.clone().unwrap_or_else(|| format!("load-{}", self.partitions))
+    }
+
+    pub fn shape(&self, now_ms: i64) -> Shape {
+        let Self { record_size, batch_bytes, keys, compression, .. } = *self;
+        Shape { record_size, batch_bytes, keys, compression, now_ms }
     }
 
     pub fn open_loop(&self) -> bool {
@@ -158,6 +197,11 @@ fn size(text: &str) -> Result<usize, String> {
     };
     let number: usize = number.parse().map_err(|_| format!("{text:?} is not a size such as 4096, 64k or 1m"))?;
     number.checked_shl(shift).filter(|n| n >> shift == number).ok_or_else(|| format!("{text:?} is too large"))
+}
+
+fn compression(text: &str) -> Result<Compression, String> {
+    let all = [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd];
+    all.into_iter().find(|one| one.name() == text).ok_or_else(|| format!("{text:?} is not none, gzip, snappy, lz4 or zstd"))
 }
 
 fn acks(text: &str) -> Result<i16, String> {

@@ -34,6 +34,8 @@ struct Pending {
     sent: u64,
     /// Which partition it went to, in the role's own numbering.
     turn: usize,
+    /// Records in it, of a producer.
+    records: u64,
 }
 
 enum Phase {
@@ -50,8 +52,8 @@ pub struct Connection {
     pub writable: bool,
     role: Role,
     inflight: usize,
-    /// Intended times of requests that could not be sent yet; used in the open loop only.
-    due: VecDeque<u64>,
+    /// Intended times and records of requests that could not be sent yet; used in the open loop only.
+    due: VecDeque<(u64, u64)>,
     pending: VecDeque<Pending>,
     next_id: i32,
     out: Vec<u8>,
@@ -110,9 +112,17 @@ impl Connection {
         self.pending.len() as u64
     }
 
-    /// A request is to be sent at `intended`.
-    pub fn schedule(&mut self, intended: u64) {
-        self.due.push_back(intended);
+    /// A request is to be sent at `intended`, by a producer with so many records.
+    pub fn schedule(&mut self, intended: u64, records: u64) {
+        self.due.push_back((intended, records));
+    }
+
+    /// Records of a whole batch; 1 for a consumer.
+    pub fn whole(&self) -> u64 {
+        match &self.role {
+            Role::Produce(producer) => producer.template().records,
+            Role::Fetch(_) => 1,
+        }
     }
 
     pub fn into_ledgers(self) -> Vec<Ledger> {
@@ -163,7 +173,7 @@ impl Connection {
         {
             let now = stats.clock.now();
             for pending in self.pending.drain(..) {
-                producer.done(pending.turn, 0, now, stats);
+                producer.done(pending.turn, pending.records, 0, now, stats);
                 stats.answered(now, pending.intended, pending.sent);
             }
         }
@@ -181,16 +191,18 @@ impl Connection {
     fn gather(&mut self, open_loop: bool, stats: &Stats) -> bool {
         while self.pending.len() < self.inflight && self.out.len() < GATHER && self.tail_left == 0 {
             let sent = stats.clock.now();
-            let intended = match self.due.pop_front() {
-                Some(intended) => intended,
+            let (intended, records) = match self.due.pop_front() {
+                Some(due) => due,
                 None if open_loop => break,
-                None => sent,
+                None => (sent, self.whole()),
             };
             let turn = match &mut self.role {
                 Role::Fetch(fetcher) => fetcher.put_request(&mut self.out, self.next_id),
                 Role::Produce(producer) => {
-                    let turn = producer.put_request(&mut self.out, self.next_id, intended);
-                    if producer.template().tail_apart() {
+                    let turn = producer.put_request(&mut self.out, self.next_id, intended, records);
+                    if records != producer.template().records {
+                        // A part of a batch is in `out` as a whole.
+                    } else if producer.template().tail_apart() {
                         self.tail_left = producer.template().tail().len();
                     } else {
                         self.out.extend(producer.template().tail());
@@ -199,7 +211,7 @@ impl Connection {
                 }
             };
             self.next_id = self.next_id.wrapping_add(1);
-            self.pending.push_back(Pending { intended, sent, turn });
+            self.pending.push_back(Pending { intended, sent, turn, records });
         }
         !self.out.is_empty()
     }
@@ -258,7 +270,7 @@ impl Connection {
             return Ok(false);
         }
         let bytes = &self.received[self.start..self.end];
-        let turn = self.pending.front().map(|pending| pending.turn);
+        let (turn, records) = self.pending.front().map_or((None, 0), |pending| (Some(pending.turn), pending.records));
         match self.phase {
             Phase::Size => {
                 let Some(size) = bytes.first_chunk::<4>() else { return Ok(false) };
@@ -269,7 +281,7 @@ impl Connection {
                 self.start += 4;
                 self.phase = Phase::Head;
             }
-            Phase::Head => return self.head(turn.ok_or_else(|| malformed("frame"))?, now, stats),
+            Phase::Head => return self.head(turn.ok_or_else(|| malformed("frame"))?, records, now, stats),
             Phase::Records(left) => {
                 let (Role::Fetch(fetcher), Some(turn)) = (&mut self.role, turn) else { return Err(malformed("records")) };
                 let wanted = fetcher.wanted().min(left);
@@ -299,7 +311,7 @@ impl Connection {
     }
 
     /// Takes the start of an answer: all of it when producing.
-    fn head(&mut self, turn: usize, now: u64, stats: &mut Stats) -> io::Result<bool> {
+    fn head(&mut self, turn: usize, records: u64, now: u64, stats: &mut Stats) -> io::Result<bool> {
         let needed = if self.is_producer() { self.frame_left } else { self.frame_left.min(LONGEST_HEAD) };
         let bytes = &self.received[self.start..self.end];
         if bytes.len() < needed {
@@ -312,7 +324,7 @@ impl Connection {
         }
         match &mut self.role {
             Role::Produce(producer) => {
-                producer.answer(body, turn, now, stats)?;
+                producer.answer(body, turn, records, now, stats)?;
                 self.consume(needed);
                 self.phase = Phase::End;
             }

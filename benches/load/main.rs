@@ -8,6 +8,7 @@ mod args;
 mod batch;
 mod connection;
 mod fetch;
+mod keys;
 mod null;
 mod process;
 mod produce;
@@ -62,7 +63,7 @@ fn start(mut args: Args) -> io::Result<bool> {
         return Err(io::Error::other(format!("--cpu {id}: not a core that this process may use")));
     }
     let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_err(io::Error::other)?.as_millis() as i64;
-    let template = Template::new(args.record_size, args.batch_bytes, now_ms);
+    let template = Template::new(args.shape(now_ms));
     match args.mode {
         Mode::Null => {
             null::serve(&args.bootstrap_server, args.cpu, &template)?;
@@ -77,7 +78,14 @@ fn start(mut args: Args) -> io::Result<bool> {
             drop(server);
             good
         }
-        Mode::Produce | Mode::Fetch | Mode::E2e => Setup::prepare(&args, template, now_ms as u32)?.run(),
+        Mode::Produce | Mode::Fetch | Mode::E2e => {
+            let setup = Setup::prepare(&args, template, now_ms as u32)?;
+            let good = setup.run()?;
+            if args.delete_topic {
+                Client::connect(&args.bootstrap_server)?.delete(&setup.topic)?;
+            }
+            Ok(good)
+        }
     }
 }
 
@@ -158,9 +166,9 @@ impl<'a> Setup<'a> {
             let mut stats = Stats::new(Clock::idle());
             for _ in present..wanted {
                 let mut frame = Vec::new();
-                producer.put_request(&mut frame, 0, 0);
+                producer.put_request(&mut frame, 0, 0, self.template.records);
                 frame.extend(self.template.tail());
-                producer.answer(&client.call(frame)?, 0, 0, &mut stats)?;
+                producer.answer(&client.call(frame)?, 0, self.template.records, 0, &mut stats)?;
             }
             if let Some(code) = stats.errors.keys().next() {
                 return Err(io::Error::other(format!("filling partition {}: {}", target.partition, admin::error_name(*code))));
@@ -177,7 +185,11 @@ impl<'a> Setup<'a> {
         let leader = &self.targets[index % self.targets.len()].leader;
         let partitions: Vec<i32> = self.targets.iter().filter(|t| t.leader == *leader).map(|t| t.partition).collect();
         let template = Arc::clone(&self.template);
-        let producer = Producer::new(template, &self.topic, self.args.acks, self.run, index as u32, &partitions, index);
+        let mut producer = Producer::new(template, &self.topic, self.args.acks, self.run, index as u32, &partitions, index);
+        if self.args.keys > 0 {
+            let shares = keys::shares(self.args.keys, self.args.key_skew, self.targets.len());
+            producer.draw_by(partitions.iter().map(|partition| shares[*partition as usize]), index as u64);
+        }
         Connection::new(TcpStream::connect(leader)?, Role::Produce(producer), self.args.inflight)
     }
 
@@ -221,7 +233,8 @@ impl<'a> Setup<'a> {
             let between = 1e9 / self.args.rate?;
             Some(Schedule { interval: between * threads as f64, first: between * thread as f64 })
         };
-        let worker = |(thread, share)| Worker::new(share, schedule(thread), Stats::new(clock));
+        let linger = self.args.linger.as_nanos() as u64;
+        let worker = |(thread, share)| Worker::new(share, schedule(thread), linger, Stats::new(clock));
         shares.into_iter().enumerate().map(worker).collect()
     }
 

@@ -4,6 +4,7 @@ use std::{io, sync::Arc};
 
 use crate::{
     batch::{Stamp, Template},
+    keys::Draw,
     stats::{Stats, Totals},
     wire::{CORRELATION_ID, Put, Take, request, seal},
 };
@@ -27,10 +28,14 @@ pub struct Producer {
     prefix: Vec<u8>,
     /// Where in the prefix the partition stands.
     partition_at: usize,
+    /// Where in the prefix the length of the batch stands.
+    records_at: usize,
     acks: i16,
     run: u32,
     ledgers: Vec<Ledger>,
     turn: usize,
+    /// Draws the next partition, if records are keyed.
+    draw: Option<Draw>,
 }
 
 impl Producer {
@@ -45,10 +50,16 @@ impl Producer {
         prefix.uvarint(2); // one partition
         let partition_at = prefix.len();
         prefix.i32(0);
+        let records_at = prefix.len();
         prefix.uvarint(template.batch_len() as u64 + 1);
         seal(&mut prefix, template.framed_len());
         let ledgers = partitions.iter().map(|&partition| Ledger { connection, partition, ..Ledger::default() }).collect();
-        Self { template, prefix, partition_at, acks, run, ledgers, turn: first % partitions.len() }
+        Self { template, prefix, partition_at, records_at, acks, run, ledgers, turn: first % partitions.len(), draw: None }
+    }
+
+    /// Draws partitions by these shares, by their place among the producer's, instead of taking turns.
+    pub fn draw_by(&mut self, shares: impl Iterator<Item = f64>, seed: u64) {
+        self.draw = Some(Draw::new(shares, seed));
     }
 
     pub fn template(&self) -> &Template {
@@ -59,22 +70,36 @@ impl Producer {
         self.acks != 0
     }
 
-    /// Appends the next request without the batch's tail; which ledger it belongs to.
-    pub fn put_request(&mut self, out: &mut Vec<u8>, correlation_id: i32, intended: u64) -> usize {
+    /// Appends the next request, a whole batch's without its tail; which ledger it belongs to.
+    pub fn put_request(&mut self, out: &mut Vec<u8>, correlation_id: i32, intended: u64, records: u64) -> usize {
+        if let Some(draw) = &mut self.draw {
+            self.turn = draw.next();
+        }
         let (start, turn) = (out.len(), self.turn);
         let ledger = &mut self.ledgers[turn];
-        out.extend(&self.prefix);
+        let whole = records == self.template.records;
+        if whole {
+            out.extend(&self.prefix);
+        } else {
+            out.extend(&self.prefix[..self.records_at]);
+            out.uvarint(self.template.part_len(records) as u64 + 1);
+        }
         out[start + CORRELATION_ID..][..4].copy_from_slice(&correlation_id.to_be_bytes());
         out[start + self.partition_at..][..4].copy_from_slice(&ledger.partition.to_be_bytes());
         let stamp = Stamp { run: self.run, connection: ledger.connection, sequence: ledger.sent, intended };
-        self.template.put_head(out, &stamp);
+        if whole {
+            self.template.put_head(out, &stamp);
+        } else {
+            self.template.put_part(out, &stamp, records);
+            seal(&mut out[start..], 0);
+        }
         ledger.sent += 1;
         self.turn = (turn + 1) % self.ledgers.len();
         turn
     }
 
-    /// Takes the answer to a request of ledger `turn`, after its correlation id.
-    pub fn answer(&mut self, body: &[u8], turn: usize, now: u64, stats: &mut Stats) -> io::Result<()> {
+    /// Takes the answer to a request of ledger `turn` with so many records, after its correlation id.
+    pub fn answer(&mut self, body: &[u8], turn: usize, records: u64, now: u64, stats: &mut Stats) -> io::Result<()> {
         let mut take = Take::new(body);
         take.tags()?;
         take.compact_length()?; // topics: one
@@ -82,18 +107,18 @@ impl Producer {
         take.slice(name)?;
         take.compact_length()?; // partitions: one
         take.i32()?;
-        self.done(turn, take.i16()?, now, stats);
+        self.done(turn, records, take.i16()?, now, stats);
         Ok(())
     }
 
     /// Counts a batch as done, with the broker's error code.
-    pub fn done(&mut self, turn: usize, error: i16, now: u64, stats: &mut Stats) {
+    pub fn done(&mut self, turn: usize, records: u64, error: i16, now: u64, stats: &mut Stats) {
         let ledger = &mut self.ledgers[turn];
         if error != 0 {
             ledger.refused.push(ledger.answered);
             stats.error(error);
         } else if stats.clock.measures(now) {
-            stats.produced.add(Totals { requests: 1, records: self.template.records, bytes: self.template.batch_len() as u64 });
+            stats.produced.add(Totals { requests: 1, records, bytes: self.template.part_bytes(records) as u64 });
         }
         ledger.answered += 1;
     }

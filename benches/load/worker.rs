@@ -1,6 +1,6 @@
 //! A thread of the generator: its connections, its schedule, its counts.
 
-use std::{io, time::Duration};
+use std::{collections::VecDeque, io, time::Duration};
 
 use crate::{
     connection::Connection,
@@ -30,12 +30,18 @@ pub struct Worker {
     /// Requests scheduled so far, and the connections that they go to.
     scheduled: u64,
     paced: Vec<usize>,
+    /// How long a record waits for others, nanoseconds; 0: each request stands for itself.
+    linger: u64,
+    /// For each connection when the first record of its open batch was due, and how many there are.
+    open: Vec<(u64, u64)>,
+    /// Open batches in the order of their deadlines: the connection, and when its first record was due.
+    waiting: VecDeque<(usize, u64)>,
     broken: Vec<bool>,
     reported: (u64, u64),
 }
 
 impl Worker {
-    pub fn new(connections: Vec<Connection>, schedule: Option<Schedule>, stats: Stats) -> io::Result<Self> {
+    pub fn new(connections: Vec<Connection>, schedule: Option<Schedule>, linger: u64, stats: Stats) -> io::Result<Self> {
         let poller = Poller::new()?;
         for (token, connection) in connections.iter().enumerate() {
             poller.add(connection.socket(), token)?;
@@ -43,7 +49,9 @@ impl Worker {
         let producers: Vec<usize> = (0..connections.len()).filter(|&i| connections[i].is_producer()).collect();
         let paced = if producers.is_empty() { (0..connections.len()).collect() } else { producers };
         let broken = vec![false; connections.len()];
-        Ok(Self { connections, poller, stats, schedule, scheduled: 0, paced, broken, reported: (0, 0) })
+        let open = vec![(0, 0); connections.len()];
+        let waiting = VecDeque::new();
+        Ok(Self { connections, poller, stats, schedule, scheduled: 0, paced, linger, open, waiting, broken, reported: (0, 0) })
     }
 
     /// Runs to the end of the clock and until all is answered.
@@ -87,13 +95,52 @@ impl Worker {
         loop {
             let due = (first + self.scheduled as f64 * interval) as u64;
             if due > now {
-                return due;
+                return due.min(self.close_batches(now));
             }
             let index = self.paced[self.scheduled as usize % self.paced.len()];
             self.scheduled += 1;
-            self.connections[index].schedule(due);
+            if self.linger > 0 {
+                self.add_record(index, due);
+                continue;
+            }
+            let whole = self.connections[index].whole();
+            self.connections[index].schedule(due, whole);
             self.advance(index, false);
         }
+    }
+
+    /// A record of an open batch, which is sent when it is full.
+    fn add_record(&mut self, index: usize, due: u64) {
+        let (first, records) = &mut self.open[index];
+        if *records == 0 {
+            *first = due;
+            self.waiting.push_back((index, due));
+        }
+        *records += 1;
+        if *records == self.connections[index].whole() {
+            self.send_open(index);
+        }
+    }
+
+    /// Sends the batches that have waited long enough; when the next one will have.
+    fn close_batches(&mut self, now: u64) -> u64 {
+        while let Some((index, first)) = self.waiting.front().copied() {
+            let current = self.open[index].1 > 0 && self.open[index].0 == first;
+            if current && first + self.linger > now {
+                return first + self.linger;
+            }
+            self.waiting.pop_front();
+            if current {
+                self.send_open(index);
+            }
+        }
+        u64::MAX
+    }
+
+    fn send_open(&mut self, index: usize) {
+        let (first, records) = std::mem::take(&mut self.open[index]);
+        self.connections[index].schedule(first, records);
+        self.advance(index, false);
     }
 
     fn timeout(&self, next: u64) -> Duration {

@@ -103,13 +103,6 @@ pub struct SessionContext {
     kind: Kind,
 }
 
-impl SessionContext {
-    /// True when partitions with nothing new stay out of the answer.
-    pub fn is_incremental(&self) -> bool {
-        matches!(self.kind, Kind::Incremental { .. })
-    }
-}
-
 /// How to answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finished {
@@ -321,19 +314,6 @@ impl Sessions {
             }
         };
         Ok(Finished { session_id, include: (0..outcomes.len()).collect() })
-    }
-
-    /// Ends a fetch that is answered without having been read (throttled, say): nothing is in the response, and the session stays as it
-    /// is. The session id of the response; errors as in [`Sessions::finish`].
-    pub fn finish_unread(&self, context: &SessionContext) -> Result<i32, ErrorCode> {
-        let Kind::Incremental { session_id, epoch } = context.kind else {
-            return Ok(NO_SESSION);
-        };
-        match self.by_id.get(&session_id) {
-            Some(session) if session.epoch == epoch => Ok(session_id),
-            Some(_) => Err(ErrorCode::InvalidFetchSessionEpoch),
-            None => Err(ErrorCode::FetchSessionIdNotFound),
-        }
     }
 
     /// The new session's id, or [`NO_SESSION`] where there is no room: the client then goes on with full fetches.

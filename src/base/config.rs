@@ -63,10 +63,6 @@ pub struct Config {
     pub auto_create_topics: bool,
     /// `delete.topic.enable`.
     pub delete_topic_enable: bool,
-    /// `message.max.bytes`: default of the topics' `max.message.bytes`.
-    pub message_max_bytes: i32,
-    /// `log.segment.bytes`: default of the topics' `segment.bytes`.
-    pub log_segment_bytes: i32,
     /// Largest request in bytes, without its size field.
     pub socket_request_max_bytes: usize,
     /// Open connections in all.
@@ -75,7 +71,7 @@ pub struct Config {
     pub max_connections_per_ip: usize,
     /// A connection without requests is closed after this time.
     pub connections_max_idle: Duration,
-    /// Requests in work at a time on one core.
+    /// Produce requests in work at a time on one core; no more are read meanwhile.
     pub queued_max_requests: usize,
     /// Most bytes of one fetch response.
     pub fetch_max_bytes: usize,
@@ -85,6 +81,8 @@ pub struct Config {
     pub broker_rack: Option<String>,
     /// How often recovery points are written.
     pub flush_checkpoint_interval: Duration,
+    /// Milliseconds of silence after which a producer's sequences are forgotten.
+    pub producer_expiration_ms: i64,
     /// A log that nothing was appended to for this long gives back what it can do without.
     pub log_idle: Duration,
     /// Cores to run on; `None`: every CPU that the affinity mask allows.
@@ -174,8 +172,6 @@ impl Config {
             default_replication_factor: settings.number("default.replication.factor")?,
             auto_create_topics: settings.flag("auto.create.topics.enable")?,
             delete_topic_enable: settings.flag("delete.topic.enable")?,
-            message_max_bytes: settings.number("message.max.bytes")?,
-            log_segment_bytes: settings.number("log.segment.bytes")?,
             socket_request_max_bytes: settings.number("socket.request.max.bytes")?,
             max_connections: settings.number("max.connections")?,
             max_connections_per_ip: settings.number("max.connections.per.ip")?,
@@ -185,6 +181,7 @@ impl Config {
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),
             flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
+            producer_expiration_ms: settings.number("producer.id.expiration.ms")?,
             log_idle: Duration::from_millis(settings.number("corelane.log.idle.ms")?),
             cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,
             memory: settings.size("corelane.memory")?,

@@ -97,7 +97,7 @@ struct Inner<R: Rt> {
     cache: Cache,
     dir: PathBuf,
     topic_id: TopicId,
-    config: Cell<LogConfig>,
+    config: LogConfig,
     state: RefCell<State<R::File>>,
     deleted: Cell<bool>,
     wake: Notify,
@@ -148,7 +148,7 @@ impl<R: Rt> Log<R> {
             cache: cache.clone(),
             dir: dir.into(),
             topic_id,
-            config: Cell::new(config),
+            config,
             state: RefCell::new(state),
             deleted: Cell::new(false),
             wake: Notify::default(),
@@ -169,7 +169,7 @@ impl<R: Rt> Log<R> {
         if header.total_len() != batch.len() || header.last_offset_delta < 0 {
             return Err(LogError::BadBatch("its length is not that of its bytes, or its offsets run backwards".into()));
         }
-        let config = inner.config.get();
+        let config = inner.config;
         if batch.len() > config.segment_bytes as usize {
             return Err(LogError::TooLarge);
         }
@@ -207,11 +207,6 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow_mut().snapshots.push((offset, payload));
     }
 
-    /// Changes what the topic's configuration says.
-    pub fn set_config(&self, config: LogConfig) {
-        self.0.config.set(config);
-    }
-
     /// Replaces the leader-epoch checkpoint (Kafka's text form, opaque here).
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
         let path = self.0.dir.join(files::EPOCHS);
@@ -221,11 +216,6 @@ impl<R: Rt> Log<R> {
     /// The topic's id from `partition.metadata`; zero if that is missing.
     pub fn topic_id(&self) -> TopicId {
         self.0.topic_id
-    }
-
-    /// The partition's directory.
-    pub fn dir(&self) -> &Path {
-        &self.0.dir
     }
 
     /// First offset to serve.
@@ -246,11 +236,6 @@ impl<R: Rt> Log<R> {
     /// All below survives a loss of power.
     pub fn flushed_offset(&self) -> Offset {
         self.0.state.borrow().flushed
-    }
-
-    /// Bytes of all batches.
-    pub fn size(&self) -> u64 {
-        self.0.state.borrow().segments.iter().map(|s| s.size).sum()
     }
 
     /// Why the log accepts nothing any more, if so.

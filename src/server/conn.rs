@@ -212,7 +212,7 @@ impl<R: Rt> Conn<R> {
             };
             if full {
                 self.room.notified().await;
-            } else if self.server.shard.congested() {
+            } else if self.server.shard.congested() || self.server.producing.get() >= self.server.config.queued_max_requests {
                 self.server.rt.sleep(Duration::from_millis(1)).await;
             } else {
                 return Ok(());

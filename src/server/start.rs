@@ -108,8 +108,8 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
 pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Arc<Process>) {
     let shard = Shard::start(rt.clone(), post, process.stop_asked.clone());
     let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
-    let (resting, idle) = (shard.clone(), process.config.log_idle);
-    rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
+    let (resting, idle, expiration) = (shard.clone(), process.config.log_idle, process.config.producer_expiration_ms);
+    rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle, expiration).await });
     if rt.core() == crate::shard::CONTROLLER_CORE {
         let result = lead(&shard, &process).await;
         if let Ok(mut slot) = process.result.lock() {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -14,7 +15,7 @@ use crate::partition::acks::Level;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 use crate::partition::waiters::WaitId;
 use crate::partition::{Partition, ProduceDecision, Released, Waiting};
-use crate::rt::Rt;
+use crate::rt::{Class, Rt};
 
 /// ListOffsets' special timestamps.
 const LATEST: i64 = -1;
@@ -53,6 +54,10 @@ pub struct Replica<R: Rt> {
     pub name: String,
     /// `flush.messages`: flushed at the latest after so many records.
     pub flush_messages: i64,
+    /// `flush.ms`: flushed at the latest so long after an append, milliseconds.
+    pub flush_ms: i64,
+    /// A flush for that is on its way.
+    pub flush_due: Cell<bool>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
@@ -125,9 +130,12 @@ impl<R: Rt> Owner<R> {
         self.replicas.borrow_mut().insert(key, replica);
     }
 
-    /// Logs that have not grown since the last call give back what they can do without.
-    pub fn rest_idle(&self) {
+    /// Logs that have not grown since the last call give back what they can do without; producers silent for so many milliseconds are
+    /// forgotten.
+    pub fn rest_idle(&self, producer_expiration_ms: i64) {
+        let now_ms = self.rt.now().wall_ms;
         for (_, replica) in self.replicas() {
+            replica.partition.borrow_mut().producers.expire(now_ms, producer_expiration_ms);
             let end = replica.log.end_offset();
             if replica.seen_end.replace(end) == end {
                 replica.log.trim_idle();
@@ -144,11 +152,28 @@ impl<R: Rt> Owner<R> {
     pub fn produce(&self, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) {
         let produced = match self.replica(&item.key) {
             None => Some(Produced::refused(self.missing(&item.key))),
-            Some(replica) => replica.produce(&self.rt, item, sink, index),
+            Some(replica) => {
+                let produced = replica.produce(&self.rt, item, sink, index);
+                self.flush_later(&replica);
+                produced
+            }
         };
         if let Some(produced) = produced {
             sink.produced(index, produced);
         }
+    }
+
+    /// Has what was appended flushed when `flush.ms` have passed.
+    fn flush_later(&self, replica: &Rc<Replica<R>>) {
+        if replica.flush_ms == i64::MAX || replica.flush_due.replace(true) {
+            return;
+        }
+        let (rt, replica) = (self.rt.clone(), replica.clone());
+        self.rt.spawn(Class::Background, async move {
+            rt.sleep(Duration::from_millis(replica.flush_ms.max(0) as u64)).await;
+            replica.flush_due.set(false);
+            replica.log.want_flush(replica.log.end_offset());
+        });
     }
 
     /// Reads what memory holds; the rest is left as `None`, for [`Owner::read`].

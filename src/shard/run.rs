@@ -193,18 +193,26 @@ impl<R: Rt> Shard<R> {
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
-        let flush_messages = topic.config.flush_messages;
-        self.0
-            .owner
-            .insert(key, Replica { log, log_dir, name, flush_messages, seen_end: Cell::new(-1), partition: RefCell::new(partition) });
+        let (flush_messages, flush_ms) = (topic.config.flush_messages, topic.config.flush_ms);
+        let replica = Replica {
+            log,
+            log_dir,
+            name,
+            flush_messages,
+            flush_ms,
+            flush_due: Cell::new(false),
+            seen_end: Cell::new(-1),
+            partition: RefCell::new(partition),
+        };
+        self.0.owner.insert(key, replica);
         Ok(())
     }
 
-    /// Looks for idle logs, for as long as the core runs.
-    pub async fn rest_idle_logs(&self, idle: Duration) {
+    /// Looks for idle logs and silent producers, for as long as the core runs.
+    pub async fn rest_idle_logs(&self, idle: Duration, producer_expiration_ms: i64) {
         while !self.0.stopped.get() {
             self.rt().sleep(idle).await;
-            self.0.owner.rest_idle();
+            self.0.owner.rest_idle(producer_expiration_ms);
         }
     }
 

@@ -64,28 +64,32 @@ impl Pump {
         glommio::spawn_local_into(passing, self.core.background).expect("the queue exists").detach();
         glommio::spawn_local_into(guard, self.core.foreground).expect("the queue exists").detach();
         let mut rounds = 0;
-        let mut quiet_since_asked = false;
+        // Nothing has run since the background was asked.
+        let mut quiet = false;
         while !self.core.stopping.get() {
             let polls = self.core.polls.get();
             // Every runnable task of the foreground runs once, and the other queues get their share.
             glommio::executor().yield_task_queue_now().await;
             if self.look() || self.core.polls.get() != polls {
-                quiet_since_asked = false;
+                self.set_parked(false);
+                quiet = false;
                 rounds += 1;
                 if rounds == ROUNDS {
                     rounds = 0;
                     self.core.ring.submit();
                 }
             } else if !self.background.asked.get() {
-                // The question queues up behind the runnable tasks of the background.
+                self.set_parked(true);
+                // What came before "parked" was seen. Whatever this wakes, and does not tell, runs before the question is answered: that
+                // queues up behind the runnable tasks of the background.
+                quiet = !self.look();
                 self.background.asked.set(true);
                 self.background.ask.notify();
-                quiet_since_asked = true;
             } else if self.background.passed.replace(false) {
                 self.background.asked.set(false);
-                if quiet_since_asked {
+                if quiet {
                     rounds = 0;
-                    self.wait();
+                    self.core.ring.wait(self.core.timers.next());
                 }
             } else {
                 self.core.ring.submit();
@@ -93,7 +97,17 @@ impl Pump {
         }
     }
 
-    /// Looks at everything that can bring work; true when there was any.
+    /// Tells the other cores whether they have to ring for what they send. After `true` the next look sees all that was sent without.
+    fn set_parked(&self, parked: bool) {
+        let flag = &self.core.peers[self.core.index].parked;
+        if flag.load(Ordering::Relaxed) != parked {
+            flag.store(parked, Ordering::SeqCst);
+            // Pairs with the fence in `unpark`: either we see the message, or its sender sees us parked.
+            fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Looks at everything that can bring work; true when there was any, false also when tasks were woken by the way.
     fn look(&self) -> bool {
         let core = &self.core;
         let mut any = core.ring.reap();
@@ -105,17 +119,5 @@ impl Pump {
             any |= hook();
         }
         any
-    }
-
-    /// Submits, and waits for the ring, the doorbell or the next timer.
-    fn wait(&self) {
-        let parked = &self.core.peers[self.core.index].parked;
-        parked.store(true, Ordering::SeqCst);
-        // Pairs with the fence in `unpark`: either we see the message, or its sender sees us parked.
-        fence(Ordering::SeqCst);
-        if !self.look() {
-            self.core.ring.wait(self.core.timers.next());
-        }
-        parked.store(false, Ordering::SeqCst);
     }
 }
