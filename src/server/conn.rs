@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use slab::Slab;
 
 use super::Server;
 use super::replies::Replies;
@@ -49,6 +50,8 @@ pub struct Conn<R: Rt> {
     room: Notify,
     /// The connection goes away: for a reader that waits for memory.
     gone: Notify,
+    /// Requests that wait for something to happen, and are not worth waiting for once the client has ended its side.
+    waiting: RefCell<Slab<Rc<Notify>>>,
     read_to_end: Cell<bool>,
     closed: Cell<bool>,
     last_active: Cell<Duration>,
@@ -83,6 +86,7 @@ impl<R: Rt> Conn<R> {
             ready: Notify::default(),
             room: Notify::default(),
             gone: Notify::default(),
+            waiting: RefCell::default(),
             read_to_end: Cell::new(false),
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
@@ -125,11 +129,25 @@ impl<R: Rt> Conn<R> {
         self.ready.notify();
         self.room.notify();
         self.gone.notify();
+        self.end_waits();
     }
 
-    /// True once nothing will be sent any more.
-    pub fn is_closed(&self) -> bool {
-        self.closed.get()
+    /// Waits for `event`, or until the client has ended its side.
+    pub async fn wait_for(&self, event: &Rc<Notify>) {
+        let place = self.waiting.borrow_mut().insert(event.clone());
+        let _leave = Leave { waiting: &self.waiting, place };
+        if !self.has_ended() {
+            event.notified().await;
+        }
+    }
+
+    /// True once the client will ask for nothing more.
+    pub fn has_ended(&self) -> bool {
+        self.read_to_end.get() || self.closed.get()
+    }
+
+    fn end_waits(&self) {
+        self.waiting.borrow().iter().for_each(|(_, event)| event.notify());
     }
 
     /// Requests in work.
@@ -157,6 +175,7 @@ impl<R: Rt> Conn<R> {
     /// Nothing more will be read. What was read is still answered: the writer closes when it has nothing left.
     fn finish(&self) {
         self.read_to_end.set(true);
+        self.end_waits();
         self.ready.notify();
     }
 
@@ -264,6 +283,18 @@ impl<R: Rt> Conn<R> {
                 return Ok(true);
             }
         }
+    }
+}
+
+/// Takes a wait back when it is over or dropped.
+struct Leave<'a> {
+    waiting: &'a RefCell<Slab<Rc<Notify>>>,
+    place: usize,
+}
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.waiting.borrow_mut().remove(self.place);
     }
 }
 

@@ -136,6 +136,7 @@ impl<R: Rt> Fetch<R> {
         self.bytes() >= self.min_bytes
             || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
             || self.conn.server.stopping()
+            || self.conn.has_ended()
             || self.groups.is_empty()
             || self.conn.server.rt.now().mono >= self.deadline
     }
@@ -143,7 +144,7 @@ impl<R: Rt> Fetch<R> {
     async fn run(mut self) {
         loop {
             self.read().await;
-            if self.is_due() || self.conn.is_closed() {
+            if self.is_due() {
                 return self.finish();
             }
             self.wait().await;
@@ -166,7 +167,7 @@ impl<R: Rt> Fetch<R> {
         }
         self.results.iter_mut().for_each(|r| r.records.clear());
         let left = self.deadline.saturating_sub(rt.now().mono);
-        futures_lite::future::or(grown.0.notified(), rt.sleep(left)).await;
+        futures_lite::future::or(self.conn.wait_for(&grown.0), rt.sleep(left)).await;
     }
 
     fn finish(mut self) {
@@ -196,7 +197,7 @@ fn place_results(results: &mut [ReadResult], places: &[usize], read: Vec<ReadRes
 }
 
 #[derive(Default)]
-struct Grown(Notify);
+struct Grown(Rc<Notify>);
 
 impl Watcher for Grown {
     fn grown(&self) {

@@ -1,10 +1,11 @@
 """Fetch: what comes back, when it comes back, sessions. All with the raw client."""
 
+import socket
 import threading
 import time
 import uuid
 
-from harness import eventually
+from harness import KAFKA, eventually
 from raw import Connection, batch, fetch_body, parse_batches, values
 
 OVERRIDES = {"auto.create.topics.enable": "false"}
@@ -230,6 +231,18 @@ def test_waiting_fetch_of_closed_connection(broker):
                 gone.send("Fetch", 11, fetch_body("gone", {0: 0}, max_wait=100000))
         fill(c, "gone", 1)
         assert len(values(c.fetch_all("gone", 0))) == 10
+
+
+def test_waiting_fetch_of_client_that_ended(broker):
+    """A client that has ended its side asks for nothing more: what it waits for is answered at once, not kept for days."""
+    if KAFKA:
+        return  # it closes such a connection without the answer
+    with Connection(broker.address, timeout=20) as c:
+        c.create_topic("ended")
+        c.send("Fetch", 11, fetch_body("ended", {0: 0}, max_wait=(1 << 31) - 1))
+        time.sleep(0.2)
+        c.socket.shutdown(socket.SHUT_WR)
+        assert c.receive().Responses[0].Partitions[0].ErrorCode == 0
 
 
 def test_topic_deleted_under_waiting_fetch(broker):

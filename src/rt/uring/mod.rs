@@ -33,7 +33,8 @@ use receive::Receives;
 use ring::Ring;
 use timers::Timers;
 
-pub use ring::Features;
+#[cfg(test)]
+use ring::Features;
 
 /// How the cores are set up.
 #[derive(Clone, Debug)]
@@ -165,6 +166,9 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
     let home = peers.clone();
     memory.set_notify(Box::new(move || home[index].unpark()));
     let receives = Receives::new(ring.clone())?;
+    if index == 0 {
+        tracing::info!("io_uring: {}", ring.features());
+    }
     let send_zc_bytes = if ring.features().send_zc { settings.send_zc_bytes } else { 0 };
     let core = Rc::new(Core {
         index,
@@ -186,6 +190,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
 
 impl Uring {
     /// What the kernel can do.
+    #[cfg(test)]
     pub fn features(&self) -> Features {
         self.0.ring.features()
     }

@@ -4,6 +4,7 @@
 //! that started it is dropped.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -72,6 +73,21 @@ pub struct Features {
     pub ftruncate: bool,
     /// Regions can be registered (limit on locked memory).
     pub fixed_buffers: bool,
+}
+
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            ("deferred task work (6.1)", self.defer_taskrun),
+            ("zero-copy send (6.0)", self.send_zc),
+            ("truncation (6.9)", self.ftruncate),
+            ("registered buffers", self.fixed_buffers),
+        ];
+        for (i, (name, there)) in all.into_iter().enumerate() {
+            write!(f, "{}{name}{}", if i > 0 { ", " } else { "" }, if there { "" } else { ": missing" })?;
+        }
+        Ok(())
+    }
 }
 
 /// One core's ring.
