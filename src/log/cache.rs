@@ -11,6 +11,8 @@ use crate::rt::mem::Memory;
 pub(super) trait Holder {
     /// The span's fate: it is dropped when nothing of it is to be written and it was not read since the last call.
     fn visit(&self, key: Offset) -> Visit;
+    /// The fate of the span that takes appends, if it is still this one: it is given up when nothing of it is to be written.
+    fn visit_active(&self, key: Offset) -> Visit;
 }
 
 /// Answer of [`Holder::visit`].
@@ -19,11 +21,14 @@ pub(super) enum Visit {
     Keep,
     /// It is gone, or is now: so many bytes were freed.
     Gone(usize),
+    /// So many bytes were freed that never counted as cached.
+    GaveUp(usize),
 }
 
 struct Entry {
     holder: Weak<dyn Holder>,
     key: Offset,
+    active: bool,
 }
 
 #[derive(Default)]
@@ -31,7 +36,18 @@ struct Inner {
     /// Second-chance order: read entries go round once more.
     entries: RefCell<VecDeque<Entry>>,
     bytes: Cell<usize>,
+    /// Logs with an append chunk.
+    active: Cell<usize>,
     memory: Option<Memory>,
+}
+
+/// Counts a log as one with an append chunk.
+pub(super) struct Seat(Rc<Inner>);
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
 }
 
 /// One core's cache of log data. Clones name the same cache.
@@ -66,12 +82,13 @@ impl Cache {
             visits -= 1;
             let Some(entry) = self.0.entries.borrow_mut().pop_front() else { break };
             let Some(holder) = entry.holder.upgrade() else { continue };
-            match holder.visit(entry.key) {
+            match if entry.active { holder.visit_active(entry.key) } else { holder.visit(entry.key) } {
                 Visit::Keep => self.0.entries.borrow_mut().push_back(entry),
                 Visit::Gone(n) => {
                     freed += n;
                     self.forget(n);
                 }
+                Visit::GaveUp(n) => freed += n,
             }
         }
     }
@@ -86,7 +103,23 @@ impl Cache {
     /// Takes a span into account.
     pub(super) fn insert(&self, holder: Weak<dyn Holder>, key: Offset, bytes: usize) {
         self.0.bytes.set(self.0.bytes.get() + bytes);
-        self.0.entries.borrow_mut().push_back(Entry { holder, key });
+        self.0.entries.borrow_mut().push_back(Entry { holder, key, active: false });
+    }
+
+    /// Takes note of a span that takes appends: it is asked for when memory is short.
+    pub(super) fn insert_active(&self, holder: Weak<dyn Holder>, key: Offset) {
+        self.0.entries.borrow_mut().push_back(Entry { holder, key, active: true });
+    }
+
+    /// One more log has an append chunk, for as long as the seat lives.
+    pub(super) fn seat(&self) -> Seat {
+        self.0.active.set(self.0.active.get() + 1);
+        Seat(self.0.clone())
+    }
+
+    /// The largest append chunk that a log may have, so that all of them together leave half of the memory to everything else.
+    pub(super) fn chunk_share(&self) -> usize {
+        self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / 2 / self.0.active.get().max(1))
     }
 
     /// `bytes` of spans went without being asked.

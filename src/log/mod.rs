@@ -117,6 +117,14 @@ impl<R: Rt> Holder for Inner<R> {
             Some(_) => Visit::Gone(state.spans.remove(&key).map_or(0, |span| span.chunk.capacity())),
         }
     }
+
+    fn visit_active(&self, key: Offset) -> Visit {
+        let Ok(mut state) = self.state.try_borrow_mut() else { return Visit::Keep };
+        if state.active.as_ref().is_none_or(|span| span.first != key) {
+            return Visit::Gone(0);
+        }
+        state.give_up_active().map_or(Visit::Keep, Visit::GaveUp)
+    }
 }
 
 impl<R: Rt> Log<R> {
@@ -187,13 +195,15 @@ impl<R: Rt> Log<R> {
         let roll = state.rolls(batch.len(), last, config.segment_bytes);
         let memory = inner.rt.memory();
         let spare = || memory.budget().saturating_sub(memory.used().saturating_sub(inner.cache.bytes()));
-        if let Some(size) = state.chunk_wanted(batch.len(), roll, spare, || inner.rt.now().mono) {
+        if let Some(size) = state.chunk_wanted(batch.len(), roll, || spare().min(8 * inner.cache.chunk_share()), || inner.rt.now().mono) {
             // Taking memory may make the cache ask this very log for some.
             drop(state);
             let chunk = memory.chunk_now(size);
             state = inner.state.borrow_mut();
             let segment = roll.then(|| Segment::new(base_offset, config.index_interval_bytes));
             state.open_span(chunk, segment);
+            state.seat.get_or_insert_with(|| inner.cache.seat());
+            inner.cache.insert_active(inner.this.clone(), state.end);
         }
         state.push(batch, &header, base_offset, epoch, log_append_time);
         let kick = inner.kick(&mut state);

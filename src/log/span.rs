@@ -57,6 +57,7 @@ impl Span {
         self.marks.push(Mark { base: (base - self.first) as u32, at: at as u32 });
         self.end = at + len;
         self.next = next;
+        self.recent.set(true);
     }
 
     /// File position of the first batch.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::cache::Seat;
 use super::index::Index;
 use super::span::{Span, block_ceil, block_floor};
 use crate::base::ids::{LeaderEpoch, Offset};
@@ -115,6 +116,8 @@ pub(super) struct State<F> {
     pub segments: Vec<Segment<F>>,
     /// The span that takes the appends.
     pub active: Option<Span>,
+    /// While there is one.
+    pub seat: Option<Seat>,
     /// All other spans, by their first offset: those waiting to be written and those only cached.
     pub spans: BTreeMap<Offset, Span>,
     /// Keys of the full spans that are still to be written, in order.
@@ -157,6 +160,7 @@ impl<F> State<F> {
         State {
             segments,
             active: None,
+            seat: None,
             spans: BTreeMap::new(),
             dirty: VecDeque::new(),
             tail,
@@ -399,12 +403,28 @@ impl<F> State<F> {
         self.active.is_none() && self.segments.iter().all(|segment| segment.file.is_none())
     }
 
-    /// Forgets all that an idle log can do without; everything is written.
-    pub fn rest(&mut self) {
+    /// Gives up the span that takes the appends, unless something of it is to be written or it was used lately; the bytes freed.
+    pub fn give_up_active(&mut self) -> Option<usize> {
+        let span = self.active.as_ref().filter(|span| self.written >= self.end && !span.recent.replace(false))?;
+        let bytes = span.chunk.capacity();
+        self.drop_active();
+        // It was too large for what there is.
+        self.chunk_size /= 2;
+        Some(bytes)
+    }
+
+    /// Everything is written; the unaligned tail stays.
+    fn drop_active(&mut self) {
+        self.seat = None;
         if let Some(span) = self.active.take() {
             let head = span.end % BLOCK;
             self.tail = span.chunk.filled()[span.end - head..span.end].into();
         }
+    }
+
+    /// Forgets all that an idle log can do without; everything is written.
+    pub fn rest(&mut self) {
+        self.drop_active();
         self.chunk_size = CHUNK_MIN;
         let last = self.segments.len() - 1;
         for (i, segment) in self.segments.iter_mut().enumerate() {

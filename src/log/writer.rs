@@ -44,14 +44,17 @@ pub(super) async fn run<R: Rt>(log: Rc<Inner<R>>) {
 impl<R: Rt> Inner<R> {
     /// Tells the cache of the spans that it may drop from now on.
     fn cache_retired(&self) {
-        let retired = std::mem::take(&mut self.state.borrow_mut().retired);
-        if retired.is_empty() {
-            return;
-        }
+        let (retired, all_written) = {
+            let mut state = self.state.borrow_mut();
+            (std::mem::take(&mut state.retired), state.written >= state.end)
+        };
+        let any = all_written || !retired.is_empty();
         for (key, bytes) in retired {
             self.cache.insert(self.this.clone(), key, bytes);
         }
-        self.cache.relieve();
+        if any {
+            self.cache.relieve();
+        }
     }
 }
 

@@ -1,12 +1,13 @@
 """Configured limits: connections, idle time, sizes."""
 
+import concurrent.futures
 import contextlib
 import socket
 import struct
 import time
 
 from harness import Broker, eventually
-from raw import Closed, Connection, batch
+from raw import Closed, Connection, batch, produce_body
 
 MESSAGE_TOO_LARGE, TOPIC_DELETION_DISABLED = 10, 73
 
@@ -32,6 +33,32 @@ def test_sizes():
             with contextlib.suppress(ConnectionResetError):
                 assert s.recv(1) == b""
         assert is_open(c)
+
+
+def test_many_hot_partitions_in_little_memory():
+    """Append buffers of many partitions must not take all the memory that requests need to come in."""
+    with Broker(cores=1, corelane_memory="32m") as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("few", 8)
+            c.create_topic("many", 120)
+
+        def fill(topic, partitions, rounds):
+            with Connection(broker.address, timeout=30) as c:
+                for _ in range(rounds):
+                    for partition in partitions:
+                        c.send("Produce", 9, produce_body(topic, {partition: batch([b"x" * 300000])}, 1))
+                    for partition in partitions:
+                        assert c.receive().Responses[0].PartitionResponses[0].ErrorCode == 0
+
+        in_threads([lambda: fill("few", range(8), 10) for _ in range(4)])
+        in_threads([lambda n=n: fill("many", range(n, 120, 6), 4) for n in range(6)])
+
+
+def in_threads(functions):
+    """Runs all at once; the first failure is raised."""
+    with concurrent.futures.ThreadPoolExecutor(len(functions)) as pool:
+        for done in [pool.submit(function) for function in functions]:
+            done.result()
 
 
 def test_idle_connections_are_closed():
