@@ -77,6 +77,9 @@ pub struct Args {
     /// Topic; made when missing. Default: load-PARTITIONS.
     #[arg(long)]
     pub topic: Option<String>,
+    /// Topics, whose names then end in a number; connections take them in turn.
+    #[arg(long, default_value_t = 1)]
+    pub topics: usize,
     /// Partitions of a topic that has to be made.
     #[arg(long, default_value_t = 1)]
     pub partitions: usize,
@@ -130,6 +133,7 @@ impl Args {
             ("--batch-bytes", self.batch_bytes, 0, 1 << 30),
             ("--fetch-bytes", self.fetch_bytes, 1, 1 << 30),
             ("--keys", self.keys, 0, 9_999_999),
+            ("--topics", self.topics, 1, self.connections),
         ];
         for (name, value, least, most) in bounds {
             if !(least..=most).contains(&value) {
@@ -160,6 +164,13 @@ impl Args {
 
     pub fn topic(&self) -> String {
         self.topic.clone().unwrap_or_else(|| format!("load-{}", self.partitions))
+    }
+
+    pub fn topic_names(&self) -> Vec<String> {
+        match self.topics {
+            1 => vec![self.topic()],
+            topics => (0..topics).map(|number| format!("{}-{number}", self.topic())).collect(),
+        }
     }
 
     pub fn shape(&self, now_ms: i64) -> Shape {

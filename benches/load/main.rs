@@ -15,6 +15,7 @@ mod produce;
 mod report;
 mod stats;
 mod sys;
+mod topic;
 mod verify;
 mod wire;
 mod worker;
@@ -31,7 +32,7 @@ use std::{
 use clap::Parser;
 
 use crate::{
-    admin::{Client, EARLIEST, LATEST, Target},
+    admin::{Client, LATEST, Target},
     args::{Args, Mode},
     batch::Template,
     connection::{Connection, Role},
@@ -39,6 +40,7 @@ use crate::{
     produce::{Ledger, Producer},
     report::{Report, Server},
     stats::{Clock, Progress, Stats},
+    topic::Topic,
     verify::{Expected, Findings},
     worker::{Schedule, Worker},
 };
@@ -73,16 +75,21 @@ fn start(mut args: Args) -> io::Result<bool> {
             let server = NullServer::start(&mut args)?;
             let leader = args.bootstrap_server.clone();
             let targets = (0..args.partitions as i32).map(|partition| Target { partition, leader: leader.clone() }).collect();
-            let setup = Setup { args: &args, topic: args.topic(), targets, starts: vec![0; args.partitions], run: now_ms as u32, template };
+            let topic = Topic { name: args.topic(), targets, starts: vec![0; args.partitions] };
+            let setup = Setup { args: &args, topics: vec![topic], run: now_ms as u32, template };
             let good = setup.run();
             drop(server);
             good
         }
         Mode::Produce | Mode::Fetch | Mode::E2e => {
-            let setup = Setup::prepare(&args, template, now_ms as u32)?;
+            let run = now_ms as u32;
+            let topics =
+                args.topic_names().into_iter().map(|name| Topic::prepare(&args, name, &template, run)).collect::<io::Result<_>>()?;
+            let setup = Setup { args: &args, topics, run, template };
             let good = setup.run()?;
             if args.delete_topic {
-                Client::connect(&args.bootstrap_server)?.delete(&setup.topic)?;
+                let mut client = Client::connect(&args.bootstrap_server)?;
+                setup.topics.iter().try_for_each(|topic| client.delete(&topic.name))?;
             }
             Ok(good)
         }
@@ -126,81 +133,40 @@ impl Drop for NullServer {
 /// Everything that is known before the first connection.
 struct Setup<'a> {
     args: &'a Args,
-    topic: String,
-    targets: Vec<Target>,
-    /// Where reading begins, per target.
-    starts: Vec<i64>,
+    /// Connections take them in turn.
+    topics: Vec<Topic>,
     run: u32,
     template: Arc<Template>,
 }
 
 impl<'a> Setup<'a> {
-    /// Finds or makes the topic, and for a fetch what it reads.
-    fn prepare(args: &'a Args, template: Arc<Template>, run: u32) -> io::Result<Self> {
-        let topic = args.topic();
-        let mut client = Client::connect(&args.bootstrap_server)?;
-        let targets = client.ensure(&topic, args.partitions, &args.topic_config)?;
-        let mut setup = Self { args, topic, targets, starts: Vec::new(), run, template };
-        if args.mode == Mode::Fetch {
-            setup.fill()?;
-            setup.starts = setup.offsets(EARLIEST)?;
-        } else {
-            setup.starts = setup.offsets(LATEST)?;
-        }
-        Ok(setup)
-    }
-
-    fn offsets(&self, which: i64) -> io::Result<Vec<i64>> {
-        let one = |target: &Target| Ok(Client::connect(&target.leader)?.offsets(&self.topic, &[target.partition], which)?[0]);
-        self.targets.iter().map(one).collect()
-    }
-
-    /// Produces until each partition holds what `--fill` asks for.
-    fn fill(&self) -> io::Result<()> {
-        let (starts, ends) = (self.offsets(EARLIEST)?, self.offsets(LATEST)?);
-        let wanted = self.args.fill.div_ceil(self.template.batch_len()) as u64;
-        for ((target, start), end) in self.targets.iter().zip(starts).zip(ends) {
-            let present = (end - start) as u64 / self.template.records;
-            let mut client = Client::connect(&target.leader)?;
-            let mut producer = Producer::new(Arc::clone(&self.template), &self.topic, -1, self.run, u32::MAX, &[target.partition], 0);
-            let mut stats = Stats::new(Clock::idle());
-            for _ in present..wanted {
-                let mut frame = Vec::new();
-                producer.put_request(&mut frame, 0, 0, self.template.records);
-                frame.extend(self.template.tail());
-                producer.answer(&client.call(frame)?, 0, self.template.records, 0, &mut stats)?;
-            }
-            if let Some(code) = stats.errors.keys().next() {
-                return Err(io::Error::other(format!("filling partition {}: {}", target.partition, admin::error_name(*code))));
-            }
-        }
-        if self.offsets(EARLIEST)? == self.offsets(LATEST)? {
-            return Err(io::Error::other(format!("topic {} is empty: produce to it first, or use --fill", self.topic)));
-        }
-        Ok(())
-    }
-
     fn producer(&self, index: usize) -> io::Result<Connection> {
+        let (topic, turn) = self.topic(index);
         // A connection goes to one broker and so serves the partitions that this one leads.
-        let leader = &self.targets[index % self.targets.len()].leader;
-        let partitions: Vec<i32> = self.targets.iter().filter(|t| t.leader == *leader).map(|t| t.partition).collect();
+        let leader = &topic.targets[turn % topic.targets.len()].leader;
+        let partitions: Vec<i32> = topic.targets.iter().filter(|t| t.leader == *leader).map(|t| t.partition).collect();
         let template = Arc::clone(&self.template);
-        let mut producer = Producer::new(template, &self.topic, self.args.acks, self.run, index as u32, &partitions, index);
+        let mut producer = Producer::new(template, &topic.name, self.args.acks, self.run, index as u32, &partitions, turn);
         if self.args.keys > 0 {
-            let shares = keys::shares(self.args.keys, self.args.key_skew, self.targets.len());
+            let shares = keys::shares(self.args.keys, self.args.key_skew, topic.targets.len());
             producer.draw_by(partitions.iter().map(|partition| shares[*partition as usize]), index as u64);
         }
         Connection::new(TcpStream::connect(leader)?, Role::Produce(producer), self.args.inflight)
     }
 
-    fn consumer(&self, first: usize, count: usize, at_end: AtEnd) -> io::Result<Connection> {
-        let leader = &self.targets[first % self.targets.len()].leader;
-        let led: Vec<usize> = (0..self.targets.len()).filter(|&i| self.targets[i].leader == *leader).collect();
+    /// The topic of a connection, and its number among the topic's connections.
+    fn topic(&self, index: usize) -> (&Topic, usize) {
+        (&self.topics[index % self.topics.len()], index / self.topics.len())
+    }
+
+    fn consumer(&self, topic: &Topic, first: usize, count: usize, at_end: AtEnd) -> io::Result<Connection> {
+        let leader = &topic.targets[first % topic.targets.len()].leader;
+        let led: Vec<usize> = (0..topic.targets.len()).filter(|&i| topic.targets[i].leader == *leader).collect();
         let cursor = |i: usize| {
             let target = led[(first + i) % led.len()];
-            Cursor { partition: self.targets[target].partition, start: self.starts[target], offset: self.starts[target] }
+            Cursor { partition: topic.targets[target].partition, start: topic.starts[target], offset: topic.starts[target] }
         };
-        let fetcher = Fetcher::new(&self.topic, (0..count).map(cursor).collect(), self.args.fetch_bytes, at_end);
+        let fetcher = Fetcher::new(&topic.name, (0..count).map(cursor).collect(), self.args.fetch_bytes, at_end);
         Connection::new(TcpStream::connect(leader)?, Role::Fetch(fetcher), count)
     }
 
@@ -209,13 +175,19 @@ impl<'a> Setup<'a> {
         match self.args.mode {
             Mode::Produce | Mode::Ceiling | Mode::Null => all.map(|i| self.producer(i)).collect(),
             Mode::Fetch | Mode::CeilingFetch => {
-                all.map(|i| self.consumer(i * self.args.inflight, self.args.inflight, AtEnd::Wrap)).collect()
+                let one = |i| {
+                    let (topic, turn) = self.topic(i);
+                    self.consumer(topic, turn * self.args.inflight, self.args.inflight, AtEnd::Wrap)
+                };
+                all.map(one).collect()
             }
             Mode::E2e => {
                 let follow = AtEnd::Follow { run: self.run, stamp_at: self.template.stamp_at() };
                 let mut connections: Vec<Connection> = all.map(|i| self.producer(i)).collect::<io::Result<_>>()?;
-                for i in 0..self.targets.len() {
-                    connections.push(self.consumer(i, 1, follow)?);
+                for topic in &self.topics {
+                    for i in 0..topic.targets.len() {
+                        connections.push(self.consumer(topic, i, 1, follow)?);
+                    }
                 }
                 Ok(connections)
             }
@@ -261,8 +233,8 @@ impl<'a> Setup<'a> {
         }
         let report = Report {
             args: self.args,
-            topic: self.topic.clone(),
-            partitions: self.targets.len(),
+            topic: self.topics.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>().join(", "),
+            partitions: self.topics[0].targets.len(),
             records_per_batch: self.template.records,
             batch_len: self.template.batch_len(),
             seconds: self.args.duration.as_secs_f64(),
@@ -316,15 +288,21 @@ impl<'a> Setup<'a> {
             self.settle()?;
         }
         let expected = Expected { run: self.run, stamp_at: self.template.stamp_at(), records: self.template.records };
-        verify::verify(&self.topic, &self.targets, &self.starts, ledgers, &expected).map(Some)
+        let mut findings = Findings::default();
+        for (number, topic) in self.topics.iter().enumerate() {
+            let of_topic: Vec<&Ledger> = ledgers.iter().filter(|l| l.connection as usize % self.topics.len() == number).collect();
+            verify::verify(topic, &of_topic, &expected, &mut findings)?;
+        }
+        Ok(Some(findings))
     }
 
     /// Waits until the partitions grow no more: what was sent without asking for answers may still be on its way.
     fn settle(&self) -> io::Result<()> {
-        let mut ends = self.offsets(LATEST)?;
+        let offsets = || self.topics.iter().map(|topic| topic.offsets(LATEST)).collect::<io::Result<Vec<_>>>();
+        let mut ends = offsets()?;
         loop {
             thread::sleep(Duration::from_secs(1));
-            let now = self.offsets(LATEST)?;
+            let now = offsets()?;
             if now == ends {
                 return Ok(());
             }

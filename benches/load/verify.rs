@@ -8,6 +8,7 @@ use crate::{
     fetch::{AtEnd, Cursor, Fetcher},
     produce::Ledger,
     stats::{Clock, Stats},
+    topic::Topic,
 };
 
 const FETCH_BYTES: usize = 8 << 20;
@@ -75,22 +76,21 @@ pub struct Expected {
     pub records: u64,
 }
 
-/// Reads the partitions from the offsets where the run began to their ends, and compares with the ledgers.
-pub fn verify(topic: &str, targets: &[Target], starts: &[i64], ledgers: &[Ledger], expected: &Expected) -> io::Result<Findings> {
-    let mut findings = Findings::default();
-    for (target, start) in targets.iter().zip(starts) {
-        let of_partition = ledgers.iter().filter(|ledger| ledger.partition == target.partition);
+/// Reads a topic's partitions from the offsets where the run began to their ends, and compares with the ledgers.
+pub fn verify(topic: &Topic, ledgers: &[&Ledger], expected: &Expected, findings: &mut Findings) -> io::Result<()> {
+    for (target, start) in topic.targets.iter().zip(&topic.starts) {
+        let of_partition = ledgers.iter().copied().filter(|ledger| ledger.partition == target.partition);
         let mut seen: HashMap<u32, Seen> = of_partition
             .map(|ledger| (ledger.connection, Seen { ledger, bits: vec![0; ledger.sent as usize / 64 + 1], highest: None }))
             .collect();
-        read_partition(topic, target, *start, |batch, head| {
+        read_partition(&topic.name, target, *start, |batch, head| {
             let stamp = batch.get(expected.stamp_at..).and_then(Stamp::read).filter(|stamp| stamp.run == expected.run);
             let sane = crc_ok(batch) && head.records == expected.records;
             match stamp.and_then(|stamp| Some((stamp, seen.get_mut(&stamp.connection)?))) {
                 Some((stamp, seen)) if sane => {
                     findings.batches += 1;
                     findings.records += head.records;
-                    seen.mark(stamp.sequence, &mut findings);
+                    seen.mark(stamp.sequence, findings);
                 }
                 // Another producer's batch is no fault, a damaged one is.
                 _ => findings.damaged += u64::from(!crc_ok(batch)),
@@ -98,7 +98,7 @@ pub fn verify(topic: &str, targets: &[Target], starts: &[i64], ledgers: &[Ledger
         })?;
         findings.lost += seen.values().map(Seen::lost).sum::<u64>();
     }
-    Ok(findings)
+    Ok(())
 }
 
 /// Calls `each` with every batch from `start` to the end of the partition.

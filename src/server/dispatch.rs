@@ -187,10 +187,7 @@ fn list_offsets<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let items = api::list_offsets::plan(&request, work.version, &work.conn.server.shard.image());
     work.later(async move |work| {
         let shard = &work.conn.server.shard;
-        let mut results = Vec::with_capacity(items.len());
-        for (owner, (places, items)) in by_owner(items, |item| shard.owner_of(&item.key)) {
-            results.extend(places.into_iter().zip(shard.offsets(owner, items).await));
-        }
+        let results = ask_owners(items, |item| shard.owner_of(&item.key), async |owner, items| shard.offsets(owner, items).await).await;
         work.reply(&api::list_offsets::respond(&request, work.version, &shard.image(), results))
     })
 }
@@ -200,21 +197,26 @@ fn offset_for_leader_epoch<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> 
     let items = api::offset_for_leader_epoch::plan(&request, &work.conn.server.shard.image());
     work.later(async move |work| {
         let shard = &work.conn.server.shard;
-        let mut results = Vec::with_capacity(items.len());
-        for (owner, (places, items)) in by_owner(items, |item| shard.owner_of(&item.key)) {
-            results.extend(places.into_iter().zip(shard.epochs(owner, items).await));
-        }
+        let results = ask_owners(items, |item| shard.owner_of(&item.key), async |owner, items| shard.epochs(owner, items).await).await;
         work.reply(&api::offset_for_leader_epoch::respond(&request, results))
     })
 }
 
-/// Items by the core that owns their partition, with their places in the request.
-fn by_owner<T>(items: Vec<(usize, T)>, owner: impl Fn(&T) -> usize) -> BTreeMap<usize, (Vec<usize>, Vec<T>)> {
+/// Asks the cores that own the items' partitions, one call each; the answers with the items' places in the request.
+async fn ask_owners<T, A>(
+    items: Vec<(usize, T)>,
+    owner: impl Fn(&T) -> usize,
+    ask: impl AsyncFn(usize, Vec<T>) -> Vec<A>,
+) -> Vec<(usize, A)> {
     let mut groups: BTreeMap<usize, (Vec<usize>, Vec<T>)> = BTreeMap::new();
     for (place, item) in items {
         let (places, items) = groups.entry(owner(&item)).or_default();
         places.push(place);
         items.push(item);
     }
-    groups
+    let mut answers = Vec::new();
+    for (owner, (places, items)) in groups {
+        answers.extend(places.into_iter().zip(ask(owner, items).await));
+    }
+    answers
 }

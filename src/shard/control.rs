@@ -224,6 +224,8 @@ impl<R: Rt> Control<R> {
                 tracing::warn!("{e}");
             }
             self.writing.set(false);
+            // Metadata seldom changes: between two checkpoints the log holds nothing that it does not need.
+            self.log.trim_idle();
         }
     }
 
