@@ -11,8 +11,9 @@ use crate::rt::mem::Memory;
 pub(super) trait Holder {
     /// The span's fate: it is dropped when nothing of it is to be written and it was not read since the last call.
     fn visit(&self, key: Offset) -> Visit;
-    /// The fate of the span that takes appends, if it is still this one: it is given up when nothing of it is to be written.
-    fn visit_active(&self, key: Offset) -> Visit;
+    /// The fate of the span that takes appends: it is given up when nothing of it is to be written. After [`Visit::Gone`] and
+    /// [`Visit::GaveUp`] the holder is not asked again until it calls [`Cache::insert_active`].
+    fn visit_active(&self) -> Visit;
 }
 
 /// Answer of [`Holder::visit`].
@@ -27,8 +28,8 @@ pub(super) enum Visit {
 
 struct Entry {
     holder: Weak<dyn Holder>,
-    key: Offset,
-    active: bool,
+    /// `None`: the span that takes appends, whichever that is.
+    key: Option<Offset>,
 }
 
 #[derive(Default)]
@@ -82,7 +83,8 @@ impl Cache {
             visits -= 1;
             let Some(entry) = self.0.entries.borrow_mut().pop_front() else { break };
             let Some(holder) = entry.holder.upgrade() else { continue };
-            match if entry.active { holder.visit_active(entry.key) } else { holder.visit(entry.key) } {
+            let visit = entry.key.map_or_else(|| holder.visit_active(), |key| holder.visit(key));
+            match visit {
                 Visit::Keep => self.0.entries.borrow_mut().push_back(entry),
                 Visit::Gone(n) => {
                     freed += n;
@@ -103,12 +105,12 @@ impl Cache {
     /// Takes a span into account.
     pub(super) fn insert(&self, holder: Weak<dyn Holder>, key: Offset, bytes: usize) {
         self.0.bytes.set(self.0.bytes.get() + bytes);
-        self.0.entries.borrow_mut().push_back(Entry { holder, key, active: false });
+        self.0.entries.borrow_mut().push_back(Entry { holder, key: Some(key) });
     }
 
-    /// Takes note of a span that takes appends: it is asked for when memory is short.
-    pub(super) fn insert_active(&self, holder: Weak<dyn Holder>, key: Offset) {
-        self.0.entries.borrow_mut().push_back(Entry { holder, key, active: true });
+    /// Takes note of a log with a span that takes appends: it is asked for that when memory is short.
+    pub(super) fn insert_active(&self, holder: Weak<dyn Holder>) {
+        self.0.entries.borrow_mut().push_back(Entry { holder, key: None });
     }
 
     /// One more log has an append chunk, for as long as the seat lives.
@@ -120,6 +122,12 @@ impl Cache {
     /// The largest append chunk that a log may have, so that all of them together leave half of the memory to everything else.
     pub(super) fn chunk_share(&self) -> usize {
         self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / 2 / self.0.active.get().max(1))
+    }
+
+    /// How many entries the cache keeps.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.0.entries.borrow().len()
     }
 
     /// `bytes` of spans went without being asked.

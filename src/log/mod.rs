@@ -118,12 +118,14 @@ impl<R: Rt> Holder for Inner<R> {
         }
     }
 
-    fn visit_active(&self, key: Offset) -> Visit {
+    fn visit_active(&self) -> Visit {
         let Ok(mut state) = self.state.try_borrow_mut() else { return Visit::Keep };
-        if state.active.as_ref().is_none_or(|span| span.first != key) {
-            return Visit::Gone(0);
-        }
-        state.give_up_active().map_or(Visit::Keep, Visit::GaveUp)
+        let visit = match state.active {
+            None => Visit::Gone(0),
+            Some(_) => state.give_up_active().map_or(Visit::Keep, Visit::GaveUp),
+        };
+        state.listed &= matches!(visit, Visit::Keep);
+        visit
     }
 }
 
@@ -195,7 +197,8 @@ impl<R: Rt> Log<R> {
         let roll = state.rolls(batch.len(), last, config.segment_bytes);
         let memory = inner.rt.memory();
         let spare = || memory.budget().saturating_sub(memory.used().saturating_sub(inner.cache.bytes()));
-        if let Some(size) = state.chunk_wanted(batch.len(), roll, || spare().min(8 * inner.cache.chunk_share()), || inner.rt.now().mono) {
+        let limit = || (spare() / 8).min(inner.cache.chunk_share());
+        if let Some(size) = state.chunk_wanted(batch.len(), roll, limit, || inner.rt.now().mono) {
             // Taking memory may make the cache ask this very log for some.
             drop(state);
             let chunk = memory.chunk_now(size);
@@ -203,7 +206,10 @@ impl<R: Rt> Log<R> {
             let segment = roll.then(|| Segment::new(base_offset, config.index_interval_bytes));
             state.open_span(chunk, segment);
             state.seat.get_or_insert_with(|| inner.cache.seat());
-            inner.cache.insert_active(inner.this.clone(), state.end);
+            // Once only, however often chunks come and go: nobody takes entries away while there is memory enough.
+            if !std::mem::replace(&mut state.listed, true) {
+                inner.cache.insert_active(inner.this.clone());
+            }
         }
         state.push(batch, &header, base_offset, epoch, log_append_time);
         let kick = inner.kick(&mut state);

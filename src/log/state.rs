@@ -118,6 +118,8 @@ pub(super) struct State<F> {
     pub active: Option<Span>,
     /// While there is one.
     pub seat: Option<Seat>,
+    /// The cache knows that there is, or was, one.
+    pub listed: bool,
     /// All other spans, by their first offset: those waiting to be written and those only cached.
     pub spans: BTreeMap<Offset, Span>,
     /// Keys of the full spans that are still to be written, in order.
@@ -161,6 +163,7 @@ impl<F> State<F> {
             segments,
             active: None,
             seat: None,
+            listed: false,
             spans: BTreeMap::new(),
             dirty: VecDeque::new(),
             tail,
@@ -205,8 +208,8 @@ impl<F> State<F> {
         segment.size > 0 && (segment.size + len as u64 > segment_bytes as u64 || last - segment.base > i32::MAX as i64)
     }
 
-    /// Bytes of a new chunk that a batch of `len` bytes needs, or `None` if the active one has room. `spare` is the memory that may be taken.
-    pub fn chunk_wanted(&mut self, len: usize, roll: bool, spare: impl FnOnce() -> usize, now: impl FnOnce() -> Duration) -> Option<usize> {
+    /// Bytes of a new chunk that a batch of `len` bytes needs, or `None` if the active one has room. `limit` is the largest that memory allows.
+    pub fn chunk_wanted(&mut self, len: usize, roll: bool, limit: impl FnOnce() -> usize, now: impl FnOnce() -> Duration) -> Option<usize> {
         if !roll && self.active.as_ref().is_some_and(|span| span.chunk.room() >= len) {
             return None;
         }
@@ -215,7 +218,7 @@ impl<F> State<F> {
             let quick = now.saturating_sub(self.chunk_opened) < QUICK_FILL;
             self.chunk_size = if quick { self.chunk_size * 2 } else { self.chunk_size / 2 };
         }
-        self.chunk_size = self.chunk_size.min(spare() / 8).clamp(CHUNK_MIN, CHUNK_MAX);
+        self.chunk_size = self.chunk_size.min(limit()).clamp(CHUNK_MIN, CHUNK_MAX);
         self.chunk_opened = now;
         let head = if roll { 0 } else { self.last_segment().size as usize % BLOCK };
         Some(self.chunk_size.max(head + len))

@@ -565,6 +565,25 @@ fn records_are_found_by_time() {
     });
 }
 
+/// A log that is used now and then and rests in between, while there is memory enough for everybody.
+#[test]
+fn resting_again_and_again_costs_the_cache_nothing() {
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, LogConfig { segment_bytes: 4 << 20, index_interval_bytes: 4096 }).await;
+        for i in 0..100 {
+            let bytes = build_batch(&BatchSpec::default(), &[(None, Some(&[7; 100]), 1000)]);
+            log.append(&bytes, i, 1, None).unwrap();
+            log.flush().await.unwrap();
+            log.trim_idle();
+            log.0.wait_until(|state| !state.running).await.unwrap();
+            assert!(log.0.state.borrow().at_rest() && log.0.cache.len() <= 1, "{} entries", log.0.cache.len());
+        }
+        assert_eq!(log.end_offset(), 100);
+    });
+}
+
 #[test]
 fn deleting_leaves_nothing() {
     let sim = Sim::new(8, 1);
