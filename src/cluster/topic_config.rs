@@ -255,8 +255,28 @@ fn one_spelling(kind: Kind, value: &str) -> String {
 pub struct TopicConfig {
     /// `segment.bytes`.
     pub segment_bytes: i32,
+    /// `segment.ms`.
+    pub segment_ms: i64,
+    /// `segment.jitter.ms`.
+    pub segment_jitter_ms: i64,
+    /// `segment.index.bytes`.
+    pub segment_index_bytes: i32,
     /// `index.interval.bytes`.
     pub index_interval_bytes: i32,
+    /// `file.delete.delay.ms`.
+    pub file_delete_delay_ms: i64,
+    /// `retention.ms`; -1: no limit.
+    pub retention_ms: i64,
+    /// `retention.bytes`; negative: no limit.
+    pub retention_bytes: i64,
+    /// `delete.retention.ms`.
+    pub delete_retention_ms: i64,
+    /// `min.compaction.lag.ms`.
+    pub min_compaction_lag_ms: i64,
+    /// `max.compaction.lag.ms`; `i64::MAX`: no limit.
+    pub max_compaction_lag_ms: i64,
+    /// `min.cleanable.dirty.ratio`, in millionths.
+    pub min_cleanable_dirty_ppm: u32,
     /// `max.message.bytes`.
     pub max_message_bytes: i32,
     /// `cleanup.policy` has `compact`.
@@ -287,7 +307,17 @@ impl TopicConfig {
         let policy = text("cleanup.policy");
         TopicConfig {
             segment_bytes: int("segment.bytes"),
+            segment_ms: long("segment.ms"),
+            segment_jitter_ms: long("segment.jitter.ms"),
+            segment_index_bytes: int("segment.index.bytes"),
             index_interval_bytes: int("index.interval.bytes"),
+            file_delete_delay_ms: long("file.delete.delay.ms"),
+            retention_ms: long("retention.ms"),
+            retention_bytes: long("retention.bytes"),
+            delete_retention_ms: long("delete.retention.ms"),
+            min_compaction_lag_ms: long("min.compaction.lag.ms"),
+            max_compaction_lag_ms: long("max.compaction.lag.ms"),
+            min_cleanable_dirty_ppm: (text("min.cleanable.dirty.ratio").parse().unwrap_or(0.5) * 1e6) as u32,
             max_message_bytes: int("max.message.bytes"),
             compact: items(&policy).any(|item| item == "compact"),
             delete: items(&policy).any(|item| item == "delete"),
@@ -447,6 +477,8 @@ mod tests {
         assert_eq!((config.segment_bytes, config.max_message_bytes, config.index_interval_bytes), (1 << 30, 1_048_588, 4096));
         assert_eq!((config.compact, config.delete, config.log_append_time), (false, true, false));
         assert_eq!((config.timestamp_before_max_ms, config.timestamp_after_max_ms), (i64::MAX, 3_600_000));
+        assert_eq!((config.segment_ms, config.retention_ms, config.retention_bytes), (604_800_000, 604_800_000, -1));
+        assert_eq!((config.delete_retention_ms, config.min_cleanable_dirty_ppm), (86_400_000, 500_000));
         assert_eq!((config.flush_messages, config.flush_ms, config.ack), (i64::MAX, i64::MAX, AckPolicy::Default));
 
         let own = map(&[

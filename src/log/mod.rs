@@ -41,6 +41,26 @@ pub struct LogConfig {
     pub segment_bytes: u32,
     /// `index.interval.bytes`: distance of index entries.
     pub index_interval_bytes: u32,
+    /// `segment.index.bytes`: a segment is closed before either index file would grow above this.
+    pub segment_index_bytes: u32,
+    /// `segment.ms`: a segment is closed this long after its first record's timestamp, milliseconds.
+    pub segment_ms: i64,
+    /// `segment.jitter.ms`: up to this much of `segment_ms` is left out, at random for each segment.
+    pub segment_jitter_ms: i64,
+    /// `file.delete.delay.ms`: how long the files of a deleted segment stay, under names that end in `.deleted`.
+    pub file_delete_delay_ms: i64,
+}
+
+impl LogConfig {
+    /// Kafka's defaults.
+    pub const DEFAULT: LogConfig = LogConfig {
+        segment_bytes: 1 << 30,
+        index_interval_bytes: 4096,
+        segment_index_bytes: 10 << 20,
+        segment_ms: 604_800_000,
+        segment_jitter_ms: 0,
+        file_delete_delay_ms: 60_000,
+    };
 }
 
 /// What is known of a log before it is opened.
@@ -97,7 +117,7 @@ struct Inner<R: Rt> {
     cache: Cache,
     dir: PathBuf,
     topic_id: TopicId,
-    config: LogConfig,
+    config: Cell<LogConfig>,
     state: RefCell<State<R::File>>,
     deleted: Cell<bool>,
     wake: Notify,
@@ -158,7 +178,7 @@ impl<R: Rt> Log<R> {
             cache: cache.clone(),
             dir: dir.into(),
             topic_id,
-            config,
+            config: Cell::new(config),
             state: RefCell::new(state),
             deleted: Cell::new(false),
             wake: Notify::default(),
@@ -179,7 +199,7 @@ impl<R: Rt> Log<R> {
         if header.total_len() != batch.len() || header.last_offset_delta < 0 {
             return Err(LogError::BadBatch("its length is not that of its bytes, or its offsets run backwards".into()));
         }
-        let config = inner.config;
+        let config = inner.config.get();
         if batch.len() > config.segment_bytes as usize {
             return Err(LogError::TooLarge);
         }
@@ -227,6 +247,11 @@ impl<R: Rt> Log<R> {
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
         let path = self.0.dir.join(files::EPOCHS);
         self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+    }
+
+    /// Another configuration is in force from now on; segments that exist keep the spacing of their index.
+    pub fn set_config(&self, config: LogConfig) {
+        self.0.config.set(config);
     }
 
     /// The topic's id from `partition.metadata`; zero if that is missing.

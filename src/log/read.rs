@@ -227,7 +227,7 @@ impl<R: Rt> Inner<R> {
             }
             (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base))
         };
-        let interval = self.config.index_interval_bytes;
+        let interval = self.config.get().index_interval_bytes;
         let index = match files::read_index(&self.rt, &self.dir, base, size, end, interval) {
             Some(index) => index,
             None => {

@@ -16,7 +16,7 @@ use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 use crate::wire::batch::{self, BatchHeader, BatchSpec, build_batch};
 
-const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, index_interval_bytes: 4096 };
+const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, ..LogConfig::DEFAULT };
 const ID: Uuid = Uuid([7; 16]);
 
 /// A batch of `records` records whose payload is random.
@@ -115,7 +115,7 @@ struct Machine {
 impl Machine {
     fn new(seed: u64, memory: usize) -> Machine {
         let segment_bytes = [40 << 10, 256 << 10, 4 << 20][seed as usize % 3];
-        let config = LogConfig { segment_bytes, index_interval_bytes: 4096 };
+        let config = LogConfig { segment_bytes, ..LogConfig::DEFAULT };
         let random = RefCell::new(Prng::new(seed ^ 0xabcd));
         Machine { sim: Sim::with_memory(seed, 1, memory), random, model: RefCell::default(), config }
     }
@@ -571,7 +571,7 @@ fn resting_again_and_again_costs_the_cache_nothing() {
     let sim = Sim::new(1, 1);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let log = create(&rt, LogConfig { segment_bytes: 4 << 20, index_interval_bytes: 4096 }).await;
+        let log = create(&rt, LogConfig { segment_bytes: 4 << 20, ..LogConfig::DEFAULT }).await;
         for i in 0..100 {
             let bytes = build_batch(&BatchSpec::default(), &[(None, Some(&[7; 100]), 1000)]);
             log.append(&bytes, i, 1, None).unwrap();

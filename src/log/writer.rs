@@ -64,7 +64,7 @@ async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let allocation = {
         let mut state = log.state.borrow_mut();
         let Some(end) = state.next_end() else { return Ok(()) };
-        state.writing_segment().allocation(end, log.config.segment_bytes as u64)
+        state.writing_segment().allocation(end, log.config.get().segment_bytes as u64)
     };
     if let Some(len) = allocation {
         log.rt.allocate(&file, len).await.map_err(|e| LogError::io("allocate space for", &path())(e))?;

@@ -29,7 +29,7 @@ pub use crate::log::dir::lock;
 /// Topic name of the metadata log; it has one partition.
 const METADATA: &str = "__corelane_metadata";
 const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, index_interval_bytes: 4096 };
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
 
 /// What one entry of log.dirs was found to hold.

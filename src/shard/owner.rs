@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
+use crate::cluster::topic_config::TopicConfig;
 use crate::log::{Log, LogError, Read};
 use crate::partition::acks::Level;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
@@ -52,11 +53,9 @@ pub struct Replica<R: Rt> {
     pub log_dir: PathBuf,
     /// TOPIC-PARTITION.
     pub name: String,
-    /// `flush.messages`: flushed at the latest after so many records.
-    pub flush_messages: i64,
-    /// `flush.ms`: flushed at the latest so long after an append, milliseconds.
-    pub flush_ms: i64,
-    /// A flush for that is on its way.
+    /// The topic's, as it is now.
+    pub config: RefCell<TopicConfig>,
+    /// A flush that `flush.ms` asks for is on its way.
     pub flush_due: Cell<bool>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
@@ -165,12 +164,13 @@ impl<R: Rt> Owner<R> {
 
     /// Has what was appended flushed when `flush.ms` have passed.
     fn flush_later(&self, replica: &Rc<Replica<R>>) {
-        if replica.flush_ms == i64::MAX || replica.flush_due.replace(true) {
+        let flush_ms = replica.config.borrow().flush_ms;
+        if flush_ms == i64::MAX || replica.flush_due.replace(true) {
             return;
         }
         let (rt, replica) = (self.rt.clone(), replica.clone());
         self.rt.spawn(Class::Background, async move {
-            rt.sleep(Duration::from_millis(replica.flush_ms.max(0) as u64)).await;
+            rt.sleep(Duration::from_millis(flush_ms.max(0) as u64)).await;
             replica.flush_due.set(false);
             replica.log.want_flush(replica.log.end_offset());
         });
@@ -291,7 +291,7 @@ impl<R: Rt> Replica<R> {
         partition.appended(&stored, base_offset, item.records.len());
         let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
         let end = partition.log_end;
-        if end - partition.flushed >= self.flush_messages {
+        if end - partition.flushed >= self.config.borrow().flush_messages {
             self.log.want_flush(end);
         }
         self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced })

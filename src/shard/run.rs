@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use super::control::Control;
 use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
+use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
 use crate::base::ids::Offset;
 use crate::cluster::image::Image;
+use crate::cluster::topic_config::TopicConfig;
 use crate::log::{self, Log, LogConfig, LogError, Replay};
 use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
@@ -147,14 +149,10 @@ impl<R: Rt> Shard<R> {
     /// Opens or creates the replicas named and drops those whose topic is gone.
     async fn assign(&self, image: &Image, assignments: Vec<Assignment>) {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
-        for (key, _) in self.0.owner.replicas() {
-            if image.topic_by_id(key.0).is_none()
-                && let Some(replica) = self.0.owner.remove(&key)
-            {
-                replica.retire();
-                if let Err(e) = replica.log.delete().await {
-                    tracing::error!("{}: cannot be deleted: {e}", replica.name);
-                }
+        for (key, replica) in self.0.owner.replicas() {
+            match image.topic_by_id(key.0) {
+                Some(topic) => replica.set_config(&topic.config),
+                None => self.drop_replica(&key).await,
             }
         }
         for assignment in assignments {
@@ -166,12 +164,20 @@ impl<R: Rt> Shard<R> {
         }
     }
 
+    /// Its topic is gone.
+    async fn drop_replica(&self, key: &Key) {
+        let Some(replica) = self.0.owner.remove(key) else { return };
+        replica.retire();
+        if let Err(e) = replica.log.delete().await {
+            tracing::error!("{}: cannot be deleted: {e}", replica.name);
+        }
+    }
+
     async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
         let Assignment { key, dir, opening } = assignment;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
-        let config =
-            LogConfig { segment_bytes: topic.config.segment_bytes as u32, index_interval_bytes: topic.config.index_interval_bytes as u32 };
+        let config = log_config(&topic.config);
         let (rt, cache) = (self.rt(), &self.0.cache);
         let owner = log::stored_topic_id(rt, &dir)?;
         if !owner.is_zero() && owner != key.0 {
@@ -193,13 +199,11 @@ impl<R: Rt> Shard<R> {
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
-        let (flush_messages, flush_ms) = (topic.config.flush_messages, topic.config.flush_ms);
         let replica = Replica {
             log,
             log_dir,
             name,
-            flush_messages,
-            flush_ms,
+            config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
@@ -246,7 +250,27 @@ impl<R: Rt> Shard<R> {
     }
 }
 
+/// What of a topic's configuration the log is told.
+fn log_config(config: &TopicConfig) -> LogConfig {
+    LogConfig {
+        segment_bytes: config.segment_bytes as u32,
+        index_interval_bytes: config.index_interval_bytes as u32,
+        segment_index_bytes: config.segment_index_bytes as u32,
+        segment_ms: config.segment_ms,
+        segment_jitter_ms: config.segment_jitter_ms,
+        file_delete_delay_ms: config.file_delete_delay_ms,
+    }
+}
+
 impl<R: Rt> Replica<R> {
+    /// The topic's configuration may have changed.
+    fn set_config(&self, config: &TopicConfig) {
+        if *self.config.borrow() != *config {
+            self.log.set_config(log_config(config));
+            self.config.replace(config.clone());
+        }
+    }
+
     fn position(&self) -> Position {
         let partition = self.partition.borrow();
         let (topic, index) = self.name.rsplit_once('-').unwrap_or((&self.name, "0"));
