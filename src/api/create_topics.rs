@@ -37,7 +37,7 @@ pub fn decide(
     let mut records = Vec::new();
     for (topic, decision) in wanted.iter().zip(decided) {
         response.topics.push(match &decision {
-            Ok(made) => created(topic.name, made, broker),
+            Ok(made) => created(topic.name, made, image),
             Err(refusal) => refused(topic.name, refusal),
         });
         records.extend(decision.ok().filter(|_| !request.validate_only).map(|made| made.record));
@@ -63,7 +63,7 @@ fn refused(name: &str, refusal: &Refusal) -> CreatableTopicResult {
     result
 }
 
-fn created(name: &str, made: &CreatedTopic, broker: &BrokerView) -> CreatableTopicResult {
+fn created(name: &str, made: &CreatedTopic, image: &Image) -> CreatableTopicResult {
     let mut result = CreatableTopicResult::default();
     result.name = name.into();
     result.topic_id = made.id.into();
@@ -77,7 +77,7 @@ fn created(name: &str, made: &CreatedTopic, broker: &BrokerView) -> CreatableTop
         config.config_source = entry.source as i8;
         config
     };
-    result.configs = Some(topic_config::effective(&made.overrides, &broker.settings).map(config).collect());
+    result.configs = Some(topic_config::effective(&made.overrides, image.settings()).map(config).collect());
     result
 }
 

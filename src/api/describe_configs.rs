@@ -3,16 +3,15 @@
 use super::error_text;
 use crate::base::config::table::{self, Key, Kind};
 use crate::base::error::ErrorCode;
+use crate::cluster::configs::{BROKER, TOPIC};
 use crate::cluster::image::Image;
 use crate::cluster::names;
-use crate::cluster::topic_config::{self, Source, Synonym};
+use crate::cluster::settings::{Source, Synonym};
+use crate::cluster::topic_config;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::describe_configs_request::DescribeConfigsResource;
 use crate::wire::codec::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
 use crate::wire::codec::{DescribeConfigsRequest, DescribeConfigsResponse};
-
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
 
 type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 
@@ -33,8 +32,8 @@ fn describe(
     result.resource_type = resource.resource_type;
     result.resource_name = resource.resource_name.clone();
     let entries = match resource.resource_type {
-        TOPIC => topic_entries(&resource.resource_name, image, broker),
-        BROKER => broker_entries(&resource.resource_name, broker),
+        TOPIC => topic_entries(&resource.resource_name, image),
+        BROKER => broker_entries(&resource.resource_name, image, broker),
         other => Err((ErrorCode::InvalidRequest, Some(format!("Unsupported resource type: {other}")))),
     };
     match entries {
@@ -56,18 +55,17 @@ fn describe(
     result
 }
 
-fn topic_entries(name: &str, image: &Image, broker: &BrokerView) -> Entries {
+fn topic_entries(name: &str, image: &Image) -> Entries {
     names::validate(name).map_err(|text| (ErrorCode::InvalidTopicException, Some(text)))?;
     let topic = image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
-    let settings = topic_config::effective(&topic.overrides, &broker.settings);
+    let settings = topic_config::effective(&topic.overrides, image.settings());
     Ok(settings.map(|setting| entry(setting.key, Some(&setting.value), setting.source, &setting.synonyms)).collect())
 }
 
-/// Settings of this broker: what Corelane knows, then whatever else was set. All are read-only as long as nothing can change them.
-fn broker_entries(name: &str, broker: &BrokerView) -> Entries {
-    // The cluster's defaults for brokers: there are none.
+/// Settings of this broker: what Corelane knows, then whatever else was set.
+fn broker_entries(name: &str, image: &Image, broker: &BrokerView) -> Entries {
     if name.is_empty() {
-        return Ok(Vec::new());
+        return Ok(defaults_of_brokers(image));
     }
     let invalid = |text| Err((ErrorCode::InvalidRequest, Some(text)));
     match name.parse::<i32>() {
@@ -76,22 +74,31 @@ fn broker_entries(name: &str, broker: &BrokerView) -> Entries {
         Err(_) => return invalid(format!("Broker id must be an integer, but it is: {name}")),
     }
     let known = table::BROKER.iter().chain(table::TOPIC_DEFAULTS.iter().map(|(key, _)| key));
-    let mut entries: Vec<_> = known.map(|key| broker_entry(key, broker)).collect();
+    let mut entries: Vec<_> = known.map(|key| broker_entry(key, image, broker)).collect();
     for name in broker.settings.keys().filter(|name| table::find(name).is_none()) {
         entries.push(unknown_entry(name));
-    }
-    for entry in &mut entries {
-        entry.read_only = true;
     }
     Ok(entries)
 }
 
-fn broker_entry(key: &'static Key, broker: &BrokerView) -> DescribeConfigsResourceResult {
+/// What was changed at run time for all brokers.
+fn defaults_of_brokers(image: &Image) -> Vec<DescribeConfigsResourceResult> {
+    let changed = image.settings().dynamic(None).filter_map(|(name, value)| Some((table::find(name)?, value)));
+    let one = |(key, value): (&'static Key, &str)| {
+        let place = Synonym { name: key.name, value: value.to_owned(), source: Source::DynamicDefaultBroker };
+        let mut entry = entry(key, Some(value), place.source, &[place]);
+        entry.read_only = !table::is_dynamic(key.name);
+        entry
+    };
+    changed.map(one).collect()
+}
+
+fn broker_entry(key: &'static Key, image: &Image, broker: &BrokerView) -> DescribeConfigsResourceResult {
     // Fallbacks of a setting are those that follow it among the settings for the same topic setting (log.retention.hours, say).
     let topic = table::TOPIC_DEFAULTS.iter().find(|(other, _)| other.name == key.name).map(|(_, topic)| *topic);
     let same = table::TOPIC_DEFAULTS.iter().filter(|(_, other)| topic == Some(*other)).map(|(other, _)| other);
     let keys: Vec<&'static Key> = [key].into_iter().chain(same.skip_while(|other| other.name != key.name).skip(1)).collect();
-    let synonyms = topic_config::synonyms_of(&keys, &broker.settings);
+    let synonyms = image.settings().synonyms(&keys);
     let node_id = broker.node_id.to_string();
     let value = match synonyms.first() {
         // The number of this node may have been given under its older name.
@@ -99,7 +106,9 @@ fn broker_entry(key: &'static Key, broker: &BrokerView) -> DescribeConfigsResour
         first => first.map(|first| first.value.as_str()),
     };
     let source = synonyms.first().map_or(Source::Default, |first| first.source);
-    entry(key, value, source, &synonyms)
+    let mut entry = entry(key, value, source, &synonyms);
+    entry.read_only = !table::is_dynamic(key.name);
+    entry
 }
 
 /// Something that Corelane has no use for: its value may be a secret.
@@ -108,7 +117,7 @@ fn unknown_entry(name: &str) -> DescribeConfigsResourceResult {
     entry.name = name.into();
     entry.value = None;
     entry.config_source = Source::StaticBroker as i8;
-    entry.is_sensitive = true;
+    (entry.is_sensitive, entry.read_only) = (true, true);
     let mut place = DescribeConfigsSynonym::default();
     (place.name, place.value, place.source) = (name.into(), None, Source::StaticBroker as i8);
     entry.synonyms = vec![place];

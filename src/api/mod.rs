@@ -1,5 +1,6 @@
 //! One file per Kafka API: a decoded request and what the broker knows become a response, or operations for others. Pure.
 
+pub mod alter_configs;
 pub mod api_versions;
 pub mod create_topics;
 pub mod delete_topics;
@@ -9,7 +10,9 @@ pub mod describe_topic_partitions;
 pub mod fetch;
 pub mod fetch_session;
 pub mod find_coordinator;
+pub mod incremental_alter_configs;
 pub mod init_producer_id;
+pub mod list_config_resources;
 pub mod list_offsets;
 pub mod metadata;
 pub mod offset_for_leader_epoch;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::base::ids::Uuid;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
+use crate::cluster::settings::BrokerSettings;
 use crate::cluster::view::{BrokerView, Endpoint};
 use crate::wire::codec::{self, Message};
 use crate::wire::versions::ApiKey;
@@ -28,7 +29,7 @@ pub fn broker(settings: &[(&str, &str)]) -> BrokerView {
 
 /// An image with the given topics: name, id byte, partitions.
 pub fn image(broker: &BrokerView, topics: &[(&str, u8, usize)]) -> Image {
-    let mut image = Image::new(broker.settings.clone());
+    let mut image = Image::new(BrokerSettings::new(broker.node_id, broker.settings.clone()));
     for (at, &(name, id, partitions)) in topics.iter().enumerate() {
         let leader_epochs = vec![4; partitions];
         let configs = vec![("cleanup.policy".to_owned(), "compact".to_owned())];

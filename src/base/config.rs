@@ -65,10 +65,6 @@ pub struct Config {
     pub delete_topic_enable: bool,
     /// Largest request in bytes, without its size field.
     pub socket_request_max_bytes: usize,
-    /// Open connections in all.
-    pub max_connections: usize,
-    /// Open connections from one address.
-    pub max_connections_per_ip: usize,
     /// A connection without requests is closed after this time.
     pub connections_max_idle: Duration,
     /// Produce requests in work at a time on one core; no more are read meanwhile.
@@ -81,8 +77,6 @@ pub struct Config {
     pub broker_rack: Option<String>,
     /// How often recovery points are written.
     pub flush_checkpoint_interval: Duration,
-    /// Milliseconds of silence after which a producer's sequences are forgotten.
-    pub producer_expiration_ms: i64,
     /// A log that nothing was appended to for this long gives back what it can do without.
     pub log_idle: Duration,
     /// Cores to run on; `None`: every CPU that the affinity mask allows.
@@ -173,15 +167,12 @@ impl Config {
             auto_create_topics: settings.flag("auto.create.topics.enable")?,
             delete_topic_enable: settings.flag("delete.topic.enable")?,
             socket_request_max_bytes: settings.number("socket.request.max.bytes")?,
-            max_connections: settings.number("max.connections")?,
-            max_connections_per_ip: settings.number("max.connections.per.ip")?,
             connections_max_idle: Duration::from_millis(settings.number("connections.max.idle.ms")?),
             queued_max_requests: settings.number("queued.max.requests")?,
             fetch_max_bytes: settings.number("fetch.max.bytes")?,
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),
             flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
-            producer_expiration_ms: settings.number("producer.id.expiration.ms")?,
             log_idle: Duration::from_millis(settings.number("corelane.log.idle.ms")?),
             cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,
             memory: settings.size("corelane.memory")?,

@@ -3,11 +3,12 @@
 //! The image must hold every record decided before, committed or not. Nothing changes here: the records do that, through
 //! [`Image::apply`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
+use super::settings::{BrokerSettings, Configs};
 use super::topic_config;
 use super::view::BrokerView;
 use crate::base::error::ErrorCode;
@@ -29,7 +30,7 @@ pub struct Refusal {
     pub message: String,
 }
 
-fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
+pub(super) fn refuse<T>(code: ErrorCode, message: impl Into<String>) -> Result<T, Refusal> {
     Err(Refusal { code, message: message.into() })
 }
 
@@ -63,7 +64,7 @@ pub struct CreatedTopic {
     /// How many partitions it gets.
     pub partitions: i32,
     /// Its settings.
-    pub overrides: BTreeMap<String, String>,
+    pub overrides: Configs,
     /// What makes it exist: a [`MetadataRecord::Topic`].
     pub record: MetadataRecord,
 }
@@ -122,7 +123,7 @@ fn create_topic(
     topic: &NewTopic,
     random: &mut dyn FnMut() -> [u8; 16],
 ) -> Result<CreatedTopic, Refusal> {
-    let overrides = check_configs(&topic.configs, &broker.settings)?;
+    let overrides = check_configs(&topic.configs, image.settings())?;
     let partitions = if topic.assignments.is_empty() { check_counts(topic, broker)? } else { check_assignments(topic, broker)? };
     let id = fresh_id(image, random);
     let record = MetadataRecord::Topic {
@@ -135,8 +136,8 @@ fn create_topic(
     Ok(CreatedTopic { id, partitions, overrides, record })
 }
 
-fn check_configs(configs: &[(&str, Option<&str>)], settings: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Refusal> {
-    let mut overrides = BTreeMap::new();
+fn check_configs(configs: &[(&str, Option<&str>)], settings: &BrokerSettings) -> Result<Configs, Refusal> {
+    let mut overrides = Configs::new();
     for &(name, value) in configs {
         let Some(value) = value else {
             return refuse(ErrorCode::InvalidConfig, format!("Null value not supported for topic configs: {name}"));

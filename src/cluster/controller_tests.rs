@@ -38,7 +38,7 @@ fn create(image: &mut Image, wanted: &[NewTopic]) -> Vec<Result<CreatedTopic, Re
 }
 
 fn refused(topic: NewTopic) -> (ErrorCode, String) {
-    let mut image = Image::new(Arc::default());
+    let mut image = Image::new(BrokerSettings::default());
     create(&mut image, &[NewTopic::with_defaults("a.b")]);
     let refusal = create(&mut image, &[topic]).pop().unwrap().unwrap_err();
     (refusal.code, refusal.message)
@@ -99,7 +99,7 @@ fn kafkas_refusals_of_assignments() {
 
 #[test]
 fn what_is_created() {
-    let mut image = Image::new(Arc::default());
+    let mut image = Image::new(BrokerSettings::default());
     let assigned = NewTopic { assignments: vec![(1, &[1]), (0, &[1])], ..named("assigned") };
     let configured = NewTopic { partitions: 1, configs: vec![("cleanup.policy", Some("compact"))], ..named("configured") };
     let made = create(&mut image, &[named("default"), named("!"), assigned, configured, named("default")]);
@@ -118,7 +118,7 @@ fn what_is_created() {
 
 #[test]
 fn topics_made_by_asking_for_them() {
-    let image = Image::new(Arc::default());
+    let image = Image::new(BrokerSettings::default());
     let wanted = ["ok", "__consumer_offsets", "not ok", "x.y", "x_y"].map(str::to_owned);
     let mut n = 0u8;
     let mut random = || {
@@ -137,7 +137,7 @@ fn topics_made_by_asking_for_them() {
 
 #[test]
 fn ids_are_fresh_and_no_option_of_a_tool() {
-    let mut image = Image::new(Arc::default());
+    let mut image = Image::new(BrokerSettings::default());
     let mut given = vec![[9; 16], [7; 16], [0xff; 16], [7; 16]];
     let first = create_topics(&image, &broker(), Now::default(), &[named("a")], &mut || given.pop().unwrap()).pop().unwrap().unwrap();
     image.apply(0, &first.record);
@@ -149,7 +149,7 @@ fn ids_are_fresh_and_no_option_of_a_tool() {
 
 #[test]
 fn producer_ids_come_once() {
-    let mut image = Image::new(Arc::default());
+    let mut image = Image::new(BrokerSettings::default());
     let mut cores = [ProducerIds::default(), ProducerIds::default()];
     let mut seen = BTreeSet::new();
     for turn in 0..50 {
@@ -184,7 +184,7 @@ fn any_op() -> impl Strategy<Value = Op> {
 proptest! {
     #[test]
     fn a_replay_gives_the_live_image(ops in prop::collection::vec(any_op(), 0..30)) {
-        let mut live = Image::new(Arc::default());
+        let mut live = Image::new(BrokerSettings::default());
         let mut log: Vec<Vec<u8>> = Vec::new();
         let mut prng = Prng::new(7);
         let mut random = || { let mut bytes = [0; 16]; prng.fill(&mut bytes); bytes };
@@ -204,7 +204,7 @@ proptest! {
                 log.push(record.encode());
             }
         }
-        let mut replayed = Image::new(Arc::default());
+        let mut replayed = Image::new(BrokerSettings::default());
         for (at, bytes) in log.iter().enumerate() {
             replayed.apply(at as i64, &MetadataRecord::decode(bytes).unwrap());
         }

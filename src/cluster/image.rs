@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::record::MetadataRecord;
+use super::settings::{BrokerSettings, Configs};
 use super::topic_config::TopicConfig;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
 
@@ -26,7 +27,7 @@ pub struct Topic {
     /// The settings in force that the data path looks at.
     pub config: TopicConfig,
     /// The settings that were given, as they were given.
-    pub overrides: BTreeMap<String, String>,
+    pub overrides: Configs,
     /// Milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -42,7 +43,7 @@ impl Topic {
 /// [`Image::apply`] has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    settings: Arc<BTreeMap<String, String>>,
+    settings: BrokerSettings,
     by_name: BTreeMap<Arc<str>, Arc<Topic>>,
     by_id: BTreeMap<TopicId, Arc<Topic>>,
     next_producer_id: ProducerId,
@@ -50,9 +51,14 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image of an empty log. `settings` are the broker's ([`super::view::BrokerView::settings`]): they are what topics default to.
-    pub fn new(settings: Arc<BTreeMap<String, String>>) -> Image {
+    /// The image of an empty log. `settings` are the broker's: they are what topics default to.
+    pub fn new(settings: BrokerSettings) -> Image {
         Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), next_producer_id: 0, offset: -1 }
+    }
+
+    /// The settings of this broker.
+    pub fn settings(&self) -> &BrokerSettings {
+        &self.settings
     }
 
     /// A topic by name.
@@ -89,7 +95,7 @@ impl Image {
     pub fn apply(&mut self, at: Offset, record: &MetadataRecord) {
         match record {
             MetadataRecord::Topic { id, name, leader_epochs, configs, created_ms } => {
-                let overrides: BTreeMap<String, String> = configs.iter().cloned().collect();
+                let overrides: Configs = configs.iter().cloned().collect();
                 self.insert(Topic {
                     id: Uuid(*id),
                     name: name.as_str().into(),
@@ -104,16 +110,31 @@ impl Image {
                     self.by_name.remove(&topic.name);
                 }
             }
-            MetadataRecord::NewLeaderEpochs => {
-                for topic in self.by_name.values().cloned().collect::<Vec<_>>() {
-                    let mut next = (*topic).clone();
-                    next.partitions.iter_mut().for_each(|partition| partition.leader_epoch = partition.leader_epoch.saturating_add(1));
-                    self.insert(next);
+            MetadataRecord::NewLeaderEpochs => self.change_topics(|topic, _| {
+                topic.partitions.iter_mut().for_each(|partition| partition.leader_epoch = partition.leader_epoch.saturating_add(1));
+            }),
+            MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(*next),
+            MetadataRecord::TopicConfigs { id, configs } => {
+                if let Some(topic) = self.by_id.get(&Uuid(*id)) {
+                    let overrides: Configs = configs.iter().cloned().collect();
+                    let config = TopicConfig::resolve(&overrides, &self.settings);
+                    self.insert(Topic { config, overrides, ..(**topic).clone() });
                 }
             }
-            MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(*next),
+            MetadataRecord::BrokerConfigs { broker, configs } => {
+                self.settings.set_dynamic(*broker, configs.iter().cloned().collect());
+                self.change_topics(|topic, settings| topic.config = TopicConfig::resolve(&topic.overrides, settings));
+            }
         }
         self.offset = at;
+    }
+
+    fn change_topics(&mut self, change: impl Fn(&mut Topic, &BrokerSettings)) {
+        for topic in self.by_name.values().cloned().collect::<Vec<_>>() {
+            let mut next = (*topic).clone();
+            change(&mut next, &self.settings);
+            self.insert(next);
+        }
     }
 
     fn insert(&mut self, topic: Topic) {
@@ -141,7 +162,12 @@ impl Image {
             configs: topic.overrides.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
             created_ms: topic.created_ms,
         });
-        topics.chain([MetadataRecord::ProducerIds { next: self.next_producer_id }])
+        let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        let brokers = self
+            .settings
+            .scopes()
+            .map(move |broker| MetadataRecord::BrokerConfigs { broker, configs: self.settings.dynamic(broker).map(owned).collect() });
+        topics.chain(brokers).chain([MetadataRecord::ProducerIds { next: self.next_producer_id }])
     }
 
     /// Panics if the image contradicts itself; for tests and the simulator.
@@ -167,13 +193,16 @@ mod tests {
 
     fn any_record() -> impl Strategy<Value = MetadataRecord> {
         let configs = prop_oneof![Just(vec![]), Just(vec![("cleanup.policy".to_owned(), "compact".to_owned())])];
+        let broker = prop_oneof![Just(vec![]), (0..9i32).prop_map(|n| vec![("message.max.bytes".to_owned(), n.to_string())])];
         prop_oneof![
-            4 => (1..8u8, "[a-d]", prop::collection::vec(0..3i32, 1..4), configs).prop_map(|(id, name, leader_epochs, configs)| {
+            4 => (1..8u8, "[a-d]", prop::collection::vec(0..3i32, 1..4), configs.clone()).prop_map(|(id, name, leader_epochs, configs)| {
                 MetadataRecord::Topic { id: [id; 16], name, leader_epochs, configs, created_ms: 1 }
             }),
             2 => (1..8u8).prop_map(|id| MetadataRecord::RemoveTopic { id: [id; 16] }),
             1 => Just(MetadataRecord::NewLeaderEpochs),
             1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
+            2 => (1..8u8, configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id: [id; 16], configs }),
+            1 => (prop::option::of(0..2i32), broker).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
         ]
     }
 
@@ -181,7 +210,7 @@ mod tests {
         /// Also with records that no controller decides: names and ids that clash.
         #[test]
         fn any_log_gives_a_sound_image_and_its_compacted_form_the_same(records in prop::collection::vec(any_record(), 0..40)) {
-            let settings = Arc::new(BTreeMap::from([("message.max.bytes".to_owned(), "777".to_owned())]));
+            let settings = BrokerSettings::new(1, Arc::new(BTreeMap::from([("message.max.bytes".to_owned(), "777".to_owned())])));
             let mut image = Image::new(settings.clone());
             for (at, record) in records.iter().enumerate() {
                 image.apply(at as i64, record);
@@ -195,7 +224,7 @@ mod tests {
 
     #[test]
     fn topics_come_and_go() {
-        let mut image = Image::new(Arc::default());
+        let mut image = Image::new(BrokerSettings::default());
         image.apply(0, &topic(1, "b", &[0, 0]));
         image.apply(1, &topic(2, "a", &[0]));
         assert_eq!(image.topics().map(|t| &*t.name).collect::<Vec<_>>(), ["a", "b"]);

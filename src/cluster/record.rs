@@ -9,6 +9,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 const VERSION: u8 = 1;
 
 /// One change of the cluster's metadata. Ids are the bytes of [`crate::base::ids::Uuid`].
+///
+/// New kinds go to the end and must not be larger than `Topic`: an archive names its kind by place, and is found by its size from the end.
+/// Then logs of older programs stay readable.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub enum MetadataRecord {
     /// A new topic (or, in a snapshot, one with the epochs it has come to).
@@ -37,7 +40,24 @@ pub enum MetadataRecord {
         /// The first free id.
         next: i64,
     },
+    /// All settings of a topic, in place of those that it had.
+    TopicConfigs {
+        /// Which topic.
+        id: [u8; 16],
+        /// As they were given.
+        configs: Vec<(String, String)>,
+    },
+    /// All settings changed at run time of one broker or (`None`) of all, in place of those before.
+    BrokerConfigs {
+        /// Which broker.
+        broker: Option<i32>,
+        /// As they were given.
+        configs: Vec<(String, String)>,
+    },
 }
+
+/// What every log so far was written with.
+const _: () = assert!(size_of::<ArchivedMetadataRecord>() == 56);
 
 /// Why bytes are not a metadata record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,12 +116,14 @@ mod tests {
     fn any_record() -> impl Strategy<Value = MetadataRecord> {
         let configs = prop::collection::vec((".{0,20}", ".{0,20}"), 0..4);
         prop_oneof![
-            (any::<[u8; 16]>(), ".{0,40}", prop::collection::vec(any::<i32>(), 0..20), configs, any::<i64>()).prop_map(
+            (any::<[u8; 16]>(), ".{0,40}", prop::collection::vec(any::<i32>(), 0..20), configs.clone(), any::<i64>()).prop_map(
                 |(id, name, leader_epochs, configs, created_ms)| MetadataRecord::Topic { id, name, leader_epochs, configs, created_ms }
             ),
             any::<[u8; 16]>().prop_map(|id| MetadataRecord::RemoveTopic { id }),
             Just(MetadataRecord::NewLeaderEpochs),
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIds { next }),
+            (any::<[u8; 16]>(), configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id, configs }),
+            (any::<Option<i32>>(), configs).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
         ]
     }
 
@@ -118,6 +140,36 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1u8 << bit;
             let _ = MetadataRecord::decode(&bytes);
+        }
+    }
+
+    /// The bytes that the first programs wrote, before there were `TopicConfigs` and `BrokerConfigs`.
+    #[test]
+    fn old_logs_stay_readable() {
+        let configs = vec![("cleanup.policy".to_owned(), "compact".to_owned()), ("a".to_owned(), "".to_owned())];
+        let topic = MetadataRecord::Topic { id: [7; 16], name: "orders".into(), leader_epochs: vec![0, 3], configs, created_ms: 5 };
+        let written = [
+            (
+                topic,
+                "010000000003000000636c65616e75702e706f6c69637900008e000000f0ffffff636f6d70616374ff61ffffffffffffffffffffffffffffff00070707070707070707070707070707070000006f7264657273ffffacffffff02000000bcffffff02000000000000000500000000000000",
+            ),
+            (
+                MetadataRecord::RemoveTopic { id: [9; 16] },
+                "010109090909090909090909090909090909000000000000000000000000000000000000000000000000000000000000000000000000000000",
+            ),
+            (
+                MetadataRecord::NewLeaderEpochs,
+                "010200000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+            ),
+            (
+                MetadataRecord::ProducerIds { next: 4000 },
+                "010300000000000000a00f00000000000000000000000000000000000000000000000000000000000000000000000000000000000000000000",
+            ),
+        ];
+        for (record, hex) in written {
+            let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+            let bytes: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+            assert_eq!(MetadataRecord::decode(&bytes), Ok(record));
         }
     }
 

@@ -1,15 +1,11 @@
 //! The settings of topics: their table, Kafka's checks and error texts, and which value is in force and why.
 
-use std::collections::BTreeMap;
-
+use super::settings::{BrokerSettings, Configs, Source, Synonym, check_value, items};
 use crate::base::config::table::{self, Key, Kind};
 use crate::base::config::{AckPolicy, table::parse_bool};
 
 const FOREVER: &str = "9223372036854775807";
 const ANY_LONG: Kind = Kind::Long(i64::MIN, i64::MAX);
-
-/// Longest value: what a string of Kafka's older message versions can hold.
-const VALUE_MAX: usize = i16::MAX as usize;
 
 const fn at_least(low: i64) -> Kind {
     Kind::Long(low, i64::MAX)
@@ -71,59 +67,25 @@ pub fn find(name: &str) -> Option<&'static Key> {
 /// Whether a topic setting may have this value; the error is Kafka's text.
 pub fn validate(name: &str, value: &str) -> Result<(), String> {
     let key = find(name).ok_or_else(|| format!("Unknown topic config name: {name}"))?;
-    if value.len() > VALUE_MAX {
-        return Err(format!("Invalid value for configuration {name}: Longer than {VALUE_MAX} bytes"));
+    check_value(key, value)?;
+    if key.kind == Kind::List && !throttled_replicas(value) {
+        let shown = items(value).collect::<Vec<_>>().join(", ");
+        let format = "[partitionId]:[brokerId],[partitionId]:[brokerId],...";
+        return Err(format!(
+            "Invalid value [{shown}] for configuration {name}: {name} must be the literal '*' or a list of replicas in the following \
+             format: {format}"
+        ));
     }
-    let value = value.trim();
-    let wrong = |value: &str, reason: &str| Err(format!("Invalid value {value} for configuration {name}: {reason}"));
-    let number = |kind: &str, parsed: Option<Result<(), String>>| match parsed {
-        None => wrong(value, &format!("Not a number of type {kind}")),
-        Some(Err(reason)) => wrong(value, &reason),
-        Some(Ok(())) => Ok(()),
-    };
-    match key.kind {
-        _ if name == "compression.gzip.level" && value == "0" => wrong(value, GZIP_LEVELS),
-        Kind::Int(-1, 9) => number("INT", value.parse().ok().map(|v: i32| in_range(v, -1, 9, false).map_err(|_| GZIP_LEVELS.to_owned()))),
-        Kind::Int(low, high) => number("INT", value.parse().ok().map(|v: i32| in_range(v, low, high, high == i32::MAX))),
-        Kind::Long(low, high) => number("LONG", value.parse().ok().map(|v: i64| in_range(v, low, high, high == i64::MAX))),
-        Kind::Double(low, high) => number("DOUBLE", value.parse().ok().map(|v: f64| in_range(v, low, high, false))),
-        Kind::Bool if parse_bool(value).is_none() => wrong(value, "Expected value to be either true or false"),
-        Kind::OneOf(choice) if !choice.contains(&value) => wrong(value, &format!("String must be one of: {}", choice.join(", "))),
-        Kind::SomeOf(choice) => match items(value).find(|item| !choice.contains(item)) {
-            Some(item) => wrong(item, &format!("String must be one of: {}", choice.join(", "))),
-            None => Ok(()),
-        },
-        Kind::List if !throttled_replicas(value) => {
-            let shown = format!("[{}]", items(value).collect::<Vec<_>>().join(", "));
-            let format = "[partitionId]:[brokerId],[partitionId]:[brokerId],...";
-            wrong(&shown, &format!("{name} must be the literal '*' or a list of replicas in the following format: {format}"))
-        }
-        _ => Ok(()),
-    }
-}
-
-const GZIP_LEVELS: &str = "Value must be between 1 and 9 or equal to -1";
-
-fn in_range<T: PartialOrd + std::fmt::Display>(value: T, low: T, high: T, open: bool) -> Result<(), String> {
-    match () {
-        () if value >= low && value <= high => Ok(()),
-        () if open || value < low => Err(format!("Value must be at least {low}")),
-        () => Err(format!("Value must be no more than {high}")),
-    }
-}
-
-/// The entries of a list value; an empty text is an empty list.
-fn items(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(str::trim).filter(move |_| !value.trim().is_empty())
+    Ok(())
 }
 
 fn throttled_replicas(value: &str) -> bool {
     let is_pair = |item: &str| item.split_once(':').is_some_and(|(p, b)| p.parse::<u32>().is_ok() && b.parse::<u32>().is_ok());
-    value == "*" || items(value).all(is_pair)
+    value.trim() == "*" || items(value).all(is_pair)
 }
 
 /// What is wrong with a topic's settings taken together; the error is Kafka's text. `overrides` are valid one by one.
-pub fn validate_together(overrides: &BTreeMap<String, String>, settings: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn validate_together(overrides: &Configs, settings: &BrokerSettings) -> Result<(), String> {
     let number = |name| value_in_force(name, overrides, settings).parse::<i64>().unwrap_or(0);
     let (min, max) = (number("min.compaction.lag.ms"), number("max.compaction.lag.ms"));
     if min > max {
@@ -134,29 +96,6 @@ pub fn validate_together(overrides: &BTreeMap<String, String>, settings: &BTreeM
         return Err(text.to_owned());
     }
     Ok(())
-}
-
-/// Who set a value, with Kafka's number on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(i8)]
-pub enum Source {
-    /// The topic's own setting.
-    Topic = 1,
-    /// The broker's configuration.
-    StaticBroker = 4,
-    /// Nobody: built in.
-    Default = 5,
-}
-
-/// One of the places a value can come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Synonym {
-    /// The setting's name in that place.
-    pub name: &'static str,
-    /// As it was set there.
-    pub value: String,
-    /// The place.
-    pub source: Source,
 }
 
 /// The value in force of one setting, and where it comes from.
@@ -173,13 +112,10 @@ pub struct Effective {
 }
 
 /// Every setting of a topic with these `overrides` on a broker with these `settings`, by name.
-pub fn effective<'a>(
-    overrides: &'a BTreeMap<String, String>,
-    settings: &'a BTreeMap<String, String>,
-) -> impl Iterator<Item = Effective> + 'a {
+pub fn effective<'a>(overrides: &'a Configs, settings: &'a BrokerSettings) -> impl Iterator<Item = Effective> + 'a {
     TABLE.iter().map(move |key| {
         let own = overrides.get(key.name).map(|value| Synonym { name: key.name, value: value.clone(), source: Source::Topic });
-        let synonyms: Vec<Synonym> = own.into_iter().chain(broker_places(key.name, settings)).collect();
+        let synonyms: Vec<Synonym> = own.into_iter().chain(settings.synonyms(&broker_keys(key.name).collect::<Vec<_>>())).collect();
         Effective {
             key,
             value: value_in_force(key.name, overrides, settings),
@@ -195,27 +131,8 @@ fn broker_keys(name: &str) -> impl Iterator<Item = &'static Key> {
     table::TOPIC_DEFAULTS.iter().filter(move |(_, topic)| *topic == name).map(|(key, _)| key).chain(own)
 }
 
-/// The synonyms that Kafka shows of a broker's setting: set ones, then defaults, but none above the first that has the leading name
-/// (`log.retention.ms`, say). So a `log.retention.hours` alone decides the value and yet is not shown.
-pub fn broker_places(name: &str, settings: &BTreeMap<String, String>) -> Vec<Synonym> {
-    synonyms_of(&broker_keys(name).collect::<Vec<_>>(), settings)
-}
-
-/// As [`broker_places`], for any list of broker settings, of which the first gives the leading name.
-pub fn synonyms_of(keys: &[&'static Key], settings: &BTreeMap<String, String>) -> Vec<Synonym> {
-    let set = keys.iter().filter_map(|key| {
-        settings.get(key.name).map(|value| Synonym { name: key.name, value: value.clone(), source: Source::StaticBroker })
-    });
-    let built_in = keys.iter().filter(|key| !key.default.is_empty()).map(|key| Synonym {
-        name: key.name,
-        value: key.default.to_owned(),
-        source: Source::Default,
-    });
-    set.chain(built_in).skip_while(|place| place.name != keys[0].name).collect()
-}
-
 /// The value that counts: the topic's, else the first that the broker was given, else the built-in one.
-pub fn value_in_force(name: &str, overrides: &BTreeMap<String, String>, settings: &BTreeMap<String, String>) -> String {
+pub fn value_in_force(name: &str, overrides: &Configs, settings: &BrokerSettings) -> String {
     let key = find(name);
     let own = overrides.get(name).filter(|value| validate(name, value).is_ok()).cloned();
     let brokers = || broker_keys(name).find_map(|key| settings.get(key.name).map(|value| in_topic_unit(key.name, value)));
@@ -299,7 +216,7 @@ pub struct TopicConfig {
 
 impl TopicConfig {
     /// The view of a topic with these `overrides` on a broker with these `settings`.
-    pub fn resolve(overrides: &BTreeMap<String, String>, settings: &BTreeMap<String, String>) -> TopicConfig {
+    pub fn resolve(overrides: &Configs, settings: &BrokerSettings) -> TopicConfig {
         let text = |name: &str| value_in_force(name, overrides, settings);
         // A value that does not parse was written by another version: its range is not ours to guess, the built-in one is safe.
         let long = |name: &str| text(name).parse::<i64>().or_else(|_| find(name).map_or("0", |key| key.default).parse()).unwrap_or(0);
@@ -335,12 +252,16 @@ impl TopicConfig {
 mod tests {
     use super::*;
 
-    fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+    fn map(pairs: &[(&str, &str)]) -> Configs {
         pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
     }
 
+    fn broker(pairs: &[(&str, &str)]) -> BrokerSettings {
+        BrokerSettings::new(1, std::sync::Arc::new(map(pairs)))
+    }
+
     fn one(name: &str, overrides: &[(&str, &str)], settings: &[(&str, &str)]) -> Effective {
-        effective(&map(overrides), &map(settings)).find(|entry| entry.key.name == name).unwrap()
+        effective(&map(overrides), &broker(settings)).find(|entry| entry.key.name == name).unwrap()
     }
 
     fn shown(entry: &Effective) -> Vec<(&str, &str, i8)> {
@@ -438,11 +359,11 @@ mod tests {
     fn settings_that_contradict_each_other() {
         let text = "conflict topic config setting min.compaction.lag.ms (100) > max.compaction.lag.ms (50)";
         let lags = map(&[("min.compaction.lag.ms", "100"), ("max.compaction.lag.ms", "50")]);
-        assert_eq!(validate_together(&lags, &map(&[])).unwrap_err(), text);
+        assert_eq!(validate_together(&lags, &broker(&[])).unwrap_err(), text);
         let one = map(&[("min.compaction.lag.ms", "100")]);
-        assert_eq!(validate_together(&one, &map(&[("log.cleaner.max.compaction.lag.ms", "50")])).unwrap_err(), text);
-        assert_eq!(validate_together(&one, &map(&[])), Ok(()));
-        assert!(validate_together(&map(&[("remote.storage.enable", "TRUE")]), &map(&[])).unwrap_err().starts_with("Tiered Storage"));
+        assert_eq!(validate_together(&one, &broker(&[("log.cleaner.max.compaction.lag.ms", "50")])).unwrap_err(), text);
+        assert_eq!(validate_together(&one, &broker(&[])), Ok(()));
+        assert!(validate_together(&map(&[("remote.storage.enable", "TRUE")]), &broker(&[])).unwrap_err().starts_with("Tiered Storage"));
     }
 
     /// As a real Kafka 4.3.1 with these settings describes its topics.
@@ -473,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_data_paths_view() {
-        let config = TopicConfig::resolve(&map(&[]), &map(&[]));
+        let config = TopicConfig::resolve(&map(&[]), &broker(&[]));
         assert_eq!((config.segment_bytes, config.max_message_bytes, config.index_interval_bytes), (1 << 30, 1_048_588, 4096));
         assert_eq!((config.compact, config.delete, config.log_append_time), (false, true, false));
         assert_eq!((config.timestamp_before_max_ms, config.timestamp_after_max_ms), (i64::MAX, 3_600_000));
@@ -488,7 +409,7 @@ mod tests {
             ("corelane.ack", "flushed"),
             ("max.message.bytes", "not ours"),
         ]);
-        let config = TopicConfig::resolve(&own, &map(&[("message.max.bytes", "5000"), ("corelane.ack", "written")]));
+        let config = TopicConfig::resolve(&own, &broker(&[("message.max.bytes", "5000"), ("corelane.ack", "written")]));
         assert_eq!((config.compact, config.delete, config.log_append_time), (true, false, true));
         assert_eq!((config.segment_bytes, config.max_message_bytes, config.ack), (1 << 20, 5000, AckPolicy::Flushed));
     }

@@ -6,10 +6,17 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 struct State {
-    max: usize,
-    max_per_ip: usize,
     per_core: Vec<AtomicUsize>,
     per_ip: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// How many may connect.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// In all (`max.connections`).
+    pub total: usize,
+    /// From one address (`max.connections.per.ip`).
+    pub per_ip: usize,
 }
 
 /// The seats of all cores.
@@ -33,21 +40,21 @@ pub enum Full {
 }
 
 impl Admission {
-    /// Limits for `cores` cores.
-    pub fn new(cores: usize, max: usize, max_per_ip: usize) -> Admission {
+    /// For `cores` cores.
+    pub fn new(cores: usize) -> Admission {
         let per_core = (0..cores).map(|_| AtomicUsize::new(0)).collect();
-        Admission(Arc::new(State { max, max_per_ip, per_core, per_ip: Mutex::default() }))
+        Admission(Arc::new(State { per_core, per_ip: Mutex::default() }))
     }
 
-    /// A seat on the core with the fewest connections.
-    pub fn admit(&self, ip: IpAddr) -> Result<Seat, Full> {
+    /// A seat on the core with the fewest connections. Those who sit already stay, whatever the limits are now.
+    pub fn admit(&self, ip: IpAddr, limits: Limits) -> Result<Seat, Full> {
         let counts: Vec<usize> = self.0.per_core.iter().map(|c| c.load(Ordering::Relaxed)).collect();
-        if counts.iter().sum::<usize>() >= self.0.max {
+        if counts.iter().sum::<usize>() >= limits.total {
             return Err(Full::Total);
         }
         let mut per_ip = self.0.per_ip.lock().expect("nothing panics while it is held");
         let held = per_ip.entry(ip).or_insert(0);
-        if *held >= self.0.max_per_ip {
+        if *held >= limits.per_ip {
             return Err(Full::PerIp);
         }
         *held += 1;
@@ -83,14 +90,16 @@ mod tests {
 
     #[test]
     fn limits_hold_and_cores_fill_evenly() {
-        let admission = Admission::new(2, 5, 3);
+        let admission = Admission::new(2);
+        let limits = Limits { total: 5, per_ip: 3 };
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let mut seats: Vec<Seat> = (0..3).map(|_| admission.admit(a).unwrap()).collect();
+        let mut seats: Vec<Seat> = (0..3).map(|_| admission.admit(a, limits).unwrap()).collect();
         assert_eq!(seats.iter().filter(|s| s.core() == 0).count(), 2);
-        assert_eq!(admission.admit(a).err(), Some(Full::PerIp));
-        seats.extend((0..2).map(|_| admission.admit(b).unwrap()));
-        assert_eq!(admission.admit(b).err(), Some(Full::Total));
+        assert_eq!(admission.admit(a, limits).err(), Some(Full::PerIp));
+        seats.extend((0..2).map(|_| admission.admit(b, limits).unwrap()));
+        assert_eq!(admission.admit(b, limits).err(), Some(Full::Total));
         seats.remove(0);
-        assert!(admission.admit(a).is_ok());
+        assert!(admission.admit(a, limits).is_ok());
+        assert_eq!(admission.admit(b, Limits { total: 2, per_ip: 9 }).err(), Some(Full::Total));
     }
 }

@@ -12,9 +12,9 @@ use crate::base::error::ErrorCode;
 use crate::rt::{Class, Rt};
 use crate::wire::WireError;
 use crate::wire::codec::{
-    ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeTopicPartitionsRequest, Encode, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
-    OffsetForLeaderEpochRequest, Request, decode,
+    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
+    DescribeTopicPartitionsRequest, Encode, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
+    ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
 use crate::wire::versions::ApiKey;
@@ -78,7 +78,13 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
             let request: FindCoordinatorRequest = work.decode(body)?;
             work.reply(&api::find_coordinator::respond(&request, version, broker, work.listener()))
         }
+        ApiKey::ListConfigResources => {
+            let request: ListConfigResourcesRequest = work.decode(body)?;
+            work.reply(&api::list_config_resources::respond(&request, version, &image, broker))
+        }
         ApiKey::Metadata => metadata(work, body),
+        ApiKey::AlterConfigs => alter_configs(work, body),
+        ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),
         ApiKey::CreateTopics => create_topics(work, body),
         ApiKey::DeleteTopics => delete_topics(work, body),
         ApiKey::InitProducerId => init_producer_id(work, body),
@@ -154,6 +160,26 @@ fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let (broker, version) = (server.broker().clone(), work.version);
         let delete = move |image: &_, _: &mut crate::shard::message::Ids| api::delete_topics::decide(&request, version, image, &broker);
         work.reply(&server.shard.control(delete).await)
+    })
+}
+
+fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: AlterConfigsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let broker = server.broker().clone();
+        let alter = move |image: &_, _: &mut crate::shard::message::Ids| api::alter_configs::decide(&request, image, &broker);
+        work.reply(&server.shard.control(alter).await)
+    })
+}
+
+fn incremental_alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: IncrementalAlterConfigsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let broker = server.broker().clone();
+        let alter = move |image: &_, _: &mut crate::shard::message::Ids| api::incremental_alter_configs::decide(&request, image, &broker);
+        work.reply(&server.shard.control(alter).await)
     })
 }
 

@@ -11,7 +11,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::Server;
-use super::admission::Admission;
+use super::admission::{Admission, Limits};
 use crate::api::{BrokerView, Endpoint};
 use crate::base::config::{Config, Listener};
 use crate::rt::uring::{self, Remote, Settings, Uring};
@@ -45,7 +45,7 @@ pub(super) struct Process {
 impl Process {
     pub(super) fn new(config: Config, cores: usize, started: Instant) -> Process {
         Process {
-            admission: Admission::new(cores, config.max_connections, config.max_connections_per_ip),
+            admission: Admission::new(cores),
             config: Arc::new(config),
             broker: Arc::default(),
             stop_asked: Arc::default(),
@@ -108,8 +108,8 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
 pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Arc<Process>) {
     let shard = Shard::start(rt.clone(), post, process.stop_asked.clone());
     let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
-    let (resting, idle, expiration) = (shard.clone(), process.config.log_idle, process.config.producer_expiration_ms);
-    rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle, expiration).await });
+    let (resting, idle) = (shard.clone(), process.config.log_idle);
+    rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
     if rt.core() == crate::shard::CONTROLLER_CORE {
         let result = lead(&shard, &process).await;
         if let Ok(mut slot) = process.result.lock() {
@@ -146,7 +146,7 @@ async fn open<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(Rc<Con
     let config = &process.config;
     let opened = control::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id).await;
     let (cluster_id, dirs) = opened.map_err(|e| e.to_string())?;
-    let control = Control::start(shard.clone(), Arc::new(config.raw.clone()), dirs).await?;
+    let control = Control::start(shard.clone(), config.node_id, Arc::new(config.raw.clone()), dirs).await?;
     Ok((control, cluster_id))
 }
 
@@ -249,11 +249,18 @@ async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, lis
                 continue;
             }
         };
-        match process.admission.admit(peer.ip()) {
+        match process.admission.admit(peer.ip(), limits(&shard)) {
             Ok(seat) => shard.hand_over(seat.core(), Connection { accepted, peer, listener: index, seat: Box::new(seat) }),
             Err(full) => tracing::debug!("{peer}: refused: {full:?} limit of connections is reached (max.connections)"),
         }
     }
+}
+
+/// What the settings say now: they can be changed at run time.
+fn limits<R: Rt>(shard: &Shard<R>) -> Limits {
+    let image = shard.image();
+    let number = |name| usize::try_from(image.settings().number(name)).unwrap_or(0);
+    Limits { total: number("max.connections"), per_ip: number("max.connections.per.ip") }
 }
 
 /// Connections, logs, checkpoints, marker: in this order.

@@ -16,6 +16,7 @@ use super::{MetadataRecord, Shard};
 use crate::base::fatal::fatal;
 use crate::base::ids::{BrokerId, Offset, Uuid};
 use crate::cluster::image::Image;
+use crate::cluster::settings::{BrokerSettings, Configs};
 use crate::cluster::{journal, placement};
 use crate::log::checkpoint::{self, Offsets};
 use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
@@ -103,8 +104,9 @@ pub struct Control<R: Rt> {
 }
 
 impl<R: Rt> Control<R> {
-    /// Opens the metadata log, replays it, and has every core open its replicas. `settings` are the broker's, which topics default to.
-    pub async fn start(shard: Shard<R>, settings: Arc<BTreeMap<String, String>>, dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
+    /// Opens the metadata log, replays it, and has every core open its replicas. `given` are the settings that this broker, `node_id`, was
+    /// started with.
+    pub async fn start(shard: Shard<R>, node_id: BrokerId, given: Arc<Configs>, dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
         let rt = shard.rt();
         let path = dir::partition_dir(&dirs[0].path, METADATA, 0);
         let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
@@ -115,7 +117,7 @@ impl<R: Rt> Control<R> {
             Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await
         };
         let log = opened.map_err(|e| failed(&e))?;
-        let image = replay(&log, Image::new(settings)).await.map_err(|e| failed(&e))?;
+        let image = replay(&log, Image::new(BrokerSettings::new(node_id, given))).await.map_err(|e| failed(&e))?;
         let clean = dirs.iter().all(|d| d.clean);
         let control = Rc::new(Control {
             image: RefCell::new(image),

@@ -20,6 +20,7 @@ use slab::Slab;
 use crate::base::limits::MAILBOX;
 use crate::cluster::image::Image;
 use crate::cluster::placement;
+use crate::cluster::settings::BrokerSettings;
 use crate::log::cache::Cache;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 use crate::rt::Rt;
@@ -94,7 +95,7 @@ impl<R: Rt> Shard<R> {
             owner: Owner::new(rt.clone()),
             cache: Cache::new(rt.memory()),
             mailboxes,
-            image: RefCell::new(Arc::new(Image::new(Arc::default()))),
+            image: RefCell::new(Arc::new(Image::new(BrokerSettings::default()))),
             waiting: RefCell::default(),
             parked: RefCell::default(),
             take_connection: RefCell::default(),

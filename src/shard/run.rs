@@ -213,10 +213,10 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
-    pub async fn rest_idle_logs(&self, idle: Duration, producer_expiration_ms: i64) {
+    pub async fn rest_idle_logs(&self, idle: Duration) {
         while !self.0.stopped.get() {
             self.rt().sleep(idle).await;
-            self.0.owner.rest_idle(producer_expiration_ms);
+            self.0.owner.rest_idle(self.image().settings().number("producer.id.expiration.ms"));
         }
     }
 

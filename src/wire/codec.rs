@@ -4,15 +4,18 @@ use bytes::{Bytes, BytesMut};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
 
 pub use kafka_wire::{
-    ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse,
-    DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest, DescribeConfigsResponse, DescribeTopicPartitionsRequest,
-    DescribeTopicPartitionsResponse, FetchRequest, FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest,
-    InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest,
-    OffsetForLeaderEpochResponse, ProduceRequest, ProduceResponse, api_versions_request, api_versions_response, create_topics_request,
+    AlterConfigsRequest, AlterConfigsResponse, ApiVersionsRequest, ApiVersionsResponse, CreateTopicsRequest, CreateTopicsResponse,
+    DeleteTopicsRequest, DeleteTopicsResponse, DescribeClusterRequest, DescribeClusterResponse, DescribeConfigsRequest,
+    DescribeConfigsResponse, DescribeTopicPartitionsRequest, DescribeTopicPartitionsResponse, FetchRequest, FetchResponse,
+    FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
+    InitProducerIdRequest, InitProducerIdResponse, ListConfigResourcesRequest, ListConfigResourcesResponse, ListOffsetsRequest,
+    ListOffsetsResponse, MetadataRequest, MetadataResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse, ProduceRequest,
+    ProduceResponse, alter_configs_request, alter_configs_response, api_versions_request, api_versions_response, create_topics_request,
     create_topics_response, delete_topics_request, delete_topics_response, describe_cluster_request, describe_cluster_response,
     describe_configs_request, describe_configs_response, describe_topic_partitions_request, describe_topic_partitions_response,
-    fetch_request, fetch_response, find_coordinator_request, find_coordinator_response, init_producer_id_request,
-    init_producer_id_response, list_offsets_request, list_offsets_response, metadata_request, metadata_response,
+    fetch_request, fetch_response, find_coordinator_request, find_coordinator_response, incremental_alter_configs_request,
+    incremental_alter_configs_response, init_producer_id_request, init_producer_id_response, list_config_resources_request,
+    list_config_resources_response, list_offsets_request, list_offsets_response, metadata_request, metadata_response,
     offset_for_leader_epoch_request, offset_for_leader_epoch_response, produce_request, produce_response,
 };
 pub use kafka_wire::{KafkaMessage as Message, KafkaRequest as Request};
@@ -93,7 +96,7 @@ mod tests {
                 assert_eq!(key.response_header_version(version), header, "{} {version}", key.name());
             }
         }
-        assert_eq!(ADVERTISED.len(), 13);
+        assert_eq!(ADVERTISED.len(), 16);
         assert_eq!(ApiKey::Produce.accepted(), 3..=13);
     }
 

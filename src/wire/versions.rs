@@ -51,7 +51,10 @@ apis! {
     InitProducerId = 22, advertised 0-5, accepted from 0, flexible from 2;
     OffsetForLeaderEpoch = 23, advertised 2-4, accepted from 2, flexible from 4;
     DescribeConfigs = 32, advertised 1-4, accepted from 1, flexible from 4;
+    AlterConfigs = 33, advertised 0-2, accepted from 0, flexible from 2;
+    IncrementalAlterConfigs = 44, advertised 0-1, accepted from 0, flexible from 1;
     DescribeCluster = 60, advertised 0-2, accepted from 0, flexible from 0;
+    ListConfigResources = 74, advertised 0-1, accepted from 0, flexible from 0;
     DescribeTopicPartitions = 75, advertised 0-0, accepted from 0, flexible from 0;
 }
 

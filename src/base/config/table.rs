@@ -123,6 +123,9 @@ pub const BROKER: &[Key] = &[
     key("max.incremental.fetch.session.cache.slots", Int(0, I32), "1000", "Fetch sessions remembered."),
 ];
 
+/// Those of [`BROKER`] that can be changed at run time.
+const DYNAMIC: &[&str] = &["corelane.ack", "max.connections", "max.connections.per.ip", "producer.id.expiration.ms"];
+
 /// Settings of the broker that are defaults for topics: the setting, and the topic's name for it.
 pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("compression.gzip.level", Int(-1, 9), "-1", ""), "compression.gzip.level"),
@@ -159,6 +162,16 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("min.insync.replicas", Int(1, I32), "1", ""), "min.insync.replicas"),
     (key("unclean.leader.election.enable", Bool, "false", ""), "unclean.leader.election.enable"),
 ];
+
+/// Settings of the broker that cannot be changed at run time although a topic's setting that can falls back to them, as in Kafka.
+const FIXED_DEFAULTS: &[&str] =
+    &["log.flush.scheduler.interval.ms", "log.retention.hours", "log.retention.minutes", "log.roll.hours", "log.roll.jitter.hours"];
+
+/// Whether a setting of the broker can be changed at run time.
+pub fn is_dynamic(name: &str) -> bool {
+    let topics = TOPIC_DEFAULTS.iter().any(|(key, _)| key.name == name) && !FIXED_DEFAULTS.contains(&name);
+    topics || DYNAMIC.contains(&name)
+}
 
 /// The description of a setting; none for one that Corelane does not know.
 pub fn find(name: &str) -> Option<&'static Key> {
@@ -243,6 +256,13 @@ mod tests {
             assert!(key.default.is_empty() || key.kind.accepts(key.default), "{}", key.name);
             assert_eq!(all.iter().filter(|other| other.name == key.name).count(), 1, "{}", key.name);
         }
+    }
+
+    #[test]
+    fn what_can_be_changed_at_run_time() {
+        assert!(DYNAMIC.iter().all(|name| BROKER.iter().any(|key| key.name == *name)));
+        assert!(FIXED_DEFAULTS.iter().all(|name| find(name).is_some()));
+        assert!(is_dynamic("log.retention.ms") && !is_dynamic("log.retention.hours") && !is_dynamic("log.dirs") && !is_dynamic("nope"));
     }
 
     #[test]

@@ -1,0 +1,203 @@
+//! What a real Kafka 4.3.1 makes of the same changes, in its words; and that live changes and a replay agree.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::cluster::settings::BrokerSettings;
+use crate::cluster::view::Endpoint;
+
+const SET: i8 = 0;
+const DELETE: i8 = 1;
+const APPEND: i8 = 2;
+const SUBTRACT: i8 = 3;
+
+fn broker() -> BrokerView {
+    BrokerView {
+        node_id: 1,
+        cluster_id: "test".into(),
+        rack: None,
+        endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092 }],
+        settings: Arc::default(),
+        num_partitions: 1,
+        default_replication_factor: 1,
+        auto_create_topics: true,
+        delete_topic_enable: true,
+    }
+}
+
+/// Topics `t` and `u` without settings of their own.
+fn fresh() -> Image {
+    let mut image = Image::new(BrokerSettings::new(1, Arc::default()));
+    for (at, name) in ["t", "u"].into_iter().enumerate() {
+        let id = [at as u8 + 1; 16];
+        let topic = MetadataRecord::Topic { id, name: name.into(), leader_epochs: vec![0], configs: vec![], created_ms: 0 };
+        image.apply(at as i64, &topic);
+    }
+    image
+}
+
+fn one<'a>(kind: i8, name: &'a str, changes: &[(&'a str, i8, Option<&'a str>)]) -> Alteration<'a> {
+    Alteration { kind, name, changes: changes.to_vec(), reset_others: false }
+}
+
+fn made(image: &mut Image, asked: &[Alteration]) -> Vec<Result<(), (i16, String)>> {
+    let decided = alter(image, &broker(), asked);
+    for record in decided.iter().flatten().flatten() {
+        image.apply(image.offset() + 1, &MetadataRecord::decode(&record.encode()).unwrap());
+        image.check();
+    }
+    decided.into_iter().map(|one| one.map(drop).map_err(|refusal| (refusal.code.code(), refusal.message))).collect()
+}
+
+/// The refusal of one alteration of a fresh image.
+fn refused(asked: Alteration) -> (i16, String) {
+    made(&mut fresh(), &[asked]).remove(0).unwrap_err()
+}
+
+fn value<'a>(image: &'a Image, name: &str) -> Option<&'a str> {
+    image.topic("t").unwrap().overrides.get(name).map(String::as_str)
+}
+
+#[test]
+fn refusals_of_topics() {
+    let text = |code: i16, message: &str| (code, message.to_owned());
+    let topic = |changes: &[(&'static str, i8, Option<&'static str>)]| refused(one(TOPIC, "t", changes));
+    let set = |name, value| topic(&[(name, SET, Some(value))]);
+    assert_eq!(set("retention.ms", "x"), text(40, "Invalid value x for configuration retention.ms: Not a number of type LONG"));
+    assert_eq!(set("nope", "x"), text(40, "Unknown topic config name: nope"));
+    assert_eq!(
+        set("remote.storage.enable", "true"),
+        text(40, "Tiered Storage functionality is disabled in the broker. Topic cannot be configured with remote log storage.")
+    );
+    let without = [("retention.ms", SET, None), ("segment.ms", APPEND, None), ("flush.ms", DELETE, None)];
+    assert_eq!(topic(&without), text(42, "Null value not supported for : retention.ms, segment.ms"));
+    let twice = [("retention.ms", SET, Some("1")), ("retention.ms", SET, Some("2"))];
+    assert_eq!(topic(&twice), text(42, "Error due to duplicate config keys"));
+    let list = |change: &str, name: &str| text(40, &format!("Can't {change} to key {name} because its type is not LIST."));
+    assert_eq!(topic(&[("retention.ms", APPEND, Some("1"))]), list("APPEND", "retention.ms"));
+    assert_eq!(topic(&[("nope", SUBTRACT, Some("1"))]), list("SUBTRACT", "nope"));
+    let foo = "Invalid value foo for configuration cleanup.policy: String must be one of: compact, delete";
+    assert_eq!(topic(&[("cleanup.policy", APPEND, Some("foo"))]), text(40, foo));
+    let lags = [("min.compaction.lag.ms", SET, Some("100")), ("max.compaction.lag.ms", SET, Some("50"))];
+    assert_eq!(topic(&lags), text(40, "conflict topic config setting min.compaction.lag.ms (100) > max.compaction.lag.ms (50)"));
+    assert_eq!(topic(&[("retention.ms", 9, Some("1"))]).0, 42);
+
+    let named = |kind, name| refused(one(kind, name, &[("retention.ms", SET, Some("1"))]));
+    assert_eq!(named(TOPIC, "nope"), text(3, "The topic 'nope' does not exist."));
+    assert_eq!(named(TOPIC, ""), text(42, "Default topic resources are not allowed."));
+    let space = "Topic name is invalid: 'a b' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'";
+    assert_eq!(named(TOPIC, "a b"), text(17, space));
+    assert_eq!(named(77, "t"), text(42, "Unknown resource type 77"));
+}
+
+#[test]
+fn refusals_of_brokers() {
+    let text = |code: i16, message: &str| (code, message.to_owned());
+    let set = |name: &'static str, changes: &[(&'static str, &'static str)]| {
+        let changes: Vec<_> = changes.iter().map(|&(name, value)| (name, SET, Some(value))).collect();
+        refused(one(BROKER, name, &changes))
+    };
+    let never = text(42, "Cannot update these configs dynamically: [broker.id, log.dirs]");
+    assert_eq!(set("1", &[("log.dirs", "/x"), ("broker.id", "3"), ("log.retention.ms", "5")]), never);
+    assert_eq!(set("", &[("log.retention.hours", "5")]), text(42, "Cannot update these configs dynamically: [log.retention.hours]"));
+    let invalid = text(42, "Invalid value 1 for configuration log.segment.bytes: Value must be at least 1048576");
+    assert_eq!(set("", &[("log.segment.bytes", "1")]), invalid);
+    let zero = text(42, "requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1");
+    assert_eq!(set("1", &[("log.retention.ms", "0")]), zero);
+    assert_eq!(set("5", &[("log.retention.ms", "5")]), text(42, "Unexpected broker id, expected 1, but received 5"));
+    assert_eq!(set("x", &[("log.retention.ms", "5")]), text(42, "Node id must be an integer, but it is: x"));
+    let append = refused(one(BROKER, "1", &[("log.retention.ms", APPEND, Some("5"))]));
+    assert_eq!(append, text(40, "Config value append is not allowed for config key: log.retention.ms"));
+}
+
+#[test]
+fn each_resource_is_decided_on_its_own() {
+    let retention = |value| [("retention.ms", SET, Some(value))];
+    let asked = [one(TOPIC, "t", &retention("1")), one(TOPIC, "u", &retention("2")), one(TOPIC, "t", &retention("3"))];
+    let twice = Err((42, "Each resource must appear at most once.".to_owned()));
+    let mut image = fresh();
+    assert_eq!(made(&mut image, &asked), [twice.clone(), Ok(()), twice]);
+    assert_eq!((value(&image, "retention.ms"), image.topic("u").unwrap().config.retention_ms), (None, 2));
+}
+
+#[test]
+fn lists_and_others() {
+    let mut image = fresh();
+    let mut change = |name: &str, op: i8, new: Option<&str>, expected: Option<&str>| {
+        assert_eq!(made(&mut image, &[one(TOPIC, "t", &[(name, op, new)])]), [Ok(())]);
+        assert_eq!(value(&image, name), expected, "{name} {op} {new:?}");
+    };
+    change("cleanup.policy", APPEND, Some("compact"), Some("delete,compact"));
+    change("cleanup.policy", APPEND, Some("compact,delete,compact"), Some("delete,compact"));
+    change("cleanup.policy", SUBTRACT, Some("delete"), Some("compact"));
+    change("cleanup.policy", SUBTRACT, Some("compact,x"), Some(""));
+    change("cleanup.policy", APPEND, Some(""), Some(""));
+    change("leader.replication.throttled.replicas", APPEND, Some("0:1"), Some("0:1"));
+    change("leader.replication.throttled.replicas", APPEND, Some("1:1,0:1"), Some("0:1,1:1"));
+    change("retention.ms", SET, Some(" 5 "), Some(" 5 "));
+    change("retention.ms", DELETE, Some("ignored"), None);
+    change("nope", DELETE, None, None);
+    assert_eq!(made(&mut image, &[one(TOPIC, "t", &[])]), [Ok(())]);
+    let reset = Alteration { reset_others: true, ..one(TOPIC, "t", &[("flush.ms", SET, Some("7"))]) };
+    assert_eq!(made(&mut image, &[reset]), [Ok(())]);
+    assert_eq!(image.topic("t").unwrap().overrides.len(), 1);
+}
+
+/// Settings of brokers reach the topics that have none of their own.
+#[test]
+fn brokers_settings_are_the_topics_defaults() {
+    let mut image = fresh();
+    let retention = |image: &Image| image.topic("t").unwrap().config.retention_ms;
+    let mut change = |name: &str, op: i8, new: &str, expected: i64| {
+        assert_eq!(made(&mut image, &[one(BROKER, name, &[("log.retention.ms", op, Some(new))])]), [Ok(())]);
+        assert_eq!(retention(&image), expected);
+    };
+    change("", SET, "7000", 7000);
+    change("1", SET, "5000", 5000);
+    change("", SET, "6000", 5000);
+    change("1", DELETE, "", 6000);
+    assert_eq!(made(&mut image, &[one(BROKER, "1", &[("log.cleanup.policy", APPEND, Some("compact"))])]), [Ok(())]);
+    assert!(image.topic("t").unwrap().config.compact && image.topic("t").unwrap().config.delete);
+    let reset = Alteration { reset_others: true, ..one(BROKER, "", &[("max.connections", SET, Some("7"))]) };
+    assert_eq!(made(&mut image, &[reset]), [Ok(())]);
+    assert_eq!((retention(&image), image.settings().number("max.connections")), (604_800_000, 7));
+}
+
+proptest! {
+    /// Whatever is asked: every topic's settings stay valid, and a compacted log gives the same image.
+    #[test]
+    fn any_changes_leave_a_sound_image(asked in prop::collection::vec(any_alteration(), 0..30)) {
+        let mut image = fresh();
+        for (kind, name, setting, op, value, reset_others) in &asked {
+            let changes = vec![(setting.as_str(), *op, value.as_deref())];
+            made(&mut image, &[Alteration { kind: *kind, name, changes, reset_others: *reset_others }]);
+        }
+        for topic in image.topics() {
+            prop_assert!(topic.overrides.iter().all(|(name, value)| topic_config::validate(name, value).is_ok()));
+        }
+        let mut compacted = Image::new(BrokerSettings::new(1, Arc::default()));
+        image.records().for_each(|record| compacted.apply(image.offset(), &record));
+        prop_assert_eq!(compacted, image);
+    }
+}
+
+fn any_alteration() -> impl Strategy<Value = (i8, String, String, i8, Option<String>, bool)> {
+    let names = prop_oneof![Just("t"), Just("u"), Just("nope"), Just("1"), Just(""), Just("a b")].prop_map(str::to_owned);
+    let settings = prop_oneof![
+        Just("cleanup.policy"),
+        Just("retention.ms"),
+        Just("min.compaction.lag.ms"),
+        Just("max.compaction.lag.ms"),
+        Just("log.retention.ms"),
+        Just("log.cleanup.policy"),
+        Just("log.cleaner.max.compaction.lag.ms"),
+        Just("log.dirs"),
+        Just("nope"),
+    ]
+    .prop_map(str::to_owned);
+    let values = prop_oneof![Just("1".to_owned()), Just("50".to_owned()), Just("compact".to_owned()), ".{0,6}"];
+    let kinds = prop_oneof![3 => Just(TOPIC), 3 => Just(BROKER), 1 => any::<i8>()];
+    (kinds, names, settings, -1..5i8, prop::option::weighted(0.9, values), any::<bool>())
+}
