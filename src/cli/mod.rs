@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand.
 
+mod dump_log;
 mod serve;
 
 use std::process::ExitCode;
@@ -19,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Serve(serve::Serve),
+    DumpLog(dump_log::DumpLog),
 }
 
 /// Runs what the process's arguments ask for. `server` is the broker: it serves until it is told to stop; its error says what went
@@ -26,6 +28,7 @@ enum Command {
 pub fn run(server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
     let result = match Cli::parse().command {
         Command::Serve(arguments) => arguments.run(server),
+        Command::DumpLog(arguments) => return arguments.run(),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -45,7 +48,7 @@ mod tests {
         use clap::CommandFactory;
         Cli::command().debug_assert();
         let parsed = Cli::try_parse_from(["corelane", "serve", "--config", "f", "--override", "a=1", "--override", "b=2,3"]).unwrap();
-        let Command::Serve(serve) = parsed.command;
+        let Command::Serve(serve) = parsed.command else { panic!("{parsed:?}") };
         assert_eq!(serve.config.as_deref(), Some(std::path::Path::new("f")));
         assert_eq!(serve.overrides, ["a=1", "b=2,3"]);
         for bad in [&["corelane"][..], &["corelane", "serve", "file"], &["corelane", "run"]] {

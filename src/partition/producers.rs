@@ -1,12 +1,12 @@
 //! What a partition remembers of its idempotent producers, and Kafka's file form of it.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, ProducerId};
 use crate::base::limits::DUPLICATE_WINDOW;
 use crate::wire::batch::BatchHeader;
+use crate::wire::producer_snapshot::{self, Entry, SnapshotError};
 
 /// Producers that one partition remembers at most (about 0.7 MB). Over it the longest silent ones are forgotten, which costs them
 /// only the recognition of a repeat: a producer without state may begin at any sequence.
@@ -263,96 +263,46 @@ fn find_repeat<'a>(producer: &'a Producer, header: &BatchHeader) -> Option<&'a S
     producer.window.batches().iter().find(|seen| seen.last_sequence == last && seen.delta == header.last_offset_delta)
 }
 
-// ---- NAME.snapshot: Kafka's ProducerSnapshot.json, version 1 ----
-
-const SNAPSHOT_VERSION: i16 = 1;
-/// Version, checksum.
-const CHECKSUMMED_FROM: usize = 6;
-/// Version, checksum, count.
-const SNAPSHOT_HEADER: usize = 10;
-const SNAPSHOT_ENTRY: usize = 46;
-
-/// Why bytes are not a producer snapshot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SnapshotError {
-    /// Not the length that its count of entries makes.
-    Length,
-    /// Not version 1.
-    Version(i16),
-    /// The checksum does not match.
-    Checksum,
-    /// The entry at this index holds impossible values, or its producer came before.
-    Entry(usize),
-}
-
-impl fmt::Display for SnapshotError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Length => f.write_str("producer snapshot: wrong length"),
-            Self::Version(version) => write!(f, "producer snapshot: version {version}, expected {SNAPSHOT_VERSION}"),
-            Self::Checksum => f.write_str("producer snapshot: checksum mismatch"),
-            Self::Entry(index) => write!(f, "producer snapshot: entry {index} is invalid"),
-        }
-    }
-}
-
-impl std::error::Error for SnapshotError {}
-
 impl Producers {
     /// The content of a `.snapshot` file in Kafka's format. Kafka writes the last batch of each producer only, and so takes a repeat of
     /// an earlier one for a gap after a restart. We write an entry for each batch of the window, oldest first: Kafka keeps the last one that
     /// it reads of a producer, [`Producers::decode_snapshot`] all of them.
     pub fn encode_snapshot(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(SNAPSHOT_HEADER + self.by_id.len() * SNAPSHOT_ENTRY);
-        out.extend(SNAPSHOT_VERSION.to_be_bytes());
-        out.extend([0; CHECKSUMMED_FROM - 2]);
-        let count: usize = self.by_id.values().map(|producer| producer.window.len.max(1)).sum();
-        out.extend((count as i32).to_be_bytes());
-        for (id, producer) in &self.by_id {
-            let mut put = |sequence: i32, offset: Offset, delta: i32, timestamp: i64| {
-                out.extend(id.to_be_bytes());
-                out.extend(producer.epoch.to_be_bytes());
-                out.extend(sequence.to_be_bytes());
-                out.extend(offset.to_be_bytes());
-                out.extend(delta.to_be_bytes());
-                out.extend(timestamp.to_be_bytes());
-                out.extend(producer.coordinator_epoch.to_be_bytes());
-                out.extend(producer.open_transaction.to_be_bytes());
+        let mut entries = Vec::with_capacity(self.by_id.len());
+        for (&producer_id, producer) in &self.by_id {
+            let last = Entry {
+                producer_id,
+                epoch: producer.epoch,
+                last_sequence: producer.last_sequence(),
+                last_offset: producer.last_offset(),
+                offset_delta: producer.window.last().map_or(0, |b| b.delta),
+                timestamp: producer.timestamp,
+                coordinator_epoch: producer.coordinator_epoch,
+                transaction_first_offset: producer.open_transaction,
             };
             if let Some((_, earlier)) = producer.window.batches().split_last() {
-                earlier.iter().for_each(|b| put(b.last_sequence, b.last_offset, b.delta, b.timestamp));
+                entries.extend(earlier.iter().map(|b| Entry {
+                    last_sequence: b.last_sequence,
+                    last_offset: b.last_offset,
+                    offset_delta: b.delta,
+                    timestamp: b.timestamp,
+                    ..last
+                }));
             }
-            let delta = producer.window.last().map_or(0, |b| b.delta);
-            put(producer.last_sequence(), producer.last_offset(), delta, producer.timestamp);
+            entries.push(last);
         }
-        let checksum = crc32c::crc32c(&out[CHECKSUMMED_FROM..]);
-        out[2..CHECKSUMMED_FROM].copy_from_slice(&checksum.to_be_bytes());
-        out
+        producer_snapshot::encode(entries.into_iter())
     }
 
-    /// Reads a `.snapshot` file, Kafka's or ours. Nothing is reserved from the claimed count, and at most [`PRODUCERS_MAX`]
-    /// producers are kept.
+    /// Reads a `.snapshot` file, Kafka's or ours. At most [`PRODUCERS_MAX`] producers are kept.
     pub fn decode_snapshot(bytes: &[u8]) -> Result<Producers, SnapshotError> {
-        let (header, entries) = bytes.split_at_checked(SNAPSHOT_HEADER).ok_or(SnapshotError::Length)?;
-        let mut fields = Fields(header);
-        let version = i16::from_be_bytes(fields.take());
-        if version != SNAPSHOT_VERSION {
-            return Err(SnapshotError::Version(version));
-        }
-        if u32::from_be_bytes(fields.take()) != crc32c::crc32c(&bytes[CHECKSUMMED_FROM..]) {
-            return Err(SnapshotError::Checksum);
-        }
-        let count = i32::from_be_bytes(fields.take());
-        if i64::from(count) * SNAPSHOT_ENTRY as i64 != entries.len() as i64 {
-            return Err(SnapshotError::Length);
-        }
         let mut producers = Producers::default();
-        for (index, entry) in entries.chunks_exact(SNAPSHOT_ENTRY).enumerate() {
-            let (id, mut producer) = decode_entry(entry).ok_or(SnapshotError::Entry(index))?;
-            if let Some(earlier) = producers.by_id.remove(&id) {
+        for (index, entry) in producer_snapshot::decode(bytes)?.enumerate() {
+            let mut producer = restore(&entry).ok_or(SnapshotError::Entry(index))?;
+            if let Some(earlier) = producers.by_id.remove(&entry.producer_id) {
                 producer.follow(earlier).ok_or(SnapshotError::Entry(index))?;
             }
-            producers.by_id.insert(id, producer);
+            producers.by_id.insert(entry.producer_id, producer);
             if producers.by_id.len() > PRODUCERS_MAX {
                 producers.forget_longest_silent();
             }
@@ -361,38 +311,23 @@ impl Producers {
     }
 }
 
-fn decode_entry(entry: &[u8]) -> Option<(ProducerId, Producer)> {
-    let mut fields = Fields(entry);
-    let id = ProducerId::from_be_bytes(fields.take());
-    let mut producer = Producer::new(i16::from_be_bytes(fields.take()));
-    let last_sequence = i32::from_be_bytes(fields.take());
-    let last_offset = Offset::from_be_bytes(fields.take());
-    let delta = i32::from_be_bytes(fields.take());
-    producer.timestamp = i64::from_be_bytes(fields.take());
-    producer.coordinator_epoch = i32::from_be_bytes(fields.take());
-    producer.open_transaction = Offset::from_be_bytes(fields.take());
-    let sane = id >= 0 && producer.epoch >= 0 && last_sequence >= NO_SEQUENCE && last_offset >= NO_OFFSET;
-    if !sane || producer.open_transaction < NO_OFFSET {
+fn restore(entry: &Entry) -> Option<Producer> {
+    let Entry { last_sequence, last_offset, offset_delta: delta, timestamp, .. } = *entry;
+    let sane = entry.producer_id >= 0 && entry.epoch >= 0 && last_sequence >= NO_SEQUENCE && last_offset >= NO_OFFSET;
+    if !sane || entry.transaction_first_offset < NO_OFFSET {
         return None;
     }
+    let mut producer = Producer::new(entry.epoch);
+    producer.timestamp = timestamp;
+    producer.coordinator_epoch = entry.coordinator_epoch;
+    producer.open_transaction = entry.transaction_first_offset;
     if last_offset != NO_OFFSET {
         if delta < 0 || last_offset < delta.into() {
             return None;
         }
-        producer.window.push(Seen { last_offset, timestamp: producer.timestamp, last_sequence, delta });
+        producer.window.push(Seen { last_offset, timestamp, last_sequence, delta });
     }
-    Some((id, producer))
-}
-
-/// Big-endian fields one after the other, from a slice whose length was checked.
-struct Fields<'a>(&'a [u8]);
-
-impl Fields<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let (field, rest) = self.0.split_first_chunk().expect("length was checked");
-        self.0 = rest;
-        *field
-    }
+    Some(producer)
 }
 
 #[cfg(test)]

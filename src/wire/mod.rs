@@ -5,9 +5,12 @@ pub mod codec;
 pub mod compression;
 pub mod fetch;
 pub mod frame;
+pub mod kraft;
 mod primitive;
 pub mod produce;
+pub mod producer_snapshot;
 pub mod record;
+pub mod schema;
 pub mod versions;
 
 use std::fmt;

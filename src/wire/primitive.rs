@@ -31,7 +31,7 @@ impl<'a> Reader<'a> {
         self.rest
     }
 
-    big_endian!(u8: u8, i16: i16, i32: i32);
+    big_endian!(u8: u8, i16: i16, i32: i32, i64: i64);
 
     #[inline]
     pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
@@ -121,9 +121,15 @@ impl<'a> Reader<'a> {
 
     /// The element count of an array that may not be null. More elements than bytes left are refused (CVE-2022-34917).
     pub(super) fn array_len(&mut self, flexible: bool) -> Result<usize, WireError> {
+        self.nullable_array_len(flexible)?.ok_or(WireError::Malformed("array length"))
+    }
+
+    /// As [`Reader::array_len`]; `None` is a null array.
+    pub(super) fn nullable_array_len(&mut self, flexible: bool) -> Result<Option<usize>, WireError> {
         let len = if flexible { i64::from(self.unsigned_varint()?) - 1 } else { self.i32()?.into() };
         match usize::try_from(len) {
-            Ok(len) if len <= self.rest.len() => Ok(len),
+            _ if len == -1 => Ok(None),
+            Ok(len) if len <= self.rest.len() => Ok(Some(len)),
             _ => Err(WireError::Malformed("array length")),
         }
     }
