@@ -4,6 +4,7 @@ pub mod configs;
 pub mod controller;
 pub mod image;
 pub mod journal;
+pub mod kraft;
 pub mod names;
 pub mod placement;
 pub mod record;

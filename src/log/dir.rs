@@ -151,6 +151,12 @@ pub fn partitions<R: Rt>(rt: &R, data_dir: &Path) -> Result<Vec<PartitionDir>, L
     Ok(found)
 }
 
+/// Takes a partition's directory out of the way, as Kafka does with one that no topic claims: renamed to `TOPIC-PARTITION.ID-stray`, it
+/// keeps all that is in it. Returns its new path.
+pub async fn set_aside<R: Rt>(rt: &R, dir: &Path) -> Result<PathBuf, LogError> {
+    files::rename_with(rt, dir, "stray").await
+}
+
 /// `TOPIC-PARTITION.ID-delete` with an id of 32 hexadecimal digits.
 fn is_deleting(name: &str) -> bool {
     let id = name.strip_suffix("-delete").and_then(|rest| rest.rsplit_once('.'));

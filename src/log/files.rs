@@ -111,18 +111,24 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
     Ok(())
 }
 
-/// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete` (cut to 255 bytes), then removes it.
+/// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, then removes it.
 pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    let gone = rename_with(&log.rt, &log.dir, "delete").await?;
+    log.rt.remove_dir_all(&gone).map_err(LogError::io("remove", &gone))
+}
+
+/// Renames a partition's directory, durably, to `TOPIC-PARTITION.ID-SUFFIX` with a random id, cut to 255 bytes as Kafka does.
+pub(super) async fn rename_with<R: Rt>(rt: &R, dir: &Path, suffix: &str) -> Result<PathBuf, LogError> {
     let mut id = [0; 16];
-    log.rt.random(&mut id);
-    let suffix = format!(".{:032x}-delete", u128::from_be_bytes(id));
-    let name = log.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    rt.random(&mut id);
+    let suffix = format!(".{:032x}-{suffix}", u128::from_be_bytes(id));
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let (topic, partition) = name.rsplit_once('-').unwrap_or((&name, "0"));
     let room = 255 - suffix.len() - partition.len() - 1;
-    let gone = log.dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.len().min(room)]));
-    log.rt.rename(&log.dir, &gone).map_err(LogError::io("rename", &log.dir))?;
-    if let Some(parent) = log.dir.parent() {
-        log.rt.sync_dir(parent).await.map_err(LogError::io("flush", parent))?;
+    let renamed = dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.len().min(room)]));
+    rt.rename(dir, &renamed).map_err(LogError::io("rename", dir))?;
+    if let Some(parent) = dir.parent() {
+        rt.sync_dir(parent).await.map_err(LogError::io("flush", parent))?;
     }
-    log.rt.remove_dir_all(&gone).map_err(LogError::io("remove", &gone))
+    Ok(renamed)
 }

@@ -12,13 +12,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::message::{Answer, Assignment, Call, Decide, Ids, Position, Ticket};
-use super::{MetadataRecord, Shard};
+use super::{MetadataRecord, Shard, takeover};
 use crate::base::fatal::fatal;
-use crate::base::ids::{BrokerId, Offset, Uuid};
+use crate::base::ids::{BrokerId, Offset, TopicId, Uuid};
 use crate::cluster::image::Image;
+use crate::cluster::kraft::Taken;
 use crate::cluster::settings::{BrokerSettings, Configs};
 use crate::cluster::{journal, placement};
 use crate::log::checkpoint::{self, Offsets};
+use crate::log::dir::PartitionDir;
 use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
@@ -28,19 +30,21 @@ use crate::rt::{Class, Rt};
 pub use crate::log::dir::lock;
 
 /// Topic name of the metadata log; it has one partition.
-const METADATA: &str = "__corelane_metadata";
+pub(super) const METADATA: &str = "__corelane_metadata";
 const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
+/// Broker epoch of a clean marker that is put back.
+const UNKNOWN_EPOCH: i64 = -1;
 
 /// What one entry of log.dirs was found to hold.
 #[derive(Clone, Debug)]
 pub struct LogDir {
-    path: PathBuf,
-    clean: bool,
+    pub(super) path: PathBuf,
+    pub(super) clean: bool,
     recovery_points: Offsets,
     log_starts: Offsets,
-    partitions: Vec<(String, i32)>,
+    pub(super) partitions: Vec<PartitionDir>,
 }
 
 impl LogDir {
@@ -51,7 +55,7 @@ impl LogDir {
             clean: dir::take_clean(rt, path).await?,
             recovery_points: checkpoint::read(rt, path, checkpoint::RECOVERY_POINTS)?,
             log_starts: checkpoint::read(rt, path, checkpoint::LOG_STARTS)?,
-            partitions: dir::partitions(rt, path)?.into_iter().map(|p| (p.topic, p.partition)).collect(),
+            partitions: dir::partitions(rt, path)?,
         })
     }
 
@@ -104,24 +108,31 @@ pub struct Control<R: Rt> {
 }
 
 impl<R: Rt> Control<R> {
-    /// Opens the metadata log, replays it, and has every core open its replicas. `given` are the settings that this broker, `node_id`, was
-    /// started with.
-    pub async fn start(shard: Shard<R>, node_id: BrokerId, given: Arc<Configs>, dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
+    /// Opens the metadata log, replays it, and has every core open its replicas. Where there is none yet, but that of a Kafka, its metadata
+    /// is taken over. `given` are the settings that this broker, `node`, was started with.
+    pub async fn start(shard: Shard<R>, node: BrokerId, given: Arc<Configs>, mut dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
         let rt = shard.rt();
         let path = dir::partition_dir(&dirs[0].path, METADATA, 0);
         let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
-        let opened = if rt.list(&path).is_ok() {
+        let elsewhere = given.get("metadata.log.dir").map(PathBuf::from);
+        let mut opened = None;
+        if rt.list(&path).is_ok() {
             let opening = dirs[0].opening(&(METADATA.to_owned(), 0));
-            Log::open(rt, shard.cache(), &path, METADATA_LOG, opening, &mut NoReplay).await
-        } else {
-            Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await
+            let log = Log::open(rt, shard.cache(), &path, METADATA_LOG, opening, &mut NoReplay).await;
+            opened = Some(log.map_err(|e| failed(&e))?);
+        }
+        // An empty one is of a start that was cut short before it had taken over anything.
+        let fresh = opened.as_ref().is_none_or(|log| log.end_offset() == 0);
+        let taken = if fresh { take_over(rt, &dirs, elsewhere.as_deref(), node).await? } else { None };
+        let log = match opened {
+            Some(log) => log,
+            None => Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await.map_err(|e| failed(&e))?,
         };
-        let log = opened.map_err(|e| failed(&e))?;
-        let image = replay(&log, Image::new(BrokerSettings::new(node_id, given))).await.map_err(|e| failed(&e))?;
+        let (image, removed) = replay(&log, Image::new(BrokerSettings::new(node, given))).await.map_err(|e| failed(&e))?;
         let clean = dirs.iter().all(|d| d.clean);
         let control = Rc::new(Control {
             image: RefCell::new(image),
-            places: RefCell::new(Places::new(dirs)),
+            places: RefCell::new(Places::new(Vec::new())),
             queue: RefCell::default(),
             queued: Notify::default(),
             writing: Cell::new(false),
@@ -129,6 +140,13 @@ impl<R: Rt> Control<R> {
             log,
             shard: shard.clone(),
         });
+        if let Some((path, taken)) = taken {
+            control.write(&taken.records, rt.now().wall_ms).await;
+            takeover::report(&path, &taken, &control.image.borrow());
+        }
+        let image = control.image.borrow().clone();
+        takeover::clear_strays(rt, &mut dirs, &image, &removed).await.map_err(|e| e.to_string())?;
+        *control.places.borrow_mut() = Places::new(dirs);
         if !clean && control.image.borrow().topics().len() > 0 {
             // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
             control.write(&[MetadataRecord::NewLeaderEpochs], rt.now().wall_ms).await;
@@ -272,7 +290,7 @@ impl<R: Rt> Control<R> {
 impl Places {
     fn new(dirs: Vec<LogDir>) -> Places {
         let counts = dirs.iter().map(|d| d.partitions.len()).collect();
-        let of = dirs.iter().enumerate().flat_map(|(i, d)| d.partitions.iter().map(move |p| (p.clone(), i))).collect();
+        let of = dirs.iter().enumerate().flat_map(|(i, d)| d.partitions.iter().map(move |p| ((p.topic.clone(), p.partition), i))).collect();
         Places { dirs, of, counts }
     }
 
@@ -306,8 +324,20 @@ fn partitions(image: &Image) -> Vec<Key> {
     image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 
-/// Folds the whole log into an image.
-async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<Image, String> {
+/// See [`takeover::read_kafka`]. When it fails the next start, Kafka's perhaps, finds what this one has found.
+async fn take_over<R: Rt>(rt: &R, dirs: &[LogDir], elsewhere: Option<&Path>, node: BrokerId) -> Result<Option<(PathBuf, Taken)>, String> {
+    let taken = takeover::read_kafka(rt, dirs, elsewhere, node);
+    if let Err(reason) = &taken {
+        for dir in dirs.iter().filter(|dir| dir.clean) {
+            dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await.map_err(|e| format!("{reason}; {e}"))?;
+        }
+    }
+    taken
+}
+
+/// Folds the whole log into an image; also the topics that were deleted.
+async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet<TopicId>), String> {
+    let mut removed = HashSet::new();
     let (mut offset, end) = (log.start_offset(), log.end_offset());
     while offset < end {
         let batches = match log.read(offset, READ_BYTES, end, true) {
@@ -319,6 +349,9 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<Image, String> 
             for (at, record) in journal::decode(bytes)? {
                 if at >= offset {
                     image.apply(at, &record);
+                    if let MetadataRecord::RemoveTopic { id } = record {
+                        removed.insert(Uuid(id));
+                    }
                     offset = at + 1;
                 }
             }
@@ -327,5 +360,5 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<Image, String> 
             return Err(format!("no record at offset {offset}, although the log ends at {end}"));
         }
     }
-    Ok(image)
+    Ok((image, removed))
 }

@@ -5,6 +5,7 @@ pub mod mailbox;
 pub mod message;
 pub mod owner;
 mod run;
+mod takeover;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};

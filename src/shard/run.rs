@@ -181,9 +181,9 @@ impl<R: Rt> Shard<R> {
         let (rt, cache) = (self.rt(), &self.0.cache);
         let owner = log::stored_topic_id(rt, &dir)?;
         if !owner.is_zero() && owner != key.0 {
-            // Of a topic of the same name whose deletion a crash has cut short: its id is not in the image any more.
-            tracing::info!("{}: removing what is left of the deleted topic {owner}", dir.display());
-            rt.remove_dir_all(&dir).map_err(LogError::removing(&dir))?;
+            // A start sets such directories aside: this one has come since, or could not be removed with its topic.
+            let aside = log::dir::set_aside(rt, &dir).await?;
+            tracing::warn!("{}: belongs to the topic {owner}, not to {}: renamed to {}", dir.display(), key.0, aside.display());
         }
         let stored = log::epoch_checkpoint(rt, &dir)?;
         let mut recovering = Recovering::new(stored.as_deref());

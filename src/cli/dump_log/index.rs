@@ -40,7 +40,7 @@ impl Index {
         let (path, base) = (absolute(path), self.base);
         if let Some((last, _)) = self.entries.last().filter(|(last, _)| *last < base) {
             return failed(format!(
-                "Corrupt index found, index file ({path}) has non-zero size but the last offset is {last} \
+                "Corrupt index found, index file {path} has non-zero size but the last offset is {last} \
                  which is less than the base offset {base}"
             ));
         }

@@ -113,7 +113,7 @@ impl Findings {
         print(&self.times_out_of_order, &|f| format!("Found out of order timestamp in :{f}"), &|a, b| {
             format!("  Index timestamp: {a}, Previously indexed timestamp: {b}")
         })?;
-        print(&self.offsets_not_found, &|_| "The following indexed offsets are not found in the log.".into(), &|a, b| {
+        print(&self.offsets_not_found, &|f| format!("The following indexed offsets are not found in :{f}"), &|a, b| {
             format!("Indexed offset: {a}, found log offset: {b}")
         })?;
         print(&self.gaps, &|f| format!("Non-consecutive offsets in {f}"), &|a, b| format!("  {a} is followed by {b}"))
@@ -176,12 +176,7 @@ impl DumpLog {
                 Some("timeindex") => index::times(out, &file, check, findings)?,
                 Some("snapshot") => state::producers(out, &file)?,
                 Some("txnindex") => state::transactions(out, &file)?,
-                Some(_) => eprintln!("Ignoring unknown file {file}"),
-                None => {
-                    return failed(format!(
-                        "{file}: its name does not say what it holds (.log, .index, .timeindex, .txnindex, .snapshot, .checkpoint)"
-                    ));
-                }
+                _ => eprintln!("Ignoring unknown file {file}"),
             }
         }
         Ok(())

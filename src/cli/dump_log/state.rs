@@ -28,7 +28,9 @@ pub fn producers(out: &mut dyn Write, path: &str) -> Result<(), Failed> {
 
 fn damage(path: &str, error: SnapshotError) -> String {
     match error {
-        SnapshotError::Version(version) => format!("Snapshot contained an unknown file version {version}"),
+        SnapshotError::Version(version) => {
+            format!("Snapshot failed schema validation: Snapshot contained an unknown file version {version}")
+        }
         SnapshotError::Checksum(stored, computed) => {
             format!("Snapshot is corrupt (CRC is no longer valid). Stored crc: {stored}. Computed crc: {computed}")
         }
