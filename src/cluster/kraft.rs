@@ -19,6 +19,10 @@ const TOPIC_RESOURCE: i64 = 2;
 /// Control records of a snapshot, by the number in their key.
 const SNAPSHOT_HEADER: i16 = 3;
 const SNAPSHOT_FOOTER: i16 = 4;
+const OTHER_CONFIG: &str = "ConfigRecord of a broker, group or client";
+/// What somebody has set up and will have to set up again.
+const MISSED: [&str; 5] =
+    [OTHER_CONFIG, "AccessControlEntryRecord", "ClientQuotaRecord", "DelegationTokenRecord", "UserScramCredentialRecord"];
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Partition {
@@ -40,7 +44,7 @@ pub struct KafkaMetadata {
     next_producer_id: ProducerId,
     /// Records that count only once their transaction has ended.
     transaction: Option<Vec<KraftRecord>>,
-    passed_over: BTreeMap<String, usize>,
+    passed_over: BTreeMap<&'static str, usize>,
     next_offset: Offset,
 }
 
@@ -49,8 +53,10 @@ pub struct KafkaMetadata {
 pub struct Taken {
     /// To be written to our metadata log, all at once.
     pub records: Vec<MetadataRecord>,
-    /// Kinds of records that were passed over, and how many of each.
-    pub passed_over: Vec<(String, usize)>,
+    /// Kinds of records that were passed over and that somebody may miss, and how many of each.
+    pub missed: Vec<(&'static str, usize)>,
+    /// Those that only mattered to Kafka itself.
+    pub passed_over: Vec<(&'static str, usize)>,
     /// TOPIC: SETTING=VALUE for those that have no meaning here.
     pub dropped_settings: Vec<String>,
 }
@@ -189,7 +195,7 @@ impl KafkaMetadata {
                 };
             }
             key::PRODUCER_IDS => self.next_producer_id = self.next_producer_id.max(int("nextProducerId")?),
-            key::CONFIG => self.pass_over("ConfigRecord of a broker or group"),
+            key::CONFIG => self.pass_over(OTHER_CONFIG),
             _ => self.pass_over(name),
         }
         Ok(())
@@ -199,14 +205,15 @@ impl KafkaMetadata {
         self.topics.get_mut(&id).ok_or_else(|| format!("a partition of the topic {id}, which does not exist"))
     }
 
-    fn pass_over(&mut self, kind: &str) {
-        *self.passed_over.entry(kind.to_owned()).or_default() += 1;
+    fn pass_over(&mut self, kind: &'static str) {
+        *self.passed_over.entry(kind).or_default() += 1;
     }
 
     /// What becomes of it on node `node`. `stored_epoch` is the last epoch in the log of a partition, if it is known: the next one is above
     /// it and above Kafka's. The error says what cannot be taken over.
     pub fn finish(self, node: BrokerId, now_ms: i64, stored_epoch: impl Fn(&str, i32) -> Option<LeaderEpoch>) -> Result<Taken, String> {
-        let mut taken = Taken { passed_over: self.passed_over.into_iter().collect(), ..Taken::default() };
+        let (missed, passed_over) = self.passed_over.into_iter().partition(|(kind, _)| MISSED.contains(kind));
+        let mut taken = Taken { missed, passed_over, ..Taken::default() };
         let mut by_name = BTreeMap::new();
         for (id, topic) in self.topics {
             if let Some((other, _)) = by_name.insert(topic.name.clone(), (id, topic)) {

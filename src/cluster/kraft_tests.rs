@@ -99,7 +99,7 @@ fn what_a_log_adds_up_to() {
     };
     let expected = [topic(1, "a", &[9, 3], &[("retention.ms", "5")]), topic(3, "b", &[1], &[]), MetadataRecord::ProducerIds { next: 3000 }];
     assert_eq!(taken.records, expected);
-    assert_eq!(taken.passed_over, [("ConfigRecord of a broker or group".to_owned(), 1), ("NoOpRecord".to_owned(), 1)]);
+    assert_eq!((taken.missed, taken.passed_over), (vec![(OTHER_CONFIG, 1)], vec![("NoOpRecord", 1)]));
     assert_eq!(taken.dropped_settings, ["a: no.such=x"]);
 }
 

@@ -3,6 +3,9 @@
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+
 use super::error::LogError;
 use super::files;
 use crate::base::ids::{BrokerId, Uuid};
@@ -24,12 +27,17 @@ pub fn lock(data_dir: &Path) -> Result<Lock, String> {
     std::fs::create_dir_all(data_dir).map_err(|e| format!("cannot create the data directory {}: {e}", data_dir.display()))?;
     let file =
         File::options().create(true).truncate(false).write(true).open(&path).map_err(|e| format!("cannot open {}: {e}", path.display()))?;
+    let locked = || format!("the data directory {} is locked by another process (its file .lock)", data_dir.display());
     match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(locked()),
+        Err(TryLockError::Error(e)) => return Err(format!("cannot lock {}: {e}", path.display())),
+    }
+    // Java takes a lock of the older kind, which this kind does not see. It lasts until the file is first closed.
+    match rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Lock { _file: file }),
-        Err(TryLockError::WouldBlock) => {
-            Err(format!("the data directory {} is locked by another process (its file .lock)", data_dir.display()))
-        }
-        Err(TryLockError::Error(e)) => Err(format!("cannot lock {}: {e}", path.display())),
+        Err(Errno::AGAIN | Errno::ACCESS) => Err(locked()),
+        Err(e) => Err(format!("cannot lock {}: {e}", path.display())),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
+use crate::wire::producer_snapshot;
 
 // For whoever starts the process: before anything else is opened.
 pub use crate::log::dir::lock;
@@ -255,7 +256,8 @@ impl<R: Rt> Control<R> {
         while self.writing.get() {
             self.shard.rt().sleep(Duration::from_millis(1)).await;
         }
-        self.log.close(Vec::new()).await.map_err(|e| format!("metadata log: {e}"))?;
+        let no_producers = producer_snapshot::encode(std::iter::empty());
+        self.log.close(no_producers).await.map_err(|e| format!("metadata log: {e}"))?;
         positions.push(self.position());
         self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
         let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();

@@ -80,9 +80,10 @@ fn stored_epoch<R: Rt>(rt: &R, dirs: &[LogDir], topic: &str, partition: i32) -> 
 pub(super) fn report(path: &Path, taken: &Taken, image: &Image) {
     let partitions: usize = image.topics().map(|topic| topic.partitions.len()).sum();
     tracing::info!("took over {} topics with {partitions} partitions from Kafka's {}", image.topics().len(), path.display());
-    if !taken.passed_over.is_empty() {
-        let kinds: Vec<String> = taken.passed_over.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        tracing::warn!("of Kafka's metadata not taken over: {}", kinds.join(", "));
+    let count = |kinds: &[(&str, usize)]| kinds.iter().map(|(kind, n)| format!("{n} {kind}")).collect::<Vec<_>>().join(", ");
+    tracing::info!("records of Kafka's metadata that mean nothing here: {}", count(&taken.passed_over));
+    if !taken.missed.is_empty() {
+        tracing::warn!("of Kafka's metadata NOT taken over, to be set up again where needed: {}", count(&taken.missed));
     }
     if !taken.dropped_settings.is_empty() {
         tracing::warn!("settings of topics that have no meaning here were dropped: {}", taken.dropped_settings.join(", "));

@@ -177,8 +177,8 @@ impl Decoder<'_> {
                     Value::List(list)
                 }
             },
-            // A structure that may be null begins with a byte that says which.
-            Kind::Struct(_) if nullable && (self.reader.u8()? as i8) < 0 => Value::Null,
+            // A structure that may be null begins with a byte that says which: 1 is there, -1 null, as a tagged field 0 null.
+            Kind::Struct(_) if nullable && (self.reader.u8()? as i8) <= 0 => Value::Null,
             Kind::Struct(fields) => Value::Fields(self.fields(fields)?),
         })
     }

@@ -32,6 +32,8 @@ KAFKA = TARGET == "kafka"
 LIBS = os.environ.get("KAFKA_LIBS", "")
 CORELANE = os.environ.get("CORELANE", os.path.join(ROOT, "target/release/corelane"))
 WORK = os.environ.get("INTEROP_DIR", os.path.join(ROOT, "target/interop"))
+# What Kafka's tools are started with.
+JAVA = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{LIBS}/*"]
 START_SECONDS = 90
 STOP_SECONDS = 60
 FILE_SECONDS = int(os.environ.get("INTEROP_FILE_SECONDS", "400"))
@@ -176,6 +178,19 @@ class Broker:
         return "no log"
 
 
+class Kafka(Broker):
+    """A broker of Kafka itself, whatever the target."""
+
+    def command(self):
+        return self.kafka_command()
+
+    def start(self):
+        super().start()
+        if not KAFKA:
+            self.await_kafka_controller()
+        return self
+
+
 def write_properties(path, port, data, more, controller_port=None):
     """A server.properties as people write it for one KRaft node."""
     controller_port = controller_port or free_port()
@@ -191,8 +206,7 @@ def write_properties(path, port, data, more, controller_port=None):
 
 def java(main, *args, stdin=None, timeout=120):
     """Runs one of Kafka's own tools; returns (exit code, stdout, stderr)."""
-    command = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{LIBS}/*", main, *args]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=timeout)
+    done = subprocess.run([*JAVA, main, *args], input=stdin, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout, done.stderr
 
 

@@ -34,7 +34,7 @@ fn damage(path: &str, error: SnapshotError) -> String {
         SnapshotError::Checksum(stored, computed) => {
             format!("Snapshot is corrupt (CRC is no longer valid). Stored crc: {stored}. Computed crc: {computed}")
         }
-        other => format!("{path}: {other}"),
+        other => format!("Snapshot failed schema validation: {path}: {other}"),
     }
 }
 
