@@ -104,6 +104,12 @@ pub const BROKER: &[Key] = &[
     key("log.dirs", List, "./corelane-data", "Data directories."),
     key("log.dir", Text, "", "Data directory, where `log.dirs` is not set."),
     key(
+        "metadata.log.dir",
+        Text,
+        "",
+        "Where a Kafka that ran here kept its metadata log, if not in `log.dirs`; looked at when it is taken over.",
+    ),
+    key(
         "log.flush.offset.checkpoint.interval.ms",
         Int(0, I32),
         "60000",
