@@ -6,6 +6,7 @@ pub mod api;
 pub mod base;
 pub mod cli;
 pub mod cluster;
+pub mod coord;
 pub mod log;
 pub mod partition;
 pub mod rt;

@@ -3,7 +3,9 @@
 //! Besides telling so, librdkafka takes the presence of version 0 for a broker that understands lz4.
 
 use crate::base::error::ErrorCode;
+use crate::cluster::image::Image;
 use crate::cluster::view::BrokerView;
+use crate::coord::OFFSETS_TOPIC;
 use crate::wire::codec::find_coordinator_response::Coordinator;
 use crate::wire::codec::{FindCoordinatorRequest, FindCoordinatorResponse};
 
@@ -12,13 +14,32 @@ const LIST_FROM: i16 = 4;
 /// Key types: group and transactional id. Share groups (2) are not known here.
 const KEY_TYPES: std::ops::RangeInclusive<i8> = 0..=1;
 
+/// The key type of groups.
+const GROUP: i8 = 0;
+
+/// Whether the request looks for the coordinator of a group, but there is no topic yet for one to keep its state in.
+pub fn needs_topic(request: &FindCoordinatorRequest, image: &Image) -> bool {
+    request.key_type == GROUP && image.topic(OFFSETS_TOPIC).is_none()
+}
+
 /// The response, which names this broker by its address for clients of `listener`.
-pub fn respond(request: &FindCoordinatorRequest, version: i16, broker: &BrokerView, listener: &str) -> FindCoordinatorResponse {
-    let known = KEY_TYPES.contains(&request.key_type);
-    let (code, node_id) = if known { (ErrorCode::None, broker.node_id) } else { (ErrorCode::InvalidRequest, -1) };
-    let message = (!known).then(|| ErrorCode::InvalidRequest.message().into());
+pub fn respond(
+    request: &FindCoordinatorRequest,
+    version: i16,
+    image: &Image,
+    broker: &BrokerView,
+    listener: &str,
+) -> FindCoordinatorResponse {
+    let code = match request.key_type {
+        kind if !KEY_TYPES.contains(&kind) => ErrorCode::InvalidRequest,
+        _ if needs_topic(request, image) => ErrorCode::CoordinatorNotAvailable,
+        _ => ErrorCode::None,
+    };
+    let found = code == ErrorCode::None;
+    let node_id = if found { broker.node_id } else { -1 };
+    let message = (!found).then(|| code.message().into());
     let endpoint = broker.endpoint(listener);
-    let (host, port) = if known { (endpoint.host.as_str(), endpoint.port.into()) } else { ("", -1) };
+    let (host, port) = if found { (endpoint.host.as_str(), endpoint.port.into()) } else { ("", -1) };
     let mut response = FindCoordinatorResponse::default();
     if version < LIST_FROM {
         (response.error_code, response.node_id, response.port) = (code.code(), node_id, port);
@@ -41,17 +62,20 @@ pub fn respond(request: &FindCoordinatorRequest, version: i16, broker: &BrokerVi
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::testing::{broker, in_every_version};
+    use crate::api::testing::{broker, image, in_every_version};
     use crate::wire::versions::ApiKey;
 
     #[test]
     fn this_broker_in_every_version() {
         let broker = broker(&[]);
+        let with_topic = image(&broker, &[(OFFSETS_TOPIC, 1, 50)]);
+        let before = respond(&FindCoordinatorRequest::default(), 3, &image(&broker, &[]), &broker, "PLAINTEXT");
+        assert_eq!((before.error_code, before.node_id), (15, -1));
         in_every_version(ApiKey::FindCoordinator, |version| {
             let mut request = FindCoordinatorRequest::default();
             request.key = "g".into();
             request.coordinator_keys = vec!["g".into(), "h".into()];
-            let response = respond(&request, version, &broker, "PLAINTEXT");
+            let response = respond(&request, version, &with_topic, &broker, "PLAINTEXT");
             if version < LIST_FROM {
                 assert_eq!(response.node_id, broker.node_id);
             } else {

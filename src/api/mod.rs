@@ -3,25 +3,36 @@
 pub mod alter_configs;
 pub mod api_versions;
 pub mod create_topics;
+pub mod delete_groups;
 pub mod delete_topics;
 pub mod describe_cluster;
 pub mod describe_configs;
+pub mod describe_groups;
 pub mod describe_topic_partitions;
 pub mod fetch;
 pub mod fetch_session;
 pub mod find_coordinator;
+pub mod groups;
+pub mod heartbeat;
 pub mod incremental_alter_configs;
 pub mod init_producer_id;
+pub mod join_group;
+pub mod leave_group;
 pub mod list_config_resources;
+pub mod list_groups;
 pub mod list_offsets;
 pub mod metadata;
+pub mod offset_commit;
+pub mod offset_delete;
+pub mod offset_fetch;
 pub mod offset_for_leader_epoch;
 pub mod produce;
+pub mod sync_group;
 
 use crate::wire::codec::StrBytes;
 
 // Answers depend on it: whoever asks the APIs fills it in.
-pub use crate::cluster::view::{BrokerView, Endpoint};
+pub use crate::cluster::view::{BrokerView, Endpoint, OffsetsTopic};
 
 /// Value of "authorized operations" where nobody asked.
 const OPERATIONS_NOT_ASKED: i32 = i32::MIN;

@@ -7,7 +7,7 @@ use crate::base::ids::Uuid;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::settings::BrokerSettings;
-use crate::cluster::view::{BrokerView, Endpoint};
+use crate::cluster::view::{BrokerView, Endpoint, OffsetsTopic};
 use crate::wire::codec::{self, Message};
 use crate::wire::versions::ApiKey;
 
@@ -24,6 +24,7 @@ pub fn broker(settings: &[(&str, &str)]) -> BrokerView {
         default_replication_factor: 1,
         auto_create_topics: true,
         delete_topic_enable: true,
+        offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
     }
 }
 

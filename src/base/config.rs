@@ -4,6 +4,7 @@
 //! wrong, what it was and what it may be.
 
 mod environment;
+mod groups;
 mod listeners;
 mod properties;
 mod settings;
@@ -15,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use groups::GroupConfig;
 pub use listeners::Listener;
 use settings::Settings;
 
@@ -79,6 +81,8 @@ pub struct Config {
     pub flush_checkpoint_interval: Duration,
     /// A log that nothing was appended to for this long gives back what it can do without.
     pub log_idle: Duration,
+    /// Settings of consumer groups.
+    pub groups: GroupConfig,
     /// Cores to run on; `None`: every CPU that the affinity mask allows.
     pub cores: Option<usize>,
     /// Bytes of the whole process for buffers and cache.
@@ -174,6 +178,7 @@ impl Config {
             broker_rack: settings.text("broker.rack").map(str::to_owned),
             flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
             log_idle: Duration::from_millis(settings.number("corelane.log.idle.ms")?),
+            groups: GroupConfig::read(&settings)?,
             cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,
             memory: settings.size("corelane.memory")?,
             ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,

@@ -18,6 +18,8 @@ pub const PIPELINE: usize = 64;
 pub const MAILBOX: usize = 1024;
 /// Bytes by which segment files are allocated ahead of the writes.
 pub const ALLOCATE_AHEAD: u64 = 32 << 20;
+/// The share of `corelane.memory` that groups and their offsets may take: one part of so many.
+pub const GROUPS_SHARE: usize = 8;
 /// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_MAX: usize = 249;
 /// Batches per producer and partition that a repeat is recognised in (Kafka's `NUM_BATCHES_TO_RETAIN`).

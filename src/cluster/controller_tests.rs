@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::prng::Prng;
-use crate::cluster::view::Endpoint;
+use crate::cluster::view::{Endpoint, OffsetsTopic};
 
 fn broker() -> BrokerView {
     BrokerView {
@@ -19,6 +19,7 @@ fn broker() -> BrokerView {
         default_replication_factor: 1,
         auto_create_topics: true,
         delete_topic_enable: true,
+        offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
     }
 }
 

@@ -57,13 +57,10 @@ fn read(log: &[u8]) -> Result<Taken, String> {
     metadata.finish(NODE, 5, |_, _| None)
 }
 
-fn topics(taken: &Taken) -> Vec<(&str, &[i32])> {
-    let each = |record| {
-        if let &MetadataRecord::Topic { ref name, ref leader_epochs, .. } = record {
-            Some((name.as_str(), &leader_epochs[..]))
-        } else {
-            None
-        }
+fn topics<'a>(taken: &'a Taken) -> Vec<(&'a str, &'a [i32])> {
+    let each = |record: &'a MetadataRecord| match record {
+        MetadataRecord::Topic { name, leader_epochs, .. } => Some((name.as_str(), &leader_epochs[..])),
+        _ => None,
     };
     taken.records.iter().filter_map(each).collect()
 }

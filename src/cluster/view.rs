@@ -37,6 +37,19 @@ pub struct BrokerView {
     pub auto_create_topics: bool,
     /// `delete.topic.enable`.
     pub delete_topic_enable: bool,
+    /// How the topic of the group coordinators is made.
+    pub offsets_topic: OffsetsTopic,
+}
+
+/// What `__consumer_offsets` is like when it is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetsTopic {
+    /// `offsets.topic.num.partitions`.
+    pub partitions: i32,
+    /// `offsets.topic.replication.factor`.
+    pub replication_factor: i16,
+    /// `offsets.topic.segment.bytes`.
+    pub segment_bytes: i32,
 }
 
 impl BrokerView {

@@ -13,18 +13,18 @@ use crate::rt::{Class, Rt};
 use crate::wire::WireError;
 use crate::wire::codec::{
     AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeTopicPartitionsRequest, Encode, FindCoordinatorRequest, IncrementalAlterConfigsRequest, InitProducerIdRequest,
-    ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
+    DescribeTopicPartitionsRequest, Encode, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest,
+    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
 use crate::wire::versions::ApiKey;
 
 /// One request and the place of its response.
-struct Work<R: Rt> {
-    conn: Rc<Conn<R>>,
+pub(super) struct Work<R: Rt> {
+    pub(super) conn: Rc<Conn<R>>,
     place: u64,
-    api: ApiKey,
-    version: i16,
+    pub(super) api: ApiKey,
+    pub(super) version: i16,
     correlation_id: i32,
 }
 
@@ -48,7 +48,7 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
         ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body),
         _ => {}
     }
-    let RequestHeader { api_version: version, correlation_id, .. } = header;
+    let RequestHeader { api_version: version, correlation_id, client_id, .. } = header;
     let work = Work { conn: conn.clone(), place, api, version, correlation_id };
     let server = &conn.server;
     let (image, broker) = (server.shard.image(), server.broker());
@@ -74,14 +74,21 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
             let request: DescribeTopicPartitionsRequest = work.decode(body)?;
             work.reply(&api::describe_topic_partitions::respond(&request, &image, broker))
         }
-        ApiKey::FindCoordinator => {
-            let request: FindCoordinatorRequest = work.decode(body)?;
-            work.reply(&api::find_coordinator::respond(&request, version, broker, work.listener()))
-        }
         ApiKey::ListConfigResources => {
             let request: ListConfigResourcesRequest = work.decode(body)?;
             work.reply(&api::list_config_resources::respond(&request, version, &image, broker))
         }
+        ApiKey::FindCoordinator
+        | ApiKey::JoinGroup
+        | ApiKey::SyncGroup
+        | ApiKey::Heartbeat
+        | ApiKey::LeaveGroup
+        | ApiKey::OffsetCommit
+        | ApiKey::OffsetFetch
+        | ApiKey::OffsetDelete
+        | ApiKey::ListGroups
+        | ApiKey::DescribeGroups
+        | ApiKey::DeleteGroups => super::groups::handle(work, client_id.as_deref().unwrap_or_default(), body),
         ApiKey::Metadata => metadata(work, body),
         ApiKey::AlterConfigs => alter_configs(work, body),
         ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),
@@ -94,22 +101,22 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
 }
 
 impl<R: Rt> Work<R> {
-    fn decode<M: Request>(&self, body: Bytes) -> io::Result<M> {
+    pub(super) fn decode<M: Request>(&self, body: Bytes) -> io::Result<M> {
         decode(body, self.version).map_err(malformed)
     }
 
-    fn listener(&self) -> &str {
+    pub(super) fn listener(&self) -> &str {
         &self.conn.server.config.listeners[self.conn.listener].name
     }
 
-    fn reply(&self, response: &impl Encode) -> io::Result<()> {
+    pub(super) fn reply(&self, response: &impl Encode) -> io::Result<()> {
         let frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
         self.conn.reply(self.place, vec![frame]);
         Ok(())
     }
 
     /// Answers when a task is done.
-    fn later<F>(self, task: F) -> io::Result<()>
+    pub(super) fn later<F>(self, task: F) -> io::Result<()>
     where
         F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
     {

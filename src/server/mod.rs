@@ -4,6 +4,7 @@ pub mod admission;
 pub mod conn;
 mod dispatch;
 mod fetch;
+mod groups;
 mod produce;
 pub mod replies;
 mod start;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::Server;
 use super::admission::{Admission, Limits};
-use crate::api::{BrokerView, Endpoint};
+use crate::api::{BrokerView, Endpoint, OffsetsTopic};
 use crate::base::config::{Config, Listener};
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
@@ -106,7 +106,7 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
 
 /// A core from start to stop.
 pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Arc<Process>) {
-    let shard = Shard::start(rt.clone(), post, process.stop_asked.clone());
+    let shard = Shard::start(rt.clone(), post, process.stop_asked.clone(), &process.config);
     let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
     let (resting, idle) = (shard.clone(), process.config.log_idle);
     rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
@@ -176,6 +176,11 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
         default_replication_factor: config.default_replication_factor,
         auto_create_topics: config.auto_create_topics,
         delete_topic_enable: config.delete_topic_enable,
+        offsets_topic: OffsetsTopic {
+            partitions: config.groups.topic_partitions,
+            replication_factor: config.groups.topic_replication_factor,
+            segment_bytes: config.groups.topic_segment_bytes,
+        },
     };
     if process.broker.set(view).is_err() {
         return Err("started twice".into());

@@ -8,10 +8,13 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::base::time::Now;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
+use crate::coord::Name;
+use crate::coord::op::{Listed, Op, Reply};
 use crate::log::Opening;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 
@@ -71,6 +74,10 @@ pub enum Call {
     Assign(Arc<Image>, Vec<Assignment>),
     /// Change the metadata; for the core that runs the controller shard.
     Control(Decide),
+    /// A request to the group coordinator beside a partition.
+    Group(Key, Name, Box<Op>),
+    /// All groups whose state and type are among these (empty: any).
+    ListGroups(Vec<String>, Vec<String>),
     /// Flush all logs and say how far they are.
     Checkpoint,
     /// Finish what was read, close connections and logs.
@@ -89,6 +96,10 @@ pub enum Answer {
     Epochs(Vec<EpochResult>),
     /// See [`Call::Control`].
     Control(Box<dyn Any + Send>),
+    /// See [`Call::Group`].
+    Group(Reply),
+    /// See [`Call::ListGroups`].
+    Groups(Result<Vec<Listed>, ErrorCode>),
     /// See [`Call::Checkpoint`].
     Checkpoint(Vec<Position>),
     /// See [`Call::Assign`].

@@ -1,6 +1,7 @@
 //! One shard per core: the replicas it owns, its mailboxes, and the way from a request on any core to the owner of a partition.
 
 pub mod control;
+mod groups;
 pub mod mailbox;
 pub mod message;
 pub mod owner;
@@ -18,7 +19,8 @@ use std::task::{Poll, Waker};
 
 use slab::Slab;
 
-use crate::base::limits::MAILBOX;
+use crate::base::config::Config;
+use crate::base::limits::{GROUPS_SHARE, MAILBOX};
 use crate::cluster::image::Image;
 use crate::cluster::placement;
 use crate::cluster::settings::BrokerSettings;
@@ -26,12 +28,14 @@ use crate::log::cache::Cache;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 use crate::rt::Rt;
 use crate::rt::notify::Notify;
+use groups::Groups;
 use mailbox::{Grid, Mailboxes};
 use message::{Answer, Call, Connection, Decide, Ids, Message, Position, Ticket, Watched};
 use owner::{Owner, Parked, Sink, Watcher};
 
 pub use crate::cluster::record::MetadataRecord;
 // What a shard is asked and what it answers.
+pub use crate::coord::op as group_op;
 pub use crate::partition::op;
 
 /// The core that runs the controller shard.
@@ -63,6 +67,7 @@ struct Inner<R: Rt> {
     mailboxes: Mailboxes<Message<R::Accepted>>,
     owner: Owner<R>,
     cache: Cache,
+    groups: Groups<R>,
     image: RefCell<Arc<Image>>,
     waiting: RefCell<Slab<Waiting>>,
     /// Waits of other cores at our partitions.
@@ -90,11 +95,12 @@ impl<R: Rt> Clone for Shard<R> {
 impl<R: Rt> Shard<R> {
     /// The shard of this core, listening to its mailboxes from now on. Once `stop_asked` is set and the core unparked, [`Shard::asked_to_stop`]
     /// resolves.
-    pub fn start(rt: R, post: Post<R::Accepted>, stop_asked: Arc<AtomicBool>) -> Shard<R> {
+    pub fn start(rt: R, post: Post<R::Accepted>, stop_asked: Arc<AtomicBool>, config: &Config) -> Shard<R> {
         let mailboxes = Mailboxes::new(post, rt.core(), MAILBOX);
         let shard = Shard(Rc::new(Inner {
             owner: Owner::new(rt.clone()),
             cache: Cache::new(rt.memory()),
+            groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
             mailboxes,
             image: RefCell::new(Arc::new(Image::new(BrokerSettings::default()))),
             waiting: RefCell::default(),
@@ -183,11 +189,12 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Sends a call at once; its answer may be awaited later, and has to be: the ticket is kept for it.
-    fn call_now(&self, to: usize, call: Call) -> impl Future<Output = Answer> {
+    fn call_now(&self, to: usize, call: Call) -> impl Future<Output = Answer> + use<R> {
         let ticket = self.0.waiting.borrow_mut().insert(Waiting::Call { answer: None, waker: None });
         self.send(to, Message::Call(ticket, call));
+        let shard = self.clone();
         poll_fn(move |cx| {
-            let mut waiting = self.0.waiting.borrow_mut();
+            let mut waiting = shard.0.waiting.borrow_mut();
             let Waiting::Call { answer, waker } = &mut waiting[ticket] else { unreachable!("the ticket is ours") };
             match answer.take() {
                 None => {

@@ -15,7 +15,7 @@ use crate::log::{Log, LogError, Read};
 use crate::partition::acks::Level;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 use crate::partition::waiters::WaitId;
-use crate::partition::{Partition, ProduceDecision, Released, Waiting};
+use crate::partition::{BatchHeader, Partition, ProduceDecision, Released, Waiting};
 use crate::rt::{Class, Rt};
 
 /// ListOffsets' special timestamps.
@@ -275,26 +275,64 @@ impl<R: Rt> Replica<R> {
         };
         let log_append_time = if item.log_append_time { rt.now().wall_ms } else { -1 };
         let stamp = item.log_append_time.then_some(log_append_time);
-        match self.log.append(&item.records, base_offset, partition.leader_epoch, stamp) {
-            Ok(false) => {}
-            Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),
-            Err(LogError::TooLarge) => return Some(Produced::refused(ErrorCode::RecordListTooLarge)),
-            Err(e) => {
-                tracing::error!("{}: {e}", self.name);
-                return Some(Produced::refused(ErrorCode::KafkaStorageError));
-            }
+        if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
+            return Some(Produced::refused(code));
         }
-        let mut stored = item.header;
-        if let Some(ms) = stamp {
-            stored.stamp(ms);
-        }
-        partition.appended(&stored, base_offset, item.records.len());
         let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
         let end = partition.log_end;
         if end - partition.flushed >= self.config.borrow().flush_messages {
             self.log.want_flush(end);
         }
         self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced })
+    }
+
+    fn store(
+        &self,
+        partition: &mut Partition<Ack, Rc<dyn Watcher>>,
+        header: &BatchHeader,
+        records: &[u8],
+        base_offset: Offset,
+        stamp: Option<i64>,
+    ) -> Result<(), ErrorCode> {
+        match self.log.append(records, base_offset, partition.leader_epoch, stamp) {
+            Ok(false) => {}
+            Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),
+            Err(LogError::TooLarge) => return Err(ErrorCode::RecordListTooLarge),
+            Err(e) => {
+                tracing::error!("{}: {e}", self.name);
+                return Err(ErrorCode::KafkaStorageError);
+            }
+        }
+        let mut stored = *header;
+        if let Some(ms) = stamp {
+            stored.stamp(ms);
+        }
+        partition.appended(&stored, base_offset, records.len());
+        Ok(())
+    }
+
+    /// Appends a batch of the broker's own.
+    pub(super) fn append(&self, batch: &[u8]) -> Result<(), ErrorCode> {
+        let header = BatchHeader::parse(batch).map_err(|_| ErrorCode::CorruptMessage)?;
+        let mut partition = self.partition.borrow_mut();
+        match partition.produce(&header) {
+            ProduceDecision::Append { base_offset } => self.store(&mut partition, &header, batch, base_offset, None),
+            ProduceDecision::Reject(code) => Err(code),
+            ProduceDecision::Duplicate { .. } => unreachable!("the broker's own batches have no producer id"),
+        }
+    }
+
+    /// Tells the sink when all that was appended so far is flushed: now, if it is; or that it never will be.
+    pub(super) fn when_flushed(&self, sink: Rc<dyn Sink>) {
+        let produced = Produced { code: ErrorCode::None, base_offset: -1, log_append_time: -1, log_start_offset: -1 };
+        let due = {
+            let mut partition = self.partition.borrow_mut();
+            let end = partition.log_end;
+            self.acknowledge(&mut partition, end, Some(Level::Flushed), Ack { sink: sink.clone(), index: 0, produced })
+        };
+        if let Some(produced) = due {
+            sink.produced(0, produced);
+        }
     }
 
     /// The answer, if it is due already.

@@ -106,12 +106,17 @@ impl<R: Rt> Shard<R> {
             Call::Epochs(items) => self.send(from, Message::Reply(ticket, Answer::Epochs(self.0.owner.epochs(&items)))),
             Call::Assign(image, assignments) => self.answer_later(from, ticket, async move |shard| {
                 shard.assign(&image, assignments).await;
-                *shard.0.image.borrow_mut() = image;
+                let before = std::mem::replace(&mut *shard.0.image.borrow_mut(), image);
+                shard.groups_follow(&before);
                 Answer::Assigned
             }),
             Call::Control(decide) => {
                 let control = self.0.control.borrow().clone();
                 control.expect("only the controller's core is asked").submit(from, ticket, decide);
+            }
+            Call::Group(key, group, op) => self.take_group_op(from, ticket, &key, &group, *op),
+            Call::ListGroups(states, types) => {
+                self.send(from, Message::Reply(ticket, Answer::Groups(self.listed(&states, &types))));
             }
             Call::Checkpoint => {
                 self.answer_later(from, ticket, async |shard| Answer::Checkpoint(shard.checkpoint().await));
@@ -232,6 +237,7 @@ impl<R: Rt> Shard<R> {
 
     /// Closes the connections, then the logs.
     async fn close_all(&self) -> Vec<Position> {
+        self.end_groups();
         let stop = self.0.on_stop.borrow().clone();
         if let Some(stop) = stop {
             stop.notify();

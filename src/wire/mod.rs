@@ -6,7 +6,7 @@ pub mod compression;
 pub mod fetch;
 pub mod frame;
 pub mod kraft;
-mod primitive;
+pub(crate) mod primitive;
 pub mod produce;
 pub mod producer_snapshot;
 pub mod record;

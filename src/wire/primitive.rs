@@ -6,14 +6,14 @@ use super::WireError;
 
 /// A cursor over received bytes. Nothing it returns is copied, nothing is reserved from a length it reads.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 macro_rules! big_endian {
     ($($name:ident: $int:ty),*) => {
         $(#[inline]
-        pub(super) fn $name(&mut self) -> Result<$int, WireError> {
+        pub(crate) fn $name(&mut self) -> Result<$int, WireError> {
             let (head, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated)?;
             self.rest = rest;
             Ok(<$int>::from_be_bytes(*head))
@@ -22,25 +22,25 @@ macro_rules! big_endian {
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Reader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Reader<'a> {
         Reader { rest: bytes }
     }
 
     /// What was not read yet.
-    pub(super) fn rest(&self) -> &'a [u8] {
+    pub(crate) fn rest(&self) -> &'a [u8] {
         self.rest
     }
 
     big_endian!(u8: u8, i16: i16, i32: i32, i64: i64);
 
     #[inline]
-    pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
+    pub(crate) fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
         let (head, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(head)
     }
 
-    pub(super) fn uuid(&mut self) -> Result<[u8; 16], WireError> {
+    pub(crate) fn uuid(&mut self) -> Result<[u8; 16], WireError> {
         let (head, rest) = self.rest.split_first_chunk().ok_or(WireError::Truncated)?;
         self.rest = rest;
         Ok(*head)
@@ -48,7 +48,7 @@ impl<'a> Reader<'a> {
 
     /// Unsigned base-128 number of at most 32 bits.
     #[inline]
-    pub(super) fn unsigned_varint(&mut self) -> Result<u32, WireError> {
+    pub(crate) fn unsigned_varint(&mut self) -> Result<u32, WireError> {
         let byte = self.u8()?;
         if byte < 0x80 {
             return Ok(byte.into());
@@ -59,14 +59,14 @@ impl<'a> Reader<'a> {
 
     /// Zigzag base-128 number of at most 32 bits, as records use it.
     #[inline]
-    pub(super) fn varint(&mut self) -> Result<i32, WireError> {
+    pub(crate) fn varint(&mut self) -> Result<i32, WireError> {
         let raw = self.unsigned_varint()?;
         Ok((raw >> 1) as i32 ^ -((raw & 1) as i32))
     }
 
     /// Zigzag base-128 number of at most 64 bits.
     #[inline]
-    pub(super) fn varlong(&mut self) -> Result<i64, WireError> {
+    pub(crate) fn varlong(&mut self) -> Result<i64, WireError> {
         let byte = self.u8()?;
         let raw = if byte < 0x80 { byte.into() } else { self.long_varint(byte, 10)? };
         Ok((raw >> 1) as i64 ^ -((raw & 1) as i64))
@@ -89,7 +89,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A nullable string with a 16-bit length.
-    pub(super) fn classic_string(&mut self) -> Result<Option<&'a [u8]>, WireError> {
+    pub(crate) fn classic_string(&mut self) -> Result<Option<&'a [u8]>, WireError> {
         match self.i16()? {
             -1 => Ok(None),
             len => Ok(Some(self.take(usize::try_from(len).map_err(|_| WireError::Malformed("string length"))?)?)),
@@ -97,12 +97,12 @@ impl<'a> Reader<'a> {
     }
 
     /// A nullable string in the form of the message's version; its bytes are not checked to be UTF-8.
-    pub(super) fn string(&mut self, flexible: bool) -> Result<Option<&'a [u8]>, WireError> {
+    pub(crate) fn string(&mut self, flexible: bool) -> Result<Option<&'a [u8]>, WireError> {
         if flexible { self.compact_bytes() } else { self.classic_string() }
     }
 
     /// A nullable byte string in the form of the message's version.
-    pub(super) fn bytes(&mut self, flexible: bool) -> Result<Option<&'a [u8]>, WireError> {
+    pub(crate) fn bytes(&mut self, flexible: bool) -> Result<Option<&'a [u8]>, WireError> {
         if flexible {
             return self.compact_bytes();
         }
@@ -120,12 +120,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The element count of an array that may not be null. More elements than bytes left are refused (CVE-2022-34917).
-    pub(super) fn array_len(&mut self, flexible: bool) -> Result<usize, WireError> {
+    pub(crate) fn array_len(&mut self, flexible: bool) -> Result<usize, WireError> {
         self.nullable_array_len(flexible)?.ok_or(WireError::Malformed("array length"))
     }
 
     /// As [`Reader::array_len`]; `None` is a null array.
-    pub(super) fn nullable_array_len(&mut self, flexible: bool) -> Result<Option<usize>, WireError> {
+    pub(crate) fn nullable_array_len(&mut self, flexible: bool) -> Result<Option<usize>, WireError> {
         let len = if flexible { i64::from(self.unsigned_varint()?) - 1 } else { self.i32()?.into() };
         match usize::try_from(len) {
             _ if len == -1 => Ok(None),
@@ -135,7 +135,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Steps over a tagged field section, whatever is in it.
-    pub(super) fn skip_tags(&mut self) -> Result<(), WireError> {
+    pub(crate) fn skip_tags(&mut self) -> Result<(), WireError> {
         for _ in 0..self.unsigned_varint()? {
             self.unsigned_varint()?;
             let len = self.unsigned_varint()?;
@@ -146,7 +146,7 @@ impl<'a> Reader<'a> {
 }
 
 /// Appends one unsigned base-128 number.
-pub(super) fn put_unsigned_varint(out: &mut impl BufMut, mut value: u64) {
+pub(crate) fn put_unsigned_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8(value as u8 | 0x80);
         value >>= 7;
@@ -155,12 +155,12 @@ pub(super) fn put_unsigned_varint(out: &mut impl BufMut, mut value: u64) {
 }
 
 /// Appends one zigzag base-128 number; a 32-bit value has the same bytes as a `varint`.
-pub(super) fn put_varlong(out: &mut impl BufMut, value: i64) {
+pub(crate) fn put_varlong(out: &mut impl BufMut, value: i64) {
     put_unsigned_varint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
 /// Appends the element count of an array.
-pub(super) fn put_array_len(out: &mut BytesMut, flexible: bool, len: usize) {
+pub(crate) fn put_array_len(out: &mut BytesMut, flexible: bool, len: usize) {
     if flexible {
         put_unsigned_varint(out, len as u64 + 1);
     } else {
@@ -169,7 +169,7 @@ pub(super) fn put_array_len(out: &mut BytesMut, flexible: bool, len: usize) {
 }
 
 /// Appends a nullable string, cut to what the classic form's 16-bit length can say.
-pub(super) fn put_string(out: &mut BytesMut, flexible: bool, text: Option<&str>) {
+pub(crate) fn put_string(out: &mut BytesMut, flexible: bool, text: Option<&str>) {
     let Some(text) = text else {
         return if flexible { out.put_u8(0) } else { out.put_i16(-1) };
     };
@@ -183,7 +183,7 @@ pub(super) fn put_string(out: &mut BytesMut, flexible: bool, text: Option<&str>)
 }
 
 /// Appends an empty tagged field section where the version has one.
-pub(super) fn put_no_tags(out: &mut BytesMut, flexible: bool) {
+pub(crate) fn put_no_tags(out: &mut BytesMut, flexible: bool) {
     if flexible {
         out.put_u8(0);
     }

@@ -44,7 +44,15 @@ apis! {
     Fetch = 1, advertised 4-18, accepted from 4, flexible from 12;
     ListOffsets = 2, advertised 1-11, accepted from 1, flexible from 6;
     Metadata = 3, advertised 0-13, accepted from 0, flexible from 9;
+    OffsetCommit = 8, advertised 2-10, accepted from 2, flexible from 8;
+    OffsetFetch = 9, advertised 1-10, accepted from 1, flexible from 6;
     FindCoordinator = 10, advertised 0-6, accepted from 0, flexible from 3;
+    JoinGroup = 11, advertised 0-9, accepted from 0, flexible from 6;
+    Heartbeat = 12, advertised 0-4, accepted from 0, flexible from 4;
+    LeaveGroup = 13, advertised 0-5, accepted from 0, flexible from 4;
+    SyncGroup = 14, advertised 0-5, accepted from 0, flexible from 4;
+    DescribeGroups = 15, advertised 0-6, accepted from 0, flexible from 5;
+    ListGroups = 16, advertised 0-5, accepted from 0, flexible from 3;
     ApiVersions = 18, advertised 0-4, accepted from 0, flexible from 3;
     CreateTopics = 19, advertised 2-7, accepted from 2, flexible from 5;
     DeleteTopics = 20, advertised 1-6, accepted from 1, flexible from 4;
@@ -52,7 +60,9 @@ apis! {
     OffsetForLeaderEpoch = 23, advertised 2-4, accepted from 2, flexible from 4;
     DescribeConfigs = 32, advertised 1-4, accepted from 1, flexible from 4;
     AlterConfigs = 33, advertised 0-2, accepted from 0, flexible from 2;
+    DeleteGroups = 42, advertised 0-2, accepted from 0, flexible from 2;
     IncrementalAlterConfigs = 44, advertised 0-1, accepted from 0, flexible from 1;
+    OffsetDelete = 47, advertised 0-0, accepted from 0, flexible from 32767;
     DescribeCluster = 60, advertised 0-2, accepted from 0, flexible from 0;
     ListConfigResources = 74, advertised 0-1, accepted from 0, flexible from 0;
     DescribeTopicPartitions = 75, advertised 0-0, accepted from 0, flexible from 0;

@@ -1,0 +1,439 @@
+//! The group coordinator of one partition of `__consumer_offsets`.
+//!
+//! Two kinds of state, kept apart: [`State`] is what the partition's records add up to and changes by [`State::apply`] alone, live and at
+//! replay; [`Live`] is what a restart forgets: who waits for an answer, who is joining, when who was heard of. [`Coordinator::decide`] sees the
+//! first by reference only. Its records are to be appended and then applied before the next decision; its replies leave when everything that
+//! was appended before is durable. What cannot be appended ends the coordinator: it is dropped, and loaded again from the log.
+
+pub mod group;
+pub mod offsets;
+pub mod op;
+mod rebalance;
+pub mod record;
+pub mod replay;
+pub mod timers;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::config::GroupConfig;
+use crate::base::error::ErrorCode;
+use crate::base::ids::TopicId;
+use crate::base::time::Now;
+use group::{Group, GroupMetadata, Phase};
+use offsets::{Offsets, View};
+use op::{Answer, DescribedMember, Description, Join, Joined, Listed, Op, Reply, Token};
+use record::Record;
+use timers::{TimerKey, Timers};
+
+/// A group's, member's or topic's name.
+pub type Name = Arc<str>;
+
+/// The topic that coordinators keep their state in.
+pub const OFFSETS_TOPIC: &str = "__consumer_offsets";
+
+/// The partition of [`OFFSETS_TOPIC`] whose coordinator looks after a group: Java's string hash, without its sign, modulo the count.
+pub fn partition_for(group: &str, partitions: usize) -> i32 {
+    let hash = group.encode_utf16().fold(0i32, |hash, unit| hash.wrapping_mul(31).wrapping_add(unit.into()));
+    let hash = if hash == i32::MIN { 0 } else { hash.abs() };
+    (hash as usize % partitions.max(1)) as i32
+}
+
+/// What a decision depends on besides the coordinator's state.
+pub struct Context<'a> {
+    /// The time.
+    pub now: Now,
+    /// The settings.
+    pub config: &'a GroupConfig,
+    /// Random bytes for an id.
+    pub random: &'a mut dyn FnMut() -> [u8; 16],
+    /// By how many bytes the coordinators' memory may still grow.
+    pub spare_bytes: usize,
+    /// Most bytes of one batch of records (`max.message.bytes` of the topic).
+    pub max_batch_bytes: usize,
+}
+
+/// What is to be done.
+#[derive(Debug, Default)]
+pub struct Decision {
+    /// To be appended in one batch, then applied.
+    pub records: Vec<Record>,
+    /// To be sent when these records, and all before them, are durable.
+    pub replies: Vec<(Token, Reply)>,
+}
+
+/// What a group's machine works with, and leaves behind.
+pub(crate) struct Effects<'a> {
+    now: Now,
+    config: &'a GroupConfig,
+    random: &'a mut dyn FnMut() -> [u8; 16],
+    max_batch_bytes: usize,
+    timers: &'a mut Timers,
+    records: Vec<Record>,
+    replies: Vec<(Token, Reply)>,
+}
+
+/// Bytes of a batch and of a record around keys and values, at most.
+const BATCH_OVERHEAD: usize = 64;
+const RECORD_OVERHEAD: usize = 32;
+
+impl Effects<'_> {
+    fn reply(&mut self, token: Token, reply: Reply) {
+        self.replies.push((token, reply));
+    }
+
+    fn joined(&mut self, token: Token, joined: Joined) {
+        self.reply(token, Ok(Answer::Joined(joined)));
+    }
+
+    /// Whether a record can be appended.
+    fn fits(&self, record: &Record) -> bool {
+        encoded_len(record) + BATCH_OVERHEAD <= self.max_batch_bytes
+    }
+
+    /// Whether the records from `first` on can be appended as one batch.
+    fn all_fit(&self, first: usize) -> bool {
+        self.records[first..].iter().map(encoded_len).sum::<usize>() + BATCH_OVERHEAD <= self.max_batch_bytes
+    }
+}
+
+fn encoded_len(record: &Record) -> usize {
+    let (key, value) = record.encode();
+    RECORD_OVERHEAD + key.len() + value.map_or(0, |v| v.len())
+}
+
+/// What the log has of a group.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// The last generation of a classic group; none for a group of which only offsets are known.
+    pub metadata: Option<GroupMetadata>,
+    /// Committed offsets.
+    pub offsets: Offsets,
+}
+
+impl Stored {
+    fn bytes(&self) -> usize {
+        self.metadata.as_ref().map_or(0, GroupMetadata::bytes) + self.offsets.bytes()
+    }
+}
+
+/// What the records of the partition add up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    groups: BTreeMap<Name, Stored>,
+    bytes: usize,
+}
+
+impl State {
+    /// A group.
+    pub fn group(&self, id: &str) -> Option<&Stored> {
+        self.groups.get(id)
+    }
+
+    /// All groups by id.
+    pub fn groups(&self) -> &BTreeMap<Name, Stored> {
+        &self.groups
+    }
+
+    /// Takes in one record: the only way to change the state.
+    pub fn apply(&mut self, record: &Record) {
+        let id = record.group();
+        let stored = self.groups.entry(id.clone()).or_default();
+        let before = stored.bytes();
+        match record {
+            Record::Offset { topic, partition, value, .. } => stored.offsets.put(topic, *partition, value.as_ref()),
+            Record::Group { value, .. } => stored.metadata = value.clone(),
+        }
+        self.bytes = self.bytes + stored.bytes() - before;
+        if stored.metadata.is_none() && stored.offsets.is_empty() {
+            self.groups.remove(id);
+        }
+    }
+}
+
+/// What a restart forgets.
+#[derive(Debug, Default)]
+pub struct Live {
+    groups: BTreeMap<Name, Group>,
+    timers: Timers,
+    bytes: usize,
+}
+
+/// One partition's coordinator.
+#[derive(Debug, Default)]
+pub struct Coordinator {
+    state: State,
+    live: Live,
+}
+
+impl Coordinator {
+    /// What the log has.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The machine of a group that has members or is about to.
+    pub fn live(&self, id: &str) -> Option<&Group> {
+        self.live.groups.get(id)
+    }
+
+    /// See [`State::apply`].
+    pub fn apply(&mut self, record: &Record) {
+        self.state.apply(record);
+    }
+
+    /// Memory that the coordinator takes, about.
+    pub fn bytes(&self) -> usize {
+        self.state.bytes + self.live.bytes
+    }
+
+    /// When [`Coordinator::expire`] should be called; not later.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.live.timers.next()
+    }
+
+    /// The log is replayed: the members that it knows have their session from now on.
+    pub fn loaded(&mut self, context: Context) -> Decision {
+        let with_members = |stored: &Stored| stored.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
+        let ids: Vec<Name> = self.state.groups.iter().filter(|(_, s)| with_members(s)).map(|(id, _)| id.clone()).collect();
+        let check_at = context.now.mono + group::millis(context.config.retention_check_ms);
+        self.live.timers.set(TimerKey::Expiry, check_at);
+        self.step(context, |step| {
+            for id in &ids {
+                step.on_group(id, true, |group, fx| {
+                    for member in group.members().keys() {
+                        group.heard_of(member, fx);
+                    }
+                    if group.members().len() > fx.config.max_size {
+                        group.prepare_rebalance(fx);
+                    }
+                });
+            }
+        })
+    }
+
+    /// Takes a request that concerns a group.
+    pub fn decide(&mut self, context: Context, id: &Name, op: Op, token: Token) -> Decision {
+        let spare = context.spare_bytes;
+        self.step(context, |step| step.op(id, op, token, spare))
+    }
+
+    /// Does what has come due.
+    pub fn expire(&mut self, context: Context) -> Decision {
+        let now = context.now.mono;
+        self.step(context, |step| {
+            // Records have to be applied before the next decision on their group, so one group at a time.
+            if let Some(key) = step.fx.timers.pop(now) {
+                step.timer(key);
+            }
+        })
+    }
+
+    /// Topics are gone: so are the offsets in them. `gone` says of which name and id (zero: not known) that is so.
+    pub fn forget_topics(&mut self, context: Context, gone: &dyn Fn(&Name, TopicId) -> bool) -> Decision {
+        self.step(context, |step| {
+            for id in step.state.groups.keys() {
+                View { id, stored: step.state.group(id), live: step.groups.get(id) }.forget_topics(gone, &mut step.fx);
+            }
+        })
+    }
+
+    /// Ends the coordinator: what everybody who waits is to be told.
+    pub fn resign(&mut self, code: ErrorCode) -> Vec<(Token, Reply)> {
+        let groups = std::mem::take(&mut self.live.groups);
+        let members = groups.values().flat_map(|group| group.members().values());
+        members.flat_map(|m| m.awaiting_join.into_iter().chain(m.awaiting_sync)).map(|token| (token, Err(code))).collect()
+    }
+
+    /// All groups, but for those that the filters leave out: states and types in lower case, empty for all.
+    pub fn list(&self, states: &[String], types: &[String]) -> Vec<Listed> {
+        let mut ids: Vec<&Name> = self.state.groups.keys().chain(self.live.groups.keys()).collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let wanted = |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
+        let listed = ids.into_iter().map(|id| {
+            let view = View { id, stored: self.state.group(id), live: self.live.groups.get(id) };
+            let protocol_type = view.protocol_type().cloned().unwrap_or_default();
+            Listed { group: id.clone(), protocol_type, state: view.phase().name(), kind: "classic" }
+        });
+        listed.filter(|l| wanted(states, l.state) && wanted(types, l.kind)).collect()
+    }
+
+    fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
+        let Context { now, config, random, max_batch_bytes, .. } = context;
+        let Live { groups, timers, bytes } = &mut self.live;
+        let fx = Effects { now, config, random, max_batch_bytes, timers, records: Vec::new(), replies: Vec::new() };
+        let mut step = Step { state: &self.state, groups, bytes, fx };
+        work(&mut step);
+        Decision { records: step.fx.records, replies: step.fx.replies }
+    }
+
+    /// Panics unless all invariants hold: to be called when the records of the last decision are applied.
+    pub fn check(&self) {
+        let timers = &self.live.timers;
+        timers.check();
+        for (id, group) in &self.live.groups {
+            assert!(!group.is_idle(), "{id}: a group without members needs no machine");
+            let stored = self.state.group(id).and_then(|s| s.metadata.as_ref());
+            group.check(stored, |key| timers.contains(key));
+        }
+        for (id, stored) in &self.state.groups {
+            assert!(stored.metadata.is_some() || !stored.offsets.is_empty(), "{id}: nothing is known of it");
+            let members = stored.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
+            assert!(!members || self.live.groups.contains_key(id), "{id}: its members are not watched");
+        }
+        assert_eq!(self.live.bytes, self.live.groups.values().map(Group::bytes).sum::<usize>());
+        assert_eq!(self.state.bytes, self.state.groups.values().map(Stored::bytes).sum::<usize>());
+    }
+}
+
+/// One decision under way.
+struct Step<'a> {
+    state: &'a State,
+    groups: &'a mut BTreeMap<Name, Group>,
+    bytes: &'a mut usize,
+    fx: Effects<'a>,
+}
+
+impl Step<'_> {
+    fn view<'s>(&'s self, id: &'s Name) -> View<'s> {
+        View { id, stored: self.state.group(id), live: self.groups.get(id) }
+    }
+
+    fn op(&mut self, id: &Name, op: Op, token: Token, spare: usize) {
+        let reply = match op {
+            Op::Join(join) => return self.join(id, join, token, spare),
+            Op::Sync(sync) => {
+                let found = self.on_group(id, false, |group, fx| group.sync(sync, token, fx));
+                return if found.is_none() {
+                    self.fx.reply(token, Err(ErrorCode::UnknownMemberId))
+                };
+            }
+            Op::Heartbeat(member) => {
+                let beat = self.on_group(id, false, |group, fx| group.heartbeat(&member, fx));
+                beat.unwrap_or(Err(ErrorCode::UnknownMemberId)).map(|()| Answer::Done)
+            }
+            Op::Leave(leaving) => {
+                let codes = self.on_group(id, false, |group, fx| group.leave(&leaving, fx));
+                Ok(Answer::Codes(codes.unwrap_or_else(|| vec![ErrorCode::UnknownMemberId; leaving.len()])))
+            }
+            Op::Commit(commit) => self.commit(id, commit, spare),
+            Op::FetchOffsets(fetch) => self.view(id).fetch(&fetch),
+            Op::DeleteOffsets(wanted) => {
+                let view = View { id, stored: self.state.group(id), live: self.groups.get(id) };
+                view.delete_offsets(&wanted, &mut self.fx)
+            }
+            Op::Describe => self.describe(id),
+            Op::Delete => self.delete(id),
+        };
+        self.fx.reply(token, reply);
+    }
+
+    /// Lets a group's machine work, and keeps it as long as there is something for it to do. Without `make`, none is made.
+    fn on_group<T>(&mut self, id: &Name, make: bool, work: impl FnOnce(&mut Group, &mut Effects) -> T) -> Option<T> {
+        if make && !self.groups.contains_key(id) {
+            let stored = self.state.group(id).and_then(|s| s.metadata.as_ref());
+            let group = Group::new(id.clone(), stored);
+            *self.bytes += group.bytes();
+            self.groups.insert(id.clone(), group);
+        }
+        let group = self.groups.get_mut(id)?;
+        let before = group.bytes();
+        let result = work(group, &mut self.fx);
+        *self.bytes = *self.bytes + group.bytes() - before;
+        if group.is_idle() {
+            *self.bytes -= group.bytes();
+            self.groups.remove(id);
+        }
+        Some(result)
+    }
+
+    fn join(&mut self, id: &Name, join: Join, token: Token, spare: usize) {
+        let refused = |code| Joined::refused(code, join.member_id.clone());
+        let timeouts = self.fx.config.min_session_timeout_ms..=self.fx.config.max_session_timeout_ms;
+        if !timeouts.contains(&join.session_timeout_ms) {
+            return self.fx.joined(token, refused(ErrorCode::InvalidSessionTimeout));
+        }
+        if !join.member_id.is_empty() && !self.groups.contains_key(id) {
+            return self.fx.joined(token, refused(ErrorCode::UnknownMemberId));
+        }
+        // A new id costs memory, and so does what a member says: refused in words that make clients try again.
+        let cost = join.protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum::<usize>();
+        if cost + 2048 > spare {
+            return self.fx.joined(token, refused(ErrorCode::CoordinatorNotAvailable));
+        }
+        self.on_group(id, true, |group, fx| group.join(join, token, fx));
+    }
+
+    fn commit(&mut self, id: &Name, commit: op::Commit, spare: usize) -> Reply {
+        if let Some(group) = self.groups.get(id)
+            && matches!(group.phase(), Phase::Stable | Phase::PreparingRebalance)
+        {
+            let member = &commit.member;
+            if group.validate_member(&member.member_id, member.instance_id.as_ref()).is_ok() && member.generation == group.generation {
+                group.heard_of(&member.member_id, &mut self.fx);
+            }
+        }
+        let cost = commit.offsets.iter().map(|o| o.metadata.len() + o.topic.len() + 512).sum::<usize>();
+        if cost > spare {
+            return Err(ErrorCode::CoordinatorNotAvailable);
+        }
+        View { id, stored: self.state.group(id), live: self.groups.get(id) }.commit(commit, &mut self.fx)
+    }
+
+    fn describe(&self, id: &Name) -> Reply {
+        let view = self.view(id);
+        if !view.exists() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
+        let stable = view.phase() == Phase::Stable;
+        let protocol = view.live.and_then(|g| g.protocol.as_ref()).filter(|_| stable);
+        let member = |(id, m): (&Name, &group::Member)| DescribedMember {
+            member_id: id.clone(),
+            instance_id: m.instance_id.clone(),
+            client_id: m.client_id.clone(),
+            client_host: m.client_host.clone(),
+            metadata: m.metadata(protocol),
+            assignment: m.assignment.clone(),
+        };
+        Ok(Answer::Described(Description {
+            state: view.phase().name(),
+            protocol_type: view.protocol_type().cloned().unwrap_or_default(),
+            protocol: protocol.cloned().unwrap_or_default(),
+            members: view.live.map(|g| g.members().iter().map(member).collect()).unwrap_or_default(),
+        }))
+    }
+
+    fn delete(&mut self, id: &Name) -> Reply {
+        let view = View { id, stored: self.state.group(id), live: self.groups.get(id) };
+        if !view.exists() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
+        if view.phase() != Phase::Empty {
+            return Err(ErrorCode::NonEmptyGroup);
+        }
+        view.tombstones(&mut self.fx);
+        // Ids that were given out, and not used yet.
+        if let Some(group) = self.groups.remove(id) {
+            *self.bytes -= group.bytes();
+            group.pending().iter().for_each(|p| self.fx.timers.cancel(&TimerKey::Session(id.clone(), p.clone())));
+        }
+        Ok(Answer::Done)
+    }
+
+    fn timer(&mut self, key: TimerKey) {
+        match key {
+            TimerKey::Session(id, member) => self.on_group(&id, false, |group, fx| group.expire_session(&member, fx)).unwrap_or(()),
+            TimerKey::Join(id) => self.on_group(&id, false, Group::expire_join).unwrap_or(()),
+            TimerKey::Sync(id) => self.on_group(&id, false, Group::expire_sync).unwrap_or(()),
+            TimerKey::Expiry => {
+                let again = self.fx.now.mono + group::millis(self.fx.config.retention_check_ms);
+                self.fx.timers.set(TimerKey::Expiry, again);
+                for (id, stored) in &self.state.groups {
+                    View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Committed offsets of groups: commit, fetch, delete, expiry.
+
+use std::collections::BTreeMap;
+
+use super::group::{Group, Phase};
+use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchedOffset, Membership, Reply, TopicOffsets};
+use super::record::Record;
+use super::{Effects, Name, Stored};
+use crate::base::config::GroupConfig;
+use crate::base::error::ErrorCode;
+use crate::base::ids::{LeaderEpoch, Offset, TopicId};
+
+/// Memory that an offset is counted with besides its texts.
+const OFFSET_OVERHEAD: usize = 160;
+
+/// An offset of a group, as stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommittedOffset {
+    /// Offset of the next record to read.
+    pub offset: Offset,
+    /// Epoch of the last record read; -1: unknown.
+    pub leader_epoch: LeaderEpoch,
+    /// The client's own words.
+    pub metadata: Name,
+    /// When it was committed, milliseconds since 1970.
+    pub commit_ms: i64,
+    /// When it expires, where an old client said so.
+    pub expire_ms: Option<i64>,
+    /// Of the topic; zero where it is not known.
+    pub topic_id: TopicId,
+}
+
+/// All offsets of a group: by topic, by partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offsets {
+    topics: BTreeMap<Name, BTreeMap<i32, CommittedOffset>>,
+    bytes: usize,
+}
+
+impl Offsets {
+    /// An offset.
+    pub fn get(&self, topic: &str, partition: i32) -> Option<&CommittedOffset> {
+        self.topics.get(topic)?.get(&partition)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.topics.is_empty()
+    }
+
+    /// Memory that they take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, i32, &CommittedOffset)> {
+        self.topics.iter().flat_map(|(topic, partitions)| partitions.iter().map(move |(p, offset)| (topic, *p, offset)))
+    }
+
+    /// Sets an offset or takes it away.
+    pub(super) fn put(&mut self, topic: &Name, partition: i32, value: Option<&CommittedOffset>) {
+        let cost = |offset: &CommittedOffset| OFFSET_OVERHEAD + offset.metadata.len();
+        match value {
+            Some(value) => {
+                let before = self.topics.entry(topic.clone()).or_default().insert(partition, value.clone());
+                self.bytes = self.bytes + cost(value) - before.as_ref().map_or(0, cost);
+            }
+            None => {
+                let Some(partitions) = self.topics.get_mut(topic) else { return };
+                self.bytes -= partitions.remove(&partition).as_ref().map_or(0, cost);
+                if partitions.is_empty() {
+                    self.topics.remove(topic);
+                }
+            }
+        }
+    }
+}
+
+/// What offsets need to know of a group: what the log has of it, and its machine if it runs.
+#[derive(Clone, Copy)]
+pub(super) struct View<'a> {
+    pub(super) id: &'a Name,
+    pub(super) stored: Option<&'a Stored>,
+    pub(super) live: Option<&'a Group>,
+}
+
+impl View<'_> {
+    pub(super) fn exists(&self) -> bool {
+        self.stored.is_some() || self.live.is_some()
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.live.map_or(Phase::Empty, Group::phase)
+    }
+
+    /// None for a group that never had members.
+    pub(super) fn protocol_type(&self) -> Option<&Name> {
+        let stored = || self.stored.and_then(|s| s.metadata.as_ref()).map(|m| &m.protocol_type);
+        self.live.map_or_else(stored, |group| group.protocol_type.as_ref()).filter(|t| !t.is_empty())
+    }
+
+    fn is_consumers(&self) -> bool {
+        self.protocol_type().is_some_and(|t| &**t == super::group::CONSUMER)
+    }
+
+    /// Whether a member reads the topic, as far as the coordinator can know: a consumer whose metadata it does not understand may.
+    fn subscribes(&self, topic: &Name) -> bool {
+        match self.live {
+            None => false,
+            Some(group) => group.subscribed_topics().map_or(self.is_consumers(), |topics| topics.contains(topic)),
+        }
+    }
+
+    /// Takes an OffsetCommit request.
+    pub(super) fn commit(&self, commit: Commit, fx: &mut Effects) -> Reply {
+        self.may_commit(&commit)?;
+        let expire_ms = commit.retention_ms.map(|ms| fx.now.wall_ms.saturating_add(ms));
+        let first = fx.records.len();
+        let mut codes = Vec::with_capacity(commit.offsets.len());
+        for offset in commit.offsets {
+            // Kafka counts characters of UTF-16.
+            if offset.metadata.encode_utf16().count() > fx.config.metadata_max_bytes {
+                codes.push(ErrorCode::OffsetMetadataTooLarge);
+                continue;
+            }
+            codes.push(ErrorCode::None);
+            let record = self.offset_record(offset, fx.now.wall_ms, expire_ms);
+            fx.records.push(record);
+        }
+        if !fx.all_fit(first) {
+            fx.records.truncate(first);
+            return Err(ErrorCode::UnknownServerError);
+        }
+        Ok(Answer::Codes(codes))
+    }
+
+    fn offset_record(&self, commit: CommitOffset, commit_ms: i64, expire_ms: Option<i64>) -> Record {
+        let CommitOffset { topic, topic_id, partition, offset, leader_epoch, metadata } = commit;
+        let value = CommittedOffset { offset, leader_epoch, metadata, commit_ms, expire_ms, topic_id };
+        Record::Offset { group: self.id.clone(), topic, partition, value: Some(value) }
+    }
+
+    fn may_commit(&self, commit: &Commit) -> Result<(), ErrorCode> {
+        let Membership { member_id, instance_id, generation } = &commit.member;
+        if !self.exists() && *generation >= 0 {
+            return Err(if commit.knows_group_id_not_found { ErrorCode::GroupIdNotFound } else { ErrorCode::IllegalGeneration });
+        }
+        let empty = self.phase() == Phase::Empty;
+        if *generation < 0 && empty {
+            // Somebody without a group protocol, or an administrator.
+            return Ok(());
+        }
+        if *generation >= 0 || !member_id.is_empty() || instance_id.is_some() {
+            let group = self.live.ok_or(ErrorCode::UnknownMemberId)?;
+            group.validate_member(member_id, instance_id.as_ref())?;
+            if *generation != group.generation {
+                return Err(ErrorCode::IllegalGeneration);
+            }
+        } else if !empty {
+            return Err(ErrorCode::UnknownMemberId);
+        }
+        if self.phase() == Phase::CompletingRebalance { Err(ErrorCode::RebalanceInProgress) } else { Ok(()) }
+    }
+
+    /// Takes an OffsetFetch request. A group that does not exist has committed nothing.
+    pub(super) fn fetch(&self, fetch: &FetchOffsets) -> Reply {
+        let none = Offsets::default();
+        let offsets = self.stored.map_or(&none, |stored| &stored.offsets);
+        let fetched = |partition: i32, found: Option<&CommittedOffset>| FetchedOffset {
+            partition,
+            offset: found.map_or(-1, |o| o.offset),
+            leader_epoch: found.map_or(-1, |o| o.leader_epoch),
+            metadata: found.map(|o| o.metadata.clone()).unwrap_or_default(),
+        };
+        let topics = match &fetch.topics {
+            Some(topics) => {
+                let one = |(topic, partitions): &(Name, Vec<i32>)| TopicOffsets {
+                    topic: topic.clone(),
+                    partitions: partitions.iter().map(|p| fetched(*p, offsets.get(topic, *p))).collect(),
+                };
+                topics.iter().map(one).collect()
+            }
+            None => {
+                let one = |(topic, partitions): (&Name, &BTreeMap<i32, CommittedOffset>)| TopicOffsets {
+                    topic: topic.clone(),
+                    partitions: partitions.iter().map(|(p, offset)| fetched(*p, Some(offset))).collect(),
+                };
+                offsets.topics.iter().map(one).collect()
+            }
+        };
+        Ok(Answer::Offsets(topics))
+    }
+
+    /// Takes an OffsetDelete request.
+    pub(super) fn delete_offsets(&self, wanted: &[(Name, i32)], fx: &mut Effects) -> Reply {
+        if !self.exists() {
+            return Err(ErrorCode::GroupIdNotFound);
+        }
+        if self.phase() != Phase::Empty && !self.is_consumers() {
+            return Err(ErrorCode::NonEmptyGroup);
+        }
+        let mut codes = Vec::with_capacity(wanted.len());
+        for (topic, partition) in wanted {
+            if self.subscribes(topic) {
+                codes.push(ErrorCode::GroupSubscribedToTopic);
+                continue;
+            }
+            codes.push(ErrorCode::None);
+            if self.stored.is_some_and(|s| s.offsets.get(topic, *partition).is_some()) {
+                fx.records.push(self.tombstone(topic, *partition));
+            }
+        }
+        Ok(Answer::Codes(codes))
+    }
+
+    fn tombstone(&self, topic: &Name, partition: i32) -> Record {
+        Record::Offset { group: self.id.clone(), topic: topic.clone(), partition, value: None }
+    }
+
+    /// Tombstones for everything that is stored.
+    pub(super) fn tombstones(&self, fx: &mut Effects) {
+        let Some(stored) = self.stored else { return };
+        fx.records.extend(stored.offsets.iter().map(|(topic, partition, _)| self.tombstone(topic, partition)));
+        if stored.metadata.is_some() {
+            fx.records.push(Record::Group { group: self.id.clone(), value: None });
+        }
+    }
+
+    /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more.
+    pub(super) fn forget_topics(&self, gone: &dyn Fn(&Name, TopicId) -> bool, fx: &mut Effects) {
+        let Some(stored) = self.stored else { return };
+        let gone = stored.offsets.iter().filter(|(topic, _, offset)| gone(topic, offset.topic_id));
+        fx.records.extend(gone.map(|(topic, partition, _)| self.tombstone(topic, partition)));
+    }
+
+    /// Tombstones for what has expired; for the group as well, when it has no members and nothing is left.
+    pub(super) fn expire(&self, fx: &mut Effects) {
+        let Some(stored) = self.stored else { return };
+        let Some(since_empty) = self.expires_since(stored) else { return };
+        let mut left = false;
+        for (topic, partition, offset) in stored.offsets.iter() {
+            let base = since_empty.unwrap_or(offset.commit_ms);
+            if !self.subscribes(topic) && is_expired(offset, base, fx.now.wall_ms, fx.config) {
+                fx.records.push(self.tombstone(topic, partition));
+            } else {
+                left = true;
+            }
+        }
+        if !left && self.live.is_none() && stored.metadata.is_some() {
+            fx.records.push(Record::Group { group: self.id.clone(), value: None });
+        }
+    }
+
+    /// From when on offsets of this group age: `None`: they do not; else since that time or, without one, since each was committed.
+    fn expires_since(&self, stored: &Stored) -> Option<Option<i64>> {
+        match (self.protocol_type(), self.phase()) {
+            (None, _) => Some(None),
+            (Some(_), Phase::Empty) => Some(stored.metadata.as_ref().map(|m| m.state_ms).filter(|ms| *ms >= 0)),
+            (Some(_), Phase::Stable) if self.live.is_some_and(|g| g.subscribed_topics().is_some()) => Some(None),
+            _ => None,
+        }
+    }
+}
+
+fn is_expired(offset: &CommittedOffset, base_ms: i64, now_ms: i64, config: &GroupConfig) -> bool {
+    match offset.expire_ms {
+        Some(at) => now_ms >= at,
+        None => now_ms.saturating_sub(base_ms) >= config.retention_ms,
+    }
+}

@@ -1,0 +1,143 @@
+//! Requests that concern groups: sent to the core whose coordinator looks after the group, answered when that replies.
+
+use std::io;
+
+use bytes::Bytes;
+
+use super::dispatch::Work;
+use crate::api;
+use crate::base::error::ErrorCode;
+use crate::rt::Rt;
+use crate::shard::group_op::{Op, Reply};
+use crate::wire::codec::{
+    DeleteGroupsRequest, DescribeGroupsRequest, Encode, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
+    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, StrBytes, SyncGroupRequest,
+};
+use crate::wire::versions::ApiKey;
+
+/// Starts work on a request of one of these APIs.
+pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::Result<()> {
+    let version = work.version;
+    match work.api {
+        ApiKey::FindCoordinator => find_coordinator(work, body),
+        ApiKey::JoinGroup => {
+            let request: JoinGroupRequest = work.decode(body)?;
+            let op = api::join_group::plan(&request, version, client_id, work.conn.peer.ip());
+            let JoinGroupRequest { group_id, member_id, .. } = request;
+            ask(work, &group_id, op, move |reply| api::join_group::respond(reply, version, &member_id))
+        }
+        ApiKey::SyncGroup => {
+            let request: SyncGroupRequest = work.decode(body)?;
+            ask(work, &request.group_id, api::sync_group::plan(&request, version), api::sync_group::respond)
+        }
+        ApiKey::Heartbeat => {
+            let request: HeartbeatRequest = work.decode(body)?;
+            ask(work, &request.group_id, api::heartbeat::plan(&request), api::heartbeat::respond)
+        }
+        ApiKey::LeaveGroup => {
+            let request: LeaveGroupRequest = work.decode(body)?;
+            let op = api::leave_group::plan(&request, version);
+            let group = request.group_id.clone();
+            ask(work, &group, op, move |reply| api::leave_group::respond(reply, &request, version))
+        }
+        ApiKey::OffsetCommit => {
+            let request: OffsetCommitRequest = work.decode(body)?;
+            let mut plan = api::offset_commit::plan(&request, version, &work.conn.server.shard.image());
+            // Without anything to commit nobody is asked, and the code is not looked at.
+            let op = plan.op.take().ok_or(ErrorCode::None);
+            let group = request.group_id.clone();
+            ask(work, &group, op, move |reply| api::offset_commit::respond(&request, &plan, reply))
+        }
+        ApiKey::OffsetDelete => {
+            let request: OffsetDeleteRequest = work.decode(body)?;
+            let image = work.conn.server.shard.image();
+            let op = api::offset_delete::plan(&request, &image);
+            let group = request.group_id.clone();
+            ask(work, &group, op, move |reply| api::offset_delete::respond(&request, &image, reply))
+        }
+        ApiKey::OffsetFetch => {
+            let request: OffsetFetchRequest = work.decode(body)?;
+            let image = work.conn.server.shard.image();
+            let ops = api::offset_fetch::plan(&request, version, &image);
+            ask_all(work, ops, move |replies| api::offset_fetch::respond(&request, version, &image, replies))
+        }
+        ApiKey::DescribeGroups => {
+            let request: DescribeGroupsRequest = work.decode(body)?;
+            let ops = each(&request.groups, Op::Describe);
+            ask_all(work, ops, move |replies| api::describe_groups::respond(&request, version, replies))
+        }
+        ApiKey::DeleteGroups => {
+            let request: DeleteGroupsRequest = work.decode(body)?;
+            let ops = each(&request.groups_names, Op::Delete);
+            ask_all(work, ops, move |replies| api::delete_groups::respond(&request, replies))
+        }
+        ApiKey::ListGroups => {
+            let request: ListGroupsRequest = work.decode(body)?;
+            let (states, types) = api::list_groups::filters(&request);
+            work.later(async move |work| {
+                let listed = work.conn.server.shard.list_groups(states, types).await;
+                work.reply(&api::list_groups::respond(listed))
+            })
+        }
+        other => unreachable!("{} is handled elsewhere", other.name()),
+    }
+}
+
+/// The topic of the coordinators is created when the first one is looked for.
+fn find_coordinator<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: FindCoordinatorRequest = work.decode(body)?;
+    let server = work.conn.server.clone();
+    let respond = move |work: &Work<R>, request: &FindCoordinatorRequest| {
+        let server = &work.conn.server;
+        work.reply(&api::find_coordinator::respond(request, work.version, &server.shard.image(), server.broker(), work.listener()))
+    };
+    if !api::find_coordinator::needs_topic(&request, &server.shard.image()) {
+        return respond(&work, &request);
+    }
+    work.later(async move |work| {
+        let broker = server.broker().clone();
+        let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
+            (api::groups::create_offsets_topic(image, &broker, ids.now, ids.random), ())
+        };
+        server.shard.control(create).await;
+        respond(work, &request)
+    })
+}
+
+/// Asks a group's coordinator, unless the request is refused before.
+fn ask<R: Rt, M: Encode>(
+    work: Work<R>,
+    group: &StrBytes,
+    op: Result<Op, ErrorCode>,
+    respond: impl FnOnce(Reply) -> M + 'static,
+) -> io::Result<()> {
+    match op {
+        Err(code) => work.reply(&respond(Err(code))),
+        Ok(op) => {
+            // Sent now: what one connection asks keeps its order.
+            let reply = work.conn.server.shard.group(group, op);
+            work.later(async move |work| work.reply(&respond(reply.await)))
+        }
+    }
+}
+
+/// Asks the coordinators of several groups.
+fn ask_all<R: Rt, M: Encode, N: AsRef<str>>(
+    work: Work<R>,
+    ops: Vec<(N, Op)>,
+    respond: impl FnOnce(Vec<Reply>) -> M + 'static,
+) -> io::Result<()> {
+    let shard = &work.conn.server.shard;
+    let replies: Vec<_> = ops.into_iter().map(|(group, op)| shard.group(group.as_ref(), op)).collect();
+    work.later(async move |work| {
+        let mut all = Vec::with_capacity(replies.len());
+        for reply in replies {
+            all.push(reply.await);
+        }
+        work.reply(&respond(all))
+    })
+}
+
+fn each(groups: &[StrBytes], op: Op) -> Vec<(String, Op)> {
+    groups.iter().map(|group| (group.as_str().to_owned(), op.clone())).collect()
+}

@@ -1,0 +1,372 @@
+//! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds its state.
+//!
+//! A request is decided at once; its records go to the replica's log and are applied, and its replies leave when all that was appended
+//! until then is flushed, so nobody hears of what a crash could take back. A log that takes no more ends its coordinator.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use slab::Slab;
+
+use super::message::{Answer, Call, Message, Ticket};
+use super::owner::{Replica, Sink};
+use super::{Shard, placement};
+use crate::base::config::GroupConfig;
+use crate::base::error::ErrorCode;
+use crate::base::ids::{Offset, TopicId};
+use crate::cluster::image::Image;
+use crate::coord::op::{Listed, Op, Reply, Token};
+use crate::coord::record::Record;
+use crate::coord::replay::{self, Replay};
+use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, partition_for};
+use crate::log::Read;
+use crate::partition::op::{Key, Produced};
+use crate::rt::notify::Notify;
+use crate::rt::{Class, Rt};
+
+/// Bytes read at a time when a log is replayed.
+const READ_BYTES: usize = 1 << 20;
+
+/// How a coordinator stands.
+enum Stage {
+    /// Its log is being replayed.
+    Loading,
+    Active(Coordinator),
+    /// Its log cannot be read or written, or the broker stops.
+    Ended,
+}
+
+/// One partition's coordinator.
+struct Hosted<R: Rt> {
+    key: Key,
+    replica: Rc<Replica<R>>,
+    stage: RefCell<Stage>,
+    /// Who waits, by token: a core and its ticket.
+    askers: RefCell<Slab<(usize, Ticket)>>,
+}
+
+/// The coordinators of a core.
+pub(super) struct Groups<R: Rt> {
+    config: GroupConfig,
+    /// Memory for all of them.
+    limit_bytes: usize,
+    hosted: RefCell<BTreeMap<Key, Rc<Hosted<R>>>>,
+    /// What the timer task sleeps for; none: until it is woken.
+    armed: Cell<Option<Duration>>,
+    timing: Cell<bool>,
+    earlier: Notify,
+}
+
+impl<R: Rt> Groups<R> {
+    /// Without coordinators; `limit_bytes` is the memory that they may take together.
+    pub(super) fn new(config: GroupConfig, limit_bytes: usize) -> Groups<R> {
+        Groups {
+            config,
+            limit_bytes,
+            hosted: RefCell::default(),
+            armed: Cell::new(None),
+            timing: Cell::new(false),
+            earlier: Notify::default(),
+        }
+    }
+
+    fn get(&self, key: &Key) -> Option<Rc<Hosted<R>>> {
+        self.hosted.borrow().get(key).cloned()
+    }
+
+    fn all(&self) -> Vec<Rc<Hosted<R>>> {
+        self.hosted.borrow().values().cloned().collect()
+    }
+
+    fn spare_bytes(&self) -> usize {
+        let bytes = |hosted: &Rc<Hosted<R>>| match &*hosted.stage.borrow() {
+            Stage::Active(coordinator) => coordinator.bytes(),
+            Stage::Loading | Stage::Ended => 0,
+        };
+        self.limit_bytes.saturating_sub(self.hosted.borrow().values().map(bytes).sum())
+    }
+}
+
+impl<R: Rt> Shard<R> {
+    /// Sends a request to the coordinator of a group, wherever that is, at once; the reply may be awaited later, and has to be.
+    pub fn group(&self, group: &str, op: Op) -> impl Future<Output = Reply> + use<R> {
+        let image = self.image();
+        let call = image.topic(OFFSETS_TOPIC).map(|topic| {
+            let key = (topic.id, partition_for(group, topic.partitions.len()));
+            self.call_now(placement::owner(key.0, key.1, self.rt().cores()), Call::Group(key, group.into(), Box::new(op)))
+        });
+        async {
+            let Some(call) = call else { return Err(ErrorCode::NotCoordinator) };
+            match call.await {
+                Answer::Group(reply) => reply,
+                _ => unreachable!("answers match calls"),
+            }
+        }
+    }
+
+    /// All groups of all cores that the filters let through (both in any case, empty for all).
+    pub async fn list_groups(&self, states: Vec<String>, types: Vec<String>) -> Result<Vec<Listed>, ErrorCode> {
+        let cores = 0..self.rt().cores();
+        let calls: Vec<_> = cores.map(|core| self.call_now(core, Call::ListGroups(states.clone(), types.clone()))).collect();
+        let mut all = Ok(Vec::new());
+        for call in calls {
+            let Answer::Groups(listed) = call.await else { unreachable!("answers match calls") };
+            all = all.and_then(|mut all| {
+                all.extend(listed?);
+                Ok(all)
+            });
+        }
+        all
+    }
+
+    /// The groups of this core.
+    pub(super) fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
+        let mut all = Vec::new();
+        for hosted in self.0.groups.all() {
+            match &*hosted.stage.borrow() {
+                Stage::Active(coordinator) => all.extend(coordinator.list(states, types)),
+                Stage::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
+                Stage::Ended => {}
+            }
+        }
+        Ok(all)
+    }
+
+    /// Takes a request for a coordinator of this core.
+    pub(super) fn take_group_op(&self, from: usize, ticket: Ticket, key: &Key, group: &Name, op: Op) {
+        let refuse = |code| self.send(from, Message::Reply(ticket, Answer::Group(Err(code))));
+        let Some(hosted) = self.0.groups.get(key) else { return refuse(ErrorCode::NotCoordinator) };
+        match &*hosted.stage.borrow() {
+            Stage::Loading => return refuse(ErrorCode::CoordinatorLoadInProgress),
+            Stage::Ended => return refuse(ErrorCode::NotCoordinator),
+            Stage::Active(_) => {}
+        }
+        let token = hosted.askers.borrow_mut().insert((from, ticket));
+        self.run(&hosted, |coordinator, context| coordinator.decide(context, group, op, token));
+    }
+
+    /// The image has changed: coordinators come and go with the replicas of their topic, and offsets go with theirs.
+    pub(super) fn groups_follow(&self, before: &Image) {
+        let image = self.image();
+        for (key, replica) in self.0.owner.replicas() {
+            let is_ours = image.topic(OFFSETS_TOPIC).is_some_and(|topic| topic.id == key.0);
+            if is_ours && self.0.groups.get(&key).is_none() {
+                self.host(key, replica);
+            }
+        }
+        for hosted in self.0.groups.all() {
+            if image.topic_by_id(hosted.key.0).is_none() {
+                self.end(&hosted);
+                self.0.groups.hosted.borrow_mut().remove(&hosted.key);
+            } else if before.topics().any(|topic| image.topic_by_id(topic.id).is_none()) {
+                self.forget_topics(&hosted);
+            }
+        }
+    }
+
+    fn host(&self, key: Key, replica: Rc<Replica<R>>) {
+        let empty = replica.log.start_offset() == replica.log.end_offset();
+        let hosted = Rc::new(Hosted { key, replica, stage: RefCell::new(Stage::Loading), askers: RefCell::default() });
+        self.0.groups.hosted.borrow_mut().insert(key, hosted.clone());
+        if !self.0.groups.timing.replace(true) {
+            let shard = self.clone();
+            self.rt().spawn(Class::Foreground, async move { shard.time_groups().await });
+        }
+        if empty {
+            return self.activate(&hosted, Coordinator::default());
+        }
+        let shard = self.clone();
+        self.rt().spawn(Class::Background, async move {
+            let loaded = load(&hosted.replica).await;
+            if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
+                return;
+            }
+            match loaded {
+                Ok(coordinator) => shard.activate(&hosted, coordinator),
+                Err(e) => {
+                    tracing::error!("{}: its groups cannot be loaded: {e}", hosted.replica.name);
+                    *hosted.stage.borrow_mut() = Stage::Ended;
+                }
+            }
+        });
+    }
+
+    fn activate(&self, hosted: &Rc<Hosted<R>>, coordinator: Coordinator) {
+        *hosted.stage.borrow_mut() = Stage::Active(coordinator);
+        self.run(hosted, |coordinator, context| coordinator.loaded(context));
+        self.forget_topics(hosted);
+    }
+
+    /// Offsets in topics that do not exist any more, or under whose name there is another one now.
+    fn forget_topics(&self, hosted: &Rc<Hosted<R>>) {
+        let image = self.image();
+        let gone = |name: &Name, id: TopicId| image.topic(name).is_none_or(|topic| !id.is_zero() && topic.id != id);
+        self.run(hosted, |coordinator, context| coordinator.forget_topics(context, &gone));
+    }
+
+    /// Lets a coordinator decide, appends and applies its records, and has its replies sent when they are durable.
+    fn run(&self, hosted: &Rc<Hosted<R>>, decide: impl FnOnce(&mut Coordinator, Context) -> Decision) {
+        let groups = &self.0.groups;
+        let mut random = || {
+            let mut bytes = [0; 16];
+            self.rt().random(&mut bytes);
+            bytes
+        };
+        let spare_bytes = groups.spare_bytes();
+        let mut stage = hosted.stage.borrow_mut();
+        let Stage::Active(coordinator) = &mut *stage else { return };
+        let max_batch_bytes = usize::try_from(hosted.replica.config.borrow().max_message_bytes).unwrap_or(0);
+        let now = self.rt().now();
+        let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes };
+        let Decision { records, replies } = decide(coordinator, context);
+        let appended = append(&hosted.replica, &records, max_batch_bytes, now.wall_ms);
+        if let Err(code) = appended {
+            tracing::error!("{}: its groups are served no more: {code:?}", hosted.replica.name);
+            drop(stage);
+            hosted.answer(self, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
+            return self.end(hosted);
+        }
+        records.iter().for_each(|record| coordinator.apply(record));
+        if cfg!(debug_assertions) {
+            coordinator.check();
+        }
+        self.arm(coordinator.next_deadline());
+        drop(stage);
+        if !replies.is_empty() {
+            let durable = Durable { shard: self.clone(), hosted: hosted.clone(), replies: RefCell::new(replies) };
+            hosted.replica.when_flushed(Rc::new(durable));
+        }
+    }
+
+    /// Ends a coordinator: everybody who waits looks for another one.
+    fn end(&self, hosted: &Rc<Hosted<R>>) {
+        if let Stage::Active(mut coordinator) = std::mem::replace(&mut *hosted.stage.borrow_mut(), Stage::Ended) {
+            hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
+        }
+    }
+
+    /// Ends all coordinators of this core.
+    pub(super) fn end_groups(&self) {
+        for hosted in self.0.groups.all() {
+            self.end(&hosted);
+        }
+    }
+
+    /// Makes the timer task look at `deadline`, if that is earlier than what it sleeps for.
+    fn arm(&self, deadline: Option<Duration>) {
+        let groups = &self.0.groups;
+        if let Some(deadline) = deadline
+            && groups.armed.get().is_none_or(|armed| deadline < armed)
+        {
+            groups.armed.set(Some(deadline));
+            groups.earlier.notify();
+        }
+    }
+
+    /// Calls coordinators when their deadlines have come, for as long as the core runs.
+    async fn time_groups(&self) {
+        let groups = &self.0.groups;
+        while !self.0.stopped.get() {
+            let deadline = |hosted: &Rc<Hosted<R>>| match &*hosted.stage.borrow() {
+                Stage::Active(coordinator) => coordinator.next_deadline(),
+                Stage::Loading | Stage::Ended => None,
+            };
+            let now = self.rt().now().mono;
+            let next = groups.all().iter().filter_map(|hosted| Some((deadline(hosted)?, hosted.clone()))).min_by_key(|(at, _)| *at);
+            match next {
+                Some((at, hosted)) if at <= now => {
+                    self.run(&hosted, |coordinator, context| coordinator.expire(context));
+                    // Many members may go silent at once.
+                    self.rt().yield_now().await;
+                }
+                next => {
+                    let at = next.map(|(at, _)| at);
+                    groups.armed.set(at);
+                    let sleep = async {
+                        match at {
+                            Some(at) => self.rt().sleep(at - now).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    futures_lite::future::or(groups.earlier.notified(), sleep).await;
+                }
+            }
+        }
+    }
+}
+
+impl<R: Rt> Hosted<R> {
+    fn answer(&self, shard: &Shard<R>, replies: impl IntoIterator<Item = (Token, Reply)>) {
+        for (token, reply) in replies {
+            let (from, ticket) = self.askers.borrow_mut().remove(token);
+            shard.send(from, Message::Reply(ticket, Answer::Group(reply)));
+        }
+    }
+}
+
+/// Replies that wait for the flush of what they promise.
+struct Durable<R: Rt> {
+    shard: Shard<R>,
+    hosted: Rc<Hosted<R>>,
+    replies: RefCell<Vec<(Token, Reply)>>,
+}
+
+impl<R: Rt> Sink for Durable<R> {
+    fn produced(&self, _index: u32, produced: Produced) {
+        let replies = self.replies.take();
+        if produced.code == ErrorCode::None {
+            return self.hosted.answer(&self.shard, replies);
+        }
+        self.hosted.answer(&self.shard, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
+        self.shard.end(&self.hosted);
+    }
+}
+
+/// Appends records in as many batches as they need; those of one request fit in one.
+fn append<R: Rt>(replica: &Replica<R>, records: &[Record], max_batch_bytes: usize, now_ms: i64) -> Result<(), ErrorCode> {
+    let mut rest = records;
+    while !rest.is_empty() {
+        let batch = replay::encode(rest, now_ms);
+        if batch.len() <= max_batch_bytes || rest.len() == 1 {
+            return replica.append(&batch);
+        }
+        // Tombstones of a whole group, or of an expired one: halves are applied in the same order.
+        let (front, back) = rest.split_at(rest.len() / 2);
+        append(replica, front, max_batch_bytes, now_ms)?;
+        rest = back;
+    }
+    Ok(())
+}
+
+/// Replays a partition's log.
+async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, String> {
+    let (mut coordinator, mut replay) = (Coordinator::default(), Replay::default());
+    let (mut offset, end) = (replica.log.start_offset(), replica.log.end_offset());
+    while offset < end {
+        let batches = match replica.log.read(offset, READ_BYTES, end, true) {
+            Read::Hit(batches) => batches,
+            Read::Miss(plan) => replica.log.read_cold(plan).await.map_err(|e| e.to_string())?,
+        };
+        let next = replay_batches(&batches, &mut replay, &mut coordinator)?;
+        if next <= offset {
+            return Err(format!("nothing at offset {offset}, although the log ends at {end}"));
+        }
+        offset = next;
+    }
+    for kind in &replay.unknown {
+        tracing::warn!("{}: records of the unknown type {kind} are passed over", replica.name);
+    }
+    Ok(coordinator)
+}
+
+/// Applies batches; the offset behind them.
+fn replay_batches(batches: &[Bytes], replay: &mut Replay, coordinator: &mut Coordinator) -> Result<Offset, String> {
+    let mut next = -1;
+    for bytes in batches {
+        next = replay.batches(bytes, |record| coordinator.apply(record))?;
+    }
+    Ok(next)
+}
