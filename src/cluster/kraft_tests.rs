@@ -1,3 +1,5 @@
+//! Tests of taking over the metadata of a Kafka, on records as Kafka writes them.
+
 use super::*;
 use crate::base::ids::Uuid;
 use crate::wire::batch::{BatchSpec, build_batch};
@@ -57,12 +59,11 @@ fn read(log: &[u8]) -> Result<Taken, String> {
     metadata.finish(NODE, 5, |_, _| None)
 }
 
-fn topics<'a>(taken: &'a Taken) -> Vec<(&'a str, &'a [i32])> {
-    let each = |record: &'a MetadataRecord| match record {
-        MetadataRecord::Topic { name, leader_epochs, .. } => Some((name.as_str(), &leader_epochs[..])),
-        _ => None,
-    };
-    taken.records.iter().filter_map(each).collect()
+fn topics(taken: &Taken) -> Vec<(&str, &[i32])> {
+    fn topic(record: &MetadataRecord) -> Option<(&str, &[i32])> {
+        if let MetadataRecord::Topic { name, leader_epochs, .. } = record { Some((name, leader_epochs)) } else { None }
+    }
+    taken.records.iter().filter_map(topic).collect()
 }
 
 #[test]

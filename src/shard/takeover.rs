@@ -1,6 +1,7 @@
 //! What a start finds in the data directories besides its own: the metadata of a Kafka that ran here, and partitions of no topic.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::control::{LogDir, METADATA};
@@ -20,9 +21,16 @@ pub(super) fn read_kafka<R: Rt>(
     elsewhere: Option<&Path>,
     node: BrokerId,
 ) -> Result<Option<(PathBuf, Taken)>, String> {
-    let places = elsewhere.into_iter().chain(dirs.iter().map(|d| d.path.as_path()));
-    let found = places.map(|place| dir::partition_dir(place, CLUSTER_METADATA, 0)).find(|path| rt.list(path).is_ok());
-    let Some(path) = found else { return Ok(None) };
+    let mut found = None;
+    for place in elsewhere.into_iter().chain(dirs.iter().map(|d| d.path.as_path())) {
+        let path = dir::partition_dir(place, CLUSTER_METADATA, 0);
+        match rt.list(&path) {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(format!("cannot list {}: {e}", path.display())),
+            Ok(_) => found = found.or(Some(path)),
+        }
+    }
+    let Some(path) = found else { return nobodys(dirs).map(|()| None) };
     let clean = dirs.iter().all(|d| d.clean);
     let stored_epoch = |topic: &str, partition: i32| stored_epoch(rt, dirs, topic, partition);
     let taken = fold(rt, &path, clean).and_then(|metadata| metadata.finish(node, rt.now().wall_ms, stored_epoch));
@@ -32,6 +40,18 @@ pub(super) fn read_kafka<R: Rt>(
              and try again, or move its topics by mirroring",
             path.display()
         )
+    })
+}
+
+/// Refuses partitions without any metadata: setting all of them aside is hardly what is wanted.
+fn nobodys(dirs: &[LogDir]) -> Result<(), String> {
+    let found = dirs.iter().flat_map(|d| &d.partitions).find(|p| p.topic != METADATA);
+    found.map_or(Ok(()), |partition| {
+        Err(format!(
+            "{} is a partition, but there is no metadata, neither Corelane's ({METADATA}-0) nor Kafka's ({CLUSTER_METADATA}-0): if Kafka kept it \
+             elsewhere, set metadata.log.dir; else choose other log.dirs, or move the partitions away",
+            partition.path.display()
+        ))
     })
 }
 

@@ -164,6 +164,11 @@ def test_refusals_change_nothing():
         assert "cannot take over the metadata of Kafka" in said and "at byte" in said and "Nothing was changed" in said, said
         with open(log, "wb") as out:
             out.write(before[os.path.relpath(log, kafka.data)])
+        metadata, away = os.path.join(kafka.data, "__cluster_metadata-0"), os.path.join(kafka.directory, "away")
+        os.rename(metadata, away)
+        said = start_fails(kafka)
+        assert "kept-0 is a partition, but there is no metadata" in said and "metadata.log.dir" in said, said
+        os.rename(away, metadata)
         now = tree(kafka.data)
         marker = ".kafka_cleanshutdown"
         assert now.keys() == before.keys() and {k: v for k, v in now.items() if k != marker} == {k: v for k, v in before.items() if k != marker}

@@ -4,7 +4,7 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::batch::{BatchSpec, build_batch, set_log_append_time};
+use crate::wire::batch::{BatchSpec, KeyValue, build_batch, set_log_append_time};
 use crate::wire::compression::Compression;
 use crate::wire::producer_snapshot::{self, Entry};
 
@@ -40,7 +40,7 @@ fn message(result: Result<(), Failed>) -> String {
 
 const NAME: &str = "00000000000000000007.log";
 
-fn batch(base_offset: i64, compression: Compression, records: &[(Option<&[u8]>, Option<&[u8]>, i64)]) -> Vec<u8> {
+fn batch(base_offset: i64, compression: Compression, records: &[KeyValue]) -> Vec<u8> {
     build_batch(&BatchSpec { base_offset, compression, leader_epoch: 3, ..BatchSpec::default() }, records)
 }
 
