@@ -4,6 +4,7 @@ use crate::base::config::AckPolicy;
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::cluster::image::{Image, Topic};
+use crate::cluster::names;
 use crate::partition::acks::Level;
 use crate::partition::op::{ProduceItem, Produced};
 use crate::wire::batch::{ProduceRules, TimestampType, validate_produce};
@@ -69,6 +70,10 @@ fn check(acks: i16, version: i16, topic: &Topic, partition: &ProducePartition, n
     }
     if topic.partition(partition.index).is_none() {
         return Err(refused(ErrorCode::UnknownTopicOrPartition));
+    }
+    if names::is_internal(&topic.name) {
+        // Only the broker itself writes there.
+        return Err(refused(ErrorCode::InvalidTopicException));
     }
     let Some(records) = &partition.records else { return Err(refused(ErrorCode::InvalidRecord)) };
     let config = &topic.config;

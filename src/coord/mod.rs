@@ -11,11 +11,17 @@ pub mod op;
 mod rebalance;
 pub mod record;
 pub mod replay;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
 pub mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use bytes::Bytes;
 
 use crate::base::config::GroupConfig;
 use crate::base::error::ErrorCode;
@@ -305,6 +311,9 @@ impl Step<'_> {
         let reply = match op {
             Op::Join(join) => return self.join(id, join, token, spare),
             Op::Sync(sync) => {
+                if sync.assignments.iter().map(|(_, assignment)| assignment.len()).sum::<usize>() > spare {
+                    return self.fx.reply(token, Err(ErrorCode::CoordinatorNotAvailable));
+                }
                 let found = self.on_group(id, false, |group, fx| group.sync(sync, token, fx));
                 return if found.is_none() {
                     self.fx.reply(token, Err(ErrorCode::UnknownMemberId))
@@ -349,7 +358,7 @@ impl Step<'_> {
         Some(result)
     }
 
-    fn join(&mut self, id: &Name, join: Join, token: Token, spare: usize) {
+    fn join(&mut self, id: &Name, mut join: Join, token: Token, spare: usize) {
         let refused = |code| Joined::refused(code, join.member_id.clone());
         let timeouts = self.fx.config.min_session_timeout_ms..=self.fx.config.max_session_timeout_ms;
         if !timeouts.contains(&join.session_timeout_ms) {
@@ -363,6 +372,8 @@ impl Step<'_> {
         if cost + 2048 > spare {
             return self.fx.joined(token, refused(ErrorCode::CoordinatorNotAvailable));
         }
+        // Not a part of the buffer that the request came in.
+        join.protocols.iter_mut().for_each(|(_, metadata)| *metadata = Bytes::copy_from_slice(metadata));
         self.on_group(id, true, |group, fx| group.join(join, token, fx));
     }
 

@@ -4,6 +4,8 @@
 //! hears of the new generation, the leader of all its members. CompletingRebalance → Stable: the leader has sent the assignments, which are
 //! stored. Whoever joins, changes, leaves or falls silent begins a new PreparingRebalance; with nobody left it ends in Empty.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 
 use super::Effects;
@@ -279,7 +281,10 @@ impl Group {
 
     /// The leader has sent the assignments: they are stored, and then everybody gets its own.
     fn assign(&mut self, assignments: Vec<(Name, Bytes)>, fx: &mut Effects) {
-        for (id, assignment) in assignments {
+        // Copied: they are a part of the buffer that the request came in. Who was forgotten gets nothing.
+        let mut assignments: BTreeMap<Name, Bytes> = assignments.into_iter().map(|(id, a)| (id, Bytes::copy_from_slice(&a))).collect();
+        for id in self.members().keys().cloned().collect::<Vec<_>>() {
+            let assignment = assignments.remove(&id).unwrap_or_default();
             self.set_assignment(&id, assignment);
         }
         self.enter(Phase::Stable, fx);

@@ -122,12 +122,34 @@ impl<R: Rt> Work<R> {
     {
         let rt = self.conn.server.rt.clone();
         rt.spawn(Class::Foreground, async move {
-            if let Err(e) = task(&self).await {
-                tracing::error!("{}: {:?} version {}: {e}", self.conn.peer, self.api, self.version);
-                self.conn.close();
-            }
+            let done = task(&self).await;
+            self.finish(|_| done);
         });
         Ok(())
+    }
+
+    /// Answers when somebody else has come to a result, however long that takes: a connection that ends meanwhile is not kept.
+    pub(super) fn when<T>(
+        self,
+        result: impl Future<Output = T> + 'static,
+        answer: impl FnOnce(&Work<R>, T) -> io::Result<()> + 'static,
+    ) -> io::Result<()> {
+        let Work { conn, place, api, version, correlation_id } = self;
+        let (rt, conn) = (conn.server.rt.clone(), Rc::downgrade(&conn));
+        rt.spawn(Class::Foreground, async move {
+            let result = result.await;
+            let Some(conn) = conn.upgrade() else { return };
+            Work { conn, place, api, version, correlation_id }.finish(|work| answer(work, result));
+        });
+        Ok(())
+    }
+
+    /// What cannot be answered ends the connection.
+    fn finish(&self, answer: impl FnOnce(&Work<R>) -> io::Result<()>) {
+        if let Err(e) = answer(self) {
+            tracing::error!("{}: {:?} version {}: {e}", self.conn.peer, self.api, self.version);
+            self.conn.close();
+        }
     }
 }
 

@@ -116,7 +116,7 @@ fn ask<R: Rt, M: Encode>(
         Ok(op) => {
             // Sent now: what one connection asks keeps its order.
             let reply = work.conn.server.shard.group(group, op);
-            work.later(async move |work| work.reply(&respond(reply.await)))
+            work.when(reply, |work, reply| work.reply(&respond(reply)))
         }
     }
 }
@@ -129,13 +129,14 @@ fn ask_all<R: Rt, M: Encode, N: AsRef<str>>(
 ) -> io::Result<()> {
     let shard = &work.conn.server.shard;
     let replies: Vec<_> = ops.into_iter().map(|(group, op)| shard.group(group.as_ref(), op)).collect();
-    work.later(async move |work| {
+    let all = async {
         let mut all = Vec::with_capacity(replies.len());
         for reply in replies {
             all.push(reply.await);
         }
-        work.reply(&respond(all))
-    })
+        all
+    };
+    work.when(all, |work, all| work.reply(&respond(all)))
 }
 
 fn each(groups: &[StrBytes], op: Op) -> Vec<(String, Op)> {

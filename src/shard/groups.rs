@@ -151,17 +151,21 @@ impl<R: Rt> Shard<R> {
     /// The image has changed: coordinators come and go with the replicas of their topic, and offsets go with theirs.
     pub(super) fn groups_follow(&self, before: &Image) {
         let image = self.image();
-        for (key, replica) in self.0.owner.replicas() {
-            let is_ours = image.topic(OFFSETS_TOPIC).is_some_and(|topic| topic.id == key.0);
-            if is_ours && self.0.groups.get(&key).is_none() {
-                self.host(key, replica);
+        if let Some(topic) = image.topic(OFFSETS_TOPIC) {
+            for key in (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition)) {
+                if let Some(replica) = self.0.owner.replica(&key)
+                    && self.0.groups.get(&key).is_none()
+                {
+                    self.host(key, replica);
+                }
             }
         }
+        let topics_gone = before.topics().any(|topic| image.topic_by_id(topic.id).is_none());
         for hosted in self.0.groups.all() {
             if image.topic_by_id(hosted.key.0).is_none() {
                 self.end(&hosted);
                 self.0.groups.hosted.borrow_mut().remove(&hosted.key);
-            } else if before.topics().any(|topic| image.topic_by_id(topic.id).is_none()) {
+            } else if topics_gone {
                 self.forget_topics(&hosted);
             }
         }
@@ -230,7 +234,7 @@ impl<R: Rt> Shard<R> {
             return self.end(hosted);
         }
         records.iter().for_each(|record| coordinator.apply(record));
-        if cfg!(debug_assertions) {
+        if cfg!(test) {
             coordinator.check();
         }
         self.arm(coordinator.next_deadline());

@@ -1,7 +1,12 @@
-"""The short form of scripts/crash."""
+"""The short forms of scripts/crash and scripts/crash-groups."""
 
 import crash
+import crash_groups
 
 
 def test_five_rounds():
     crash.run(5)
+
+
+def test_three_rounds_of_rebalances():
+    crash_groups.run(3, with_java=False)
