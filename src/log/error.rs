@@ -11,6 +11,8 @@ pub enum LogError {
     Fenced(String),
     /// The log was closed or deleted.
     Closed,
+    /// There is no such directory.
+    Missing(PathBuf),
     /// The batch is larger than a segment may be.
     TooLarge,
     /// The bytes are no record batch, or its base offset is below the log's end.
@@ -53,6 +55,7 @@ impl fmt::Display for LogError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             LogError::Fenced(reason) => write!(f, "the partition is offline: {reason}"),
+            LogError::Missing(dir) => write!(f, "{} does not exist", dir.display()),
             LogError::Closed => f.write_str("the log is closed"),
             LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
             LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),

@@ -23,19 +23,39 @@ pub(super) fn base_of(name: &str, kind: &str) -> Option<Offset> {
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// Makes the directory of a new log with an empty first segment; all of it is durable at the end.
+/// Makes the directory of a new log with an empty first segment. Nothing of it is flushed: an empty log that a crash takes away is made
+/// again, and [`settle`] comes before its first batch.
 pub(super) async fn create<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogError> {
     rt.create_dir_all(dir).map_err(LogError::io("create", dir))?;
     let segment = name(dir, 0, "log");
     rt.open(&segment, Open::Create).await.map_err(LogError::io("create", &segment))?;
     let metadata = dir.join(METADATA);
-    let text = format!("version: 0\ntopic_id: {topic_id}");
-    rt.replace_file(&metadata, text.into_bytes()).await.map_err(LogError::io("write", &metadata))?;
-    rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
-    match dir.parent() {
-        Some(parent) => rt.sync_dir(parent).await.map_err(LogError::io("flush", parent)),
-        None => Ok(()),
+    rt.write_file(&metadata, metadata_text(topic_id).into_bytes()).await.map_err(LogError::io("write", &metadata))
+}
+
+fn metadata_text(topic_id: TopicId) -> String {
+    format!("version: 0\ntopic_id: {topic_id}")
+}
+
+/// Before the first write since the log was opened: what was made without a flush becomes durable, names and small files.
+pub(super) async fn settle<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    let metadata = log.dir.join(METADATA);
+    if !log.topic_id.get().is_zero() {
+        let text = metadata_text(log.topic_id.get()).into_bytes();
+        log.rt.replace_file(&metadata, text).await.map_err(LogError::io("write", &metadata))?;
     }
+    for dir in [Some(&*log.dir), log.dir.parent()].into_iter().flatten() {
+        log.rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
+    }
+    Ok(())
+}
+
+/// Stores the leader-epoch checkpoint that [`super::Log::set_epochs_later`] was given, if there is one.
+pub(super) async fn write_owed_epochs<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    let owed = log.state.borrow_mut().owed_epochs.take();
+    let Some(text) = owed else { return Ok(()) };
+    let path = log.dir.join(EPOCHS);
+    log.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
 }
 
 /// A small text file, or `None` when there is none.
@@ -49,10 +69,11 @@ pub(super) fn read_text<R: Rt>(rt: &R, path: &Path) -> Result<Option<String>, Lo
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The topic id that a partition's directory belongs to; zero if it does not say.
+/// The topic id that a partition's directory belongs to; zero if it does not say. A file that a crash has left empty says nothing either:
+/// the log had no batch yet.
 pub(super) fn topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
     let path = dir.join(METADATA);
-    let Some(text) = read_text(rt, &path)? else { return Ok(TopicId::ZERO) };
+    let Some(text) = read_text(rt, &path)?.filter(|text| text.bytes().any(|byte| byte != 0)) else { return Ok(TopicId::ZERO) };
     let id = text.lines().find_map(|line| line.strip_prefix("topic_id:"));
     id.and_then(|id| id.trim().parse().ok()).ok_or_else(|| LogError::corrupt(&path, 0, "it has no valid topic_id line"))
 }
@@ -97,15 +118,15 @@ pub(super) fn read_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64, end
 
 /// The last step of a proper end: index files of the last segment and the producer state.
 pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> Result<(), LogError> {
-    let (base, index, end, changed) = {
+    let (base, index, end, changed, empty) = {
         let state = log.state.borrow();
         let segment = state.segments.last().expect("a log has a segment");
-        (segment.base, segment.index.clone(), state.end, state.changed)
+        (segment.base, segment.index.clone(), state.end, state.changed, state.end == state.segments[0].base)
     };
     if changed && let Some(index) = index {
         write_index(&log.rt, &log.dir, base, &index).await;
     }
-    if changed || !snapshots(&log.rt, &log.dir).contains(&end) {
+    if changed || (!empty && !snapshots(&log.rt, &log.dir).contains(&end)) {
         write_snapshot(&log.rt, &log.dir, end, snapshot).await;
     }
     Ok(())

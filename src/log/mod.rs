@@ -93,7 +93,7 @@ impl Replay for NoReplay {
     fn batch(&mut self, _header: &BatchHeader) {}
 }
 
-/// The id of the topic that a partition's directory belongs to; zero where it does not say.
+/// The id of the topic that a partition's directory belongs to; zero where it does not say, or is missing.
 pub fn stored_topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
     files::topic_id(rt, dir)
 }
@@ -116,7 +116,7 @@ struct Inner<R: Rt> {
     rt: R,
     cache: Cache,
     dir: PathBuf,
-    topic_id: TopicId,
+    topic_id: Cell<TopicId>,
     config: Cell<LogConfig>,
     state: RefCell<State<R::File>>,
     deleted: Cell<bool>,
@@ -150,7 +150,7 @@ impl<R: Rt> Holder for Inner<R> {
 }
 
 impl<R: Rt> Log<R> {
-    /// A new, empty log in `dir`, which is created: its first offset is 0. Its name is durable when this returns.
+    /// A new, empty log in `dir`, which is created: its first offset is 0. Its name is durable before its first batch is written.
     pub async fn create(rt: &R, cache: &Cache, dir: &Path, topic_id: TopicId, config: LogConfig) -> Result<Log<R>, LogError> {
         files::create(rt, dir, topic_id).await?;
         let segment = Segment::new(0, config.index_interval_bytes);
@@ -177,7 +177,7 @@ impl<R: Rt> Log<R> {
             rt: rt.clone(),
             cache: cache.clone(),
             dir: dir.into(),
-            topic_id,
+            topic_id: Cell::new(topic_id),
             config: Cell::new(config),
             state: RefCell::new(state),
             deleted: Cell::new(false),
@@ -245,8 +245,19 @@ impl<R: Rt> Log<R> {
 
     /// Replaces the leader-epoch checkpoint (Kafka's text form, opaque here).
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
+        self.0.state.borrow_mut().owed_epochs = None;
         let path = self.0.dir.join(files::EPOCHS);
         self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+    }
+
+    /// As [`Log::set_epochs`], stored before the next batch is. Until then nothing in the log is of an epoch that the stored text lacks.
+    pub fn set_epochs_later(&self, text: String) {
+        self.0.state.borrow_mut().owed_epochs = Some(text);
+    }
+
+    /// True when the log was read from disk since the last call.
+    pub fn take_used(&self) -> bool {
+        std::mem::take(&mut self.0.state.borrow_mut().used)
     }
 
     /// Another configuration is in force from now on; segments that exist keep the spacing of their index.
@@ -256,7 +267,13 @@ impl<R: Rt> Log<R> {
 
     /// The topic's id from `partition.metadata`; zero if that is missing.
     pub fn topic_id(&self) -> TopicId {
-        self.0.topic_id
+        self.0.topic_id.get()
+    }
+
+    /// The id, where the directory does not say it: stored before the next batch.
+    pub fn set_topic_id(&self, topic_id: TopicId) {
+        self.0.topic_id.set(topic_id);
+        self.0.state.borrow_mut().settled = false;
     }
 
     /// First offset to serve.
@@ -305,9 +322,14 @@ impl<R: Rt> Log<R> {
         self.0.wait_until(|state| state.flushed >= end).await
     }
 
+    /// True when there is nothing that [`Log::trim_idle`] would give back.
+    pub fn at_rest(&self) -> bool {
+        self.0.state.borrow().at_rest()
+    }
+
     /// For a log that was not used for a while: gives back disk allocated ahead, the append chunk and open files.
     pub fn trim_idle(&self) {
-        if !self.0.state.borrow().at_rest() {
+        if !self.at_rest() {
             self.trim();
         }
     }

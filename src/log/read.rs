@@ -244,7 +244,8 @@ impl<R: Rt> Inner<R> {
 
     async fn file(&self, base: Offset) -> Result<R::File, LogError> {
         let (file, writable) = {
-            let state = self.state.borrow();
+            let mut state = self.state.borrow_mut();
+            state.used = true;
             (state.segments[state.segment_of(base)].file.clone(), base >= state.writing)
         };
         if let Some(file) = file {

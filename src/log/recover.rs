@@ -152,6 +152,10 @@ struct Opener<'a, R: Rt> {
     dir: &'a Path,
     interval: u32,
     segments: Vec<Segment<R::File>>,
+    /// Offsets of the stored snapshots, newest first.
+    snapshots: Vec<Offset>,
+    /// All below was flushed, says the checkpoint.
+    flushed: Offset,
     replay: &'a mut dyn Replay,
     /// Batches from here on are replayed.
     replay_from: Offset,
@@ -166,8 +170,8 @@ pub(super) async fn open<R: Rt>(
     replay: &mut dyn Replay,
 ) -> Result<State<R::File>, LogError> {
     let interval = config.index_interval_bytes;
-    let segments = list_segments(rt, dir, opening.log_start, interval)?;
-    let mut opener = Opener { rt, dir, interval, segments, replay, replay_from: 0 };
+    let (segments, snapshots) = list(rt, dir, opening.log_start, interval)?;
+    let mut opener = Opener { rt, dir, interval, segments, snapshots, flushed: opening.recovery_point, replay, replay_from: 0 };
     let end = match opening.clean {
         true => opener.clean_end().await?,
         false => None,
@@ -182,20 +186,27 @@ pub(super) async fn open<R: Rt>(
     if end < opening.recovery_point {
         tracing::error!("{} ends at offset {end}, though it was once flushed up to {}", dir.display(), opening.recovery_point);
     }
-    if !opening.clean {
-        // The last process may have died between making a file and making its name durable.
+    let settled = end > opener.segments[0].base && (opening.clean || end > opening.recovery_point);
+    if settled && !opening.clean {
+        // The last process may have died between making a file and making its name durable, and what is found now counts as flushed.
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
             rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
         }
     }
     let (tail, start) = (opener.tail().await?, opener.segments[0].base.max(opening.log_start).min(end));
-    Ok(State::new(opener.segments, start, end, tail))
+    let mut state = State::new(opener.segments, start, end, tail);
+    state.settled = settled;
+    Ok(state)
 }
 
-/// The segments by name; leftovers of work that was under way are removed.
-fn list_segments<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<Vec<Segment<R::File>>, LogError> {
-    let mut segments = Vec::new();
-    for entry in rt.list(dir).map_err(LogError::io("list", dir))? {
+/// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed.
+fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(Vec<Segment<R::File>>, Vec<Offset>), LogError> {
+    let (mut segments, mut snapshots) = (Vec::new(), Vec::new());
+    let entries = rt.list(dir).map_err(|e| match e.kind() {
+        std::io::ErrorKind::NotFound => LogError::Missing(dir.into()),
+        _ => LogError::io("list", dir)(e),
+    });
+    for entry in entries? {
         let path = dir.join(&entry.name);
         if [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) {
             rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
@@ -206,13 +217,16 @@ fn list_segments<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) ->
             segment.exists = true;
             segment.index = None;
             segments.push(segment);
+        } else {
+            snapshots.extend(files::base_of(&entry.name, "snapshot"));
         }
     }
     if segments.is_empty() {
         segments.push(Segment::new(log_start, interval));
     }
     segments.sort_by_key(|s| s.base);
-    Ok(segments)
+    snapshots.sort_unstable_by(|a, b| b.cmp(a));
+    Ok((segments, snapshots))
 }
 
 impl<R: Rt> Opener<'_, R> {
@@ -245,7 +259,7 @@ impl<R: Rt> Opener<'_, R> {
     /// Offers the snapshots that are not newer than `limit`, newest first; what lies behind the accepted one will be replayed.
     fn choose_snapshot(&mut self, limit: Offset) -> Result<(), LogError> {
         self.replay_from = self.segments[0].base;
-        for offset in files::snapshots(self.rt, self.dir) {
+        for offset in std::mem::take(&mut self.snapshots) {
             let path = files::name(self.dir, offset, "snapshot");
             if offset > limit {
                 // State of batches that may be cut off.
@@ -288,7 +302,7 @@ impl<R: Rt> Opener<'_, R> {
         let (base, size, exists) = (self.segments[at].base, self.segments[at].size, self.segments[at].exists);
         let mut index = Index::new(self.interval);
         let from = End { position: 0, next: base, epoch: before.epoch, reason: None };
-        if !exists {
+        if !exists || size == 0 {
             self.segments[at].index = Some(index);
             return Ok(from);
         }
@@ -312,7 +326,7 @@ impl<R: Rt> Opener<'_, R> {
             }
             None => {}
         }
-        if check {
+        if check && (end.reason.is_some() || end.next > self.flushed) {
             // Read back, but perhaps never flushed.
             self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
         }

@@ -149,6 +149,12 @@ pub(super) struct State<F> {
     carried: VecDeque<(Offset, Offset)>,
     /// Spans (and their bytes) that are written completely and from now on only cached.
     pub retired: Vec<(Offset, usize)>,
+    /// The names and small files of the log are durable.
+    pub settled: bool,
+    /// Leader-epoch checkpoint to be stored before the next write.
+    pub owed_epochs: Option<String>,
+    /// Read from disk since [`super::Log::take_used`] was asked.
+    pub used: bool,
     /// Producer state to be stored with the segments that begin at these offsets.
     pub snapshots: Vec<(Offset, Vec<u8>)>,
     chunk_size: usize,
@@ -182,6 +188,9 @@ impl<F> State<F> {
             opened_for_writing: false,
             carried: VecDeque::new(),
             retired: Vec::new(),
+            settled: false,
+            owed_epochs: None,
+            used: false,
             snapshots: Vec::new(),
             chunk_size: CHUNK_MIN,
             chunk_opened: Duration::ZERO,

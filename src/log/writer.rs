@@ -177,10 +177,15 @@ async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), Lo
     let path = files::name(&log.dir, base, "log");
     let how = if exists { Open::Write } else { Open::Create };
     let file = log.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
-    if !exists {
+    let settled = log.state.borrow().settled;
+    if !settled {
+        files::settle(log).await?;
+    } else if !exists {
         log.rt.sync_dir(&log.dir).await.map_err(LogError::io("flush", &log.dir))?;
     }
+    files::write_owed_epochs(log).await?;
     let mut state = log.state.borrow_mut();
+    state.settled = true;
     state.opened_for_writing = true;
     let segment: &mut Segment<R::File> = state.writing_segment();
     segment.exists = true;

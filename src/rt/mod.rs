@@ -139,6 +139,8 @@ pub trait Rt: Clone + 'static {
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// A whole (small) file through the page cache.
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>>;
+    /// Creates or overwrites a small file through the page cache, without a flush: after a crash it may be missing, empty or torn.
+    fn write_file(&self, path: &Path, content: Vec<u8>) -> impl Future<Output = io::Result<()>>;
     /// Replaces a small file: written beside it, flushed, renamed over it, the directory flushed.
     fn replace_file(&self, path: &Path, content: Vec<u8>) -> impl Future<Output = io::Result<()>>;
     /// Makes created, renamed and removed names of a directory durable.

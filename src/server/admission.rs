@@ -1,6 +1,7 @@
 //! Who may connect: totals, per address, and which core is given the next connection. The accept path only; no request passes here.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +18,8 @@ pub struct Limits {
     pub total: usize,
     /// From one address (`max.connections.per.ip`).
     pub per_ip: usize,
+    /// In all, for the process may not open more files.
+    pub files: usize,
 }
 
 /// The seats of all cores.
@@ -37,6 +40,18 @@ pub enum Full {
     Total,
     /// `max.connections.per.ip` is reached.
     PerIp,
+    /// The process's limit of open files is nearly reached.
+    Files,
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Full::Total => "as many connections as max.connections allows",
+            Full::PerIp => "as many connections from this address as max.connections.per.ip allows",
+            Full::Files => "the limit of open files leaves no more for connections (ulimit -Hn)",
+        })
+    }
 }
 
 impl Admission {
@@ -49,8 +64,9 @@ impl Admission {
     /// A seat on the core with the fewest connections. Those who sit already stay, whatever the limits are now.
     pub fn admit(&self, ip: IpAddr, limits: Limits) -> Result<Seat, Full> {
         let counts: Vec<usize> = self.0.per_core.iter().map(|c| c.load(Ordering::Relaxed)).collect();
-        if counts.iter().sum::<usize>() >= limits.total {
-            return Err(Full::Total);
+        let open = counts.iter().sum::<usize>();
+        if open >= limits.total || open >= limits.files {
+            return Err(if open >= limits.total { Full::Total } else { Full::Files });
         }
         let mut per_ip = self.0.per_ip.lock().expect("nothing panics while it is held");
         let held = per_ip.entry(ip).or_insert(0);
@@ -91,7 +107,7 @@ mod tests {
     #[test]
     fn limits_hold_and_cores_fill_evenly() {
         let admission = Admission::new(2);
-        let limits = Limits { total: 5, per_ip: 3 };
+        let limits = Limits { total: 5, per_ip: 3, files: 9 };
         let (a, b): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut seats: Vec<Seat> = (0..3).map(|_| admission.admit(a, limits).unwrap()).collect();
         assert_eq!(seats.iter().filter(|s| s.core() == 0).count(), 2);
@@ -100,6 +116,7 @@ mod tests {
         assert_eq!(admission.admit(b, limits).err(), Some(Full::Total));
         seats.remove(0);
         assert!(admission.admit(a, limits).is_ok());
-        assert_eq!(admission.admit(b, Limits { total: 2, per_ip: 9 }).err(), Some(Full::Total));
+        assert_eq!(admission.admit(b, Limits { total: 2, ..limits }).err(), Some(Full::Total));
+        assert_eq!(admission.admit(b, Limits { total: 9, files: 5, ..limits }).err(), Some(Full::Files));
     }
 }

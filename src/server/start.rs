@@ -27,6 +27,9 @@ const POOL_SHARE: (usize, usize) = (3, 4);
 /// A stop that takes longer ends the process without its clean marker.
 const STOP_WITHIN: Duration = Duration::from_secs(30);
 
+/// Open files that are neither connections nor logs, with some to spare.
+const FILES_BESIDE: usize = 64;
+
 /// How long a port in use is waited for.
 const PORT_FREE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -40,10 +43,12 @@ pub(super) struct Process {
     /// How it went, once the cores have ended.
     pub(super) result: Mutex<Result<(), String>>,
     started: Instant,
+    /// How many files and connections may be open.
+    files: usize,
 }
 
 impl Process {
-    pub(super) fn new(config: Config, cores: usize, started: Instant) -> Process {
+    pub(super) fn new(config: Config, cores: usize, started: Instant, files: usize) -> Process {
         Process {
             admission: Admission::new(cores),
             config: Arc::new(config),
@@ -51,6 +56,7 @@ impl Process {
             stop_asked: Arc::default(),
             result: Mutex::new(Ok(())),
             started,
+            files,
         }
     }
 }
@@ -75,7 +81,8 @@ pub fn run(config: Config) -> Result<(), String> {
         memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
         send_zc_bytes: config.send_zc_bytes,
     };
-    let process = Arc::new(Process::new(config, cores, started));
+    let files = uring::raise_file_limit().map_err(|e| format!("cannot read the limit of open files: {e}"))?;
+    let process = Arc::new(Process::new(config, cores, started, usize::try_from(files).unwrap_or(usize::MAX)));
     let stop_asked = process.stop_asked.clone();
     let post: Post<<Uring as Rt>::Accepted> = crate::shard::post(cores);
     let main = process.clone();
@@ -243,6 +250,7 @@ async fn listen<R: Rt>(rt: &R, address: SocketAddr) -> std::io::Result<R::Listen
 /// Accepts connections and gives each to the core with the fewest.
 async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, listener: R::Listener) {
     let rt = shard.rt().clone();
+    let mut told = false;
     while !process.stop_asked.load(Ordering::Relaxed) {
         let (accepted, peer) = match rt.accept(&listener).await {
             Ok(new) => new,
@@ -254,18 +262,28 @@ async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, lis
                 continue;
             }
         };
-        match process.admission.admit(peer.ip(), limits(&shard)) {
-            Ok(seat) => shard.hand_over(seat.core(), Connection { accepted, peer, listener: index, seat: Box::new(seat) }),
-            Err(full) => tracing::debug!("{peer}: refused: {full:?} limit of connections is reached (max.connections)"),
+        match process.admission.admit(peer.ip(), limits(&shard, process.files)) {
+            Ok(seat) => {
+                told = false;
+                shard.hand_over(seat.core(), Connection { accepted, peer, listener: index, seat: Box::new(seat) });
+            }
+            Err(full) if told => tracing::debug!("{peer}: refused: {full}"),
+            Err(full) => {
+                told = true;
+                tracing::warn!("{peer}: refused, and so will be others: {full}");
+            }
         }
     }
 }
 
-/// What the settings say now: they can be changed at run time.
-fn limits<R: Rt>(shard: &Shard<R>) -> Limits {
+/// What the settings say now, for they can be changed at run time, and what the limit of open files leaves: each partition may need a
+/// file, and a quarter is for connections whatever happens.
+fn limits<R: Rt>(shard: &Shard<R>, files: usize) -> Limits {
     let image = shard.image();
     let number = |name| usize::try_from(image.settings().number(name)).unwrap_or(0);
-    Limits { total: number("max.connections"), per_ip: number("max.connections.per.ip") }
+    let partitions: usize = image.topics().map(|topic| topic.partitions.len()).sum();
+    let files = files.saturating_sub(partitions + FILES_BESIDE).max(files / 4);
+    Limits { total: number("max.connections"), per_ip: number("max.connections.per.ip"), files }
 }
 
 /// Connections, logs, checkpoints, marker: in this order.

@@ -190,6 +190,10 @@ impl<R: Rt> Control<R> {
 
     /// Writes, flushes, applies, publishes.
     async fn commit(&self, records: &[MetadataRecord], now_ms: i64) {
+        // Producer ids are of interest here alone.
+        if records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. })) {
+            return self.write(records, now_ms).await;
+        }
         let before: HashSet<Key> = partitions(&self.image.borrow()).into_iter().collect();
         self.write(records, now_ms).await;
         let created = partitions(&self.image.borrow()).into_iter().filter(|key| !before.contains(key)).collect();

@@ -129,16 +129,22 @@ impl<R: Rt> Owner<R> {
         self.replicas.borrow_mut().insert(key, replica);
     }
 
-    /// Logs that have not grown since the last call give back what they can do without; producers silent for so many milliseconds are
-    /// forgotten.
-    pub fn rest_idle(&self, producer_expiration_ms: i64) {
-        let now_ms = self.rt.now().wall_ms;
-        for (_, replica) in self.replicas() {
-            replica.partition.borrow_mut().producers.expire(now_ms, producer_expiration_ms);
-            let end = replica.log.end_offset();
-            if replica.seen_end.replace(end) == end {
-                replica.log.trim_idle();
-            }
+    /// Logs that were not used since the last call give back what they can do without.
+    pub fn rest_idle(&self) {
+        let unused = |replica: &Replica<R>| {
+            let (end, read) = (replica.log.end_offset(), replica.log.take_used());
+            replica.seen_end.replace(end) == end && !read && !replica.log.at_rest()
+        };
+        let mut resting: Vec<_> = self.replicas.borrow().iter().filter(|(_, r)| unused(r)).map(|(k, r)| (*k, r.clone())).collect();
+        // A run in the simulation must not depend on a hash.
+        resting.sort_unstable_by_key(|(key, _)| *key);
+        resting.iter().for_each(|(_, replica)| replica.log.trim_idle());
+    }
+
+    /// Forgets producers that were silent for so many milliseconds.
+    pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
+        for replica in self.replicas.borrow().values() {
+            replica.partition.borrow_mut().producers.expire(now_ms, expiration_ms);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,7 +18,11 @@ use crate::log::{self, Log, LogConfig, LogError, Replay};
 use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
 use crate::partition::{BatchHeader, Partition, Recovered};
+use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
+
+/// How often silent producers are looked for, unless they expire sooner.
+const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 
 impl<R: Rt> Shard<R> {
     /// Handles what has arrived and sends what is due; true when there was anything.
@@ -152,7 +157,7 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Opens or creates the replicas named and drops those whose topic is gone.
-    async fn assign(&self, image: &Image, assignments: Vec<Assignment>) {
+    async fn assign(&self, image: &Arc<Image>, assignments: Vec<Assignment>) {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
         for (key, replica) in self.0.owner.replicas() {
             match image.topic_by_id(key.0) {
@@ -160,12 +165,36 @@ impl<R: Rt> Shard<R> {
                 None => self.drop_replica(&key).await,
             }
         }
-        for assignment in assignments {
+        let (shard, known) = (self.clone(), image.clone());
+        let open = async move |assignment: Assignment| {
             let (dir, key) = (assignment.dir.clone(), assignment.key);
-            if let Err(e) = self.open(image, assignment).await {
+            if let Err(e) = shard.open(&known, assignment).await {
                 tracing::error!("{}: cannot be opened, its partition stays offline until the next start: {e}", dir.display());
-                self.0.owner.set_offline(key);
+                shard.0.owner.set_offline(key);
             }
+        };
+        self.each(image, assignments, open).await;
+    }
+
+    /// Works through `items`, `num.recovery.threads.per.data.dir` of `image` at a time; returns when all are done.
+    async fn each<T: 'static>(&self, image: &Image, items: Vec<T>, work: impl AsyncFn(T) + 'static) {
+        let width = usize::try_from(image.settings().number("num.recovery.threads.per.data.dir")).unwrap_or(1).max(1).min(items.len());
+        let (items, work) = (Rc::new(RefCell::new(items.into_iter())), Rc::new(work));
+        let (left, done) = (Rc::new(Cell::new(width)), Rc::new(Notify::default()));
+        for _ in 0..width {
+            let (items, work, left, done) = (items.clone(), work.clone(), left.clone(), done.clone());
+            self.rt().spawn(Class::Foreground, async move {
+                loop {
+                    let next = items.borrow_mut().next();
+                    let Some(item) = next else { break };
+                    work(item).await;
+                }
+                left.set(left.get() - 1);
+                done.notify();
+            });
+        }
+        while left.get() > 0 {
+            done.notified().await;
         }
     }
 
@@ -192,15 +221,17 @@ impl<R: Rt> Shard<R> {
         }
         let stored = log::epoch_checkpoint(rt, &dir)?;
         let mut recovering = Recovering::new(stored.as_deref());
-        let log = if rt.list(&dir).is_ok() {
-            Log::open(rt, cache, &dir, config, opening, &mut recovering).await?
-        } else {
-            Log::create(rt, cache, &dir, key.0, config).await?
+        let log = match Log::open(rt, cache, &dir, config, opening, &mut recovering).await {
+            Err(LogError::Missing(_)) => Log::create(rt, cache, &dir, key.0, config).await?,
+            opened => opened?,
         };
+        if log.topic_id().is_zero() {
+            log.set_topic_id(key.0);
+        }
         let partition = Partition::new(key.0, key.1, info.leader_epoch, recovering.finish(&log));
         let epochs = partition.epochs.encode();
         if stored.as_deref() != Some(&epochs) {
-            log.set_epochs(epochs).await?;
+            log.set_epochs_later(epochs);
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
@@ -219,9 +250,17 @@ impl<R: Rt> Shard<R> {
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
     pub async fn rest_idle_logs(&self, idle: Duration) {
+        let mut expired = self.rt().now().mono;
         while !self.0.stopped.get() {
             self.rt().sleep(idle).await;
-            self.0.owner.rest_idle(self.image().settings().number("producer.id.expiration.ms"));
+            self.0.owner.rest_idle();
+            let expiration = self.image().settings().number("producer.id.expiration.ms");
+            let every = EXPIRE_EVERY.min(Duration::from_millis(expiration.max(0) as u64));
+            let now = self.rt().now();
+            if now.mono.saturating_sub(expired) >= every {
+                expired = now.mono;
+                self.0.owner.expire_producers(now.wall_ms, expiration);
+            }
         }
     }
 
@@ -243,16 +282,18 @@ impl<R: Rt> Shard<R> {
             stop.notify();
             self.0.connections_closed.notified().await;
         }
-        let mut positions = Vec::new();
-        for (key, replica) in self.0.owner.replicas() {
+        let positions = Rc::new(RefCell::new(Vec::new()));
+        let (shard, closed) = (self.clone(), positions.clone());
+        let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
             let snapshot = replica.partition.borrow().producers.encode_snapshot();
             match replica.log.close(snapshot).await {
-                Ok(()) => positions.push(replica.position()),
+                Ok(()) => closed.borrow_mut().push(replica.position()),
                 Err(e) => tracing::error!("{}: not closed cleanly: {e}", replica.name),
             }
-            self.0.owner.remove(&key);
-        }
-        positions
+            shard.0.owner.remove(&key);
+        };
+        self.each(&self.image(), self.0.owner.replicas(), close).await;
+        positions.take()
     }
 }
 

@@ -310,6 +310,12 @@ impl Rt for SimRt {
         self.0.disk.read_file(path)
     }
 
+    async fn write_file(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
+        let file = self.open(path, Open::Create).await?;
+        let small = file.0.clone();
+        self.disk(move |disk| disk.write_small(&small, &content)).await
+    }
+
     async fn replace_file(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
         let mut beside = path.as_os_str().to_owned();
         beside.push(".tmp");

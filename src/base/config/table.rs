@@ -115,6 +115,12 @@ pub const BROKER: &[Key] = &[
         "60000",
         "How often the recovery points are written, from where a restart after a crash reads the logs.",
     ),
+    key(
+        "num.recovery.threads.per.data.dir",
+        Int(1, 1024),
+        "16",
+        "Logs that a core opens at a start, or closes at a stop, at a time. (Kafka counts threads, 2 by default.)",
+    ),
     key("num.partitions", Int(1, I32), "1", "Partitions of a topic that is created without a number."),
     key("default.replication.factor", Int(1, 32767), "1", "Replicas of a topic that is created without a number."),
     key("auto.create.topics.enable", Bool, "true", "Whether asking for an unknown topic may create it."),
@@ -150,7 +156,8 @@ pub const BROKER: &[Key] = &[
 ];
 
 /// Those of [`BROKER`] that can be changed at run time.
-const DYNAMIC: &[&str] = &["corelane.ack", "max.connections", "max.connections.per.ip", "producer.id.expiration.ms"];
+const DYNAMIC: &[&str] =
+    &["corelane.ack", "max.connections", "max.connections.per.ip", "num.recovery.threads.per.data.dir", "producer.id.expiration.ms"];
 
 /// Settings of the broker that are defaults for topics: the setting, and the topic's name for it.
 pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[

@@ -106,6 +106,19 @@ pub fn allowed_cpus() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect()
 }
 
+/// Raises this process's soft limit of open files to its hard one, as every broker's documentation asks for; the limit then in force.
+pub fn raise_file_limit() -> io::Result<u64> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is ours.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+    // SAFETY: the structure is ours, and is only read.
+    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0;
+    Ok(if done { raised.rlim_cur } else { limit.rlim_cur })
+}
+
 /// Runs `main` on every core, on threads of their own, until all have returned and nothing is in flight. `ready` is called once with a
 /// handle that wakes cores, before the first `main` runs.
 pub fn run<F, M>(settings: Settings, ready: impl FnOnce(Remote), main: F) -> io::Result<()>
@@ -378,6 +391,10 @@ impl Rt for Uring {
 
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
         std::fs::read(path)
+    }
+
+    async fn write_file(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {
+        std::fs::write(path, content)
     }
 
     async fn replace_file(&self, path: &Path, content: Vec<u8>) -> io::Result<()> {

@@ -66,7 +66,7 @@ impl Machine {
     }
 
     fn start(&self) {
-        let process = Arc::new(Process::new(self.config(), CORES, Instant::now()));
+        let process = Arc::new(Process::new(self.config(), CORES, Instant::now(), 1 << 20));
         let post = crate::shard::post::<<SimRt as Rt>::Accepted>(CORES);
         self.ended.set(0);
         for core in 0..CORES {
