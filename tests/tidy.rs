@@ -41,7 +41,10 @@ const IMPURE: &[&str] = &[
 /// Names, and where alone they may stand (`unsafe` anywhere in the tree, the others in src): beginnings of paths. The benches measure the
 /// system itself: a ring without the broker, an executor without the runtime, the processor time and memory of another process.
 const CONFINED: &[(&str, &[&str])] = &[
-    ("unsafe", &["src/rt/uring", "src/rt/mem.rs", "benches/limits.rs", "benches/load/sys.rs", "benches/wakeup/bare.rs"]),
+    (
+        "unsafe",
+        &["src/rt/uring", "src/rt/mem.rs", "benches/limits.rs", "benches/load/echo.rs", "benches/load/sys.rs", "benches/wakeup/bare.rs"],
+    ),
     ("glommio", &["src/rt/uring"]),
     ("io_uring", &["src/rt/uring"]),
     ("kafka_wire", &["src/wire"]),

@@ -107,6 +107,9 @@ pub struct Args {
     /// Core for the null responder in the ceiling modes.
     #[arg(long)]
     pub server_cpu: Option<usize>,
+    /// The null responder runs on a bare io_uring loop, not on the broker's runtime.
+    #[arg(long)]
+    pub bare: bool,
     /// The result as one JSON object.
     #[arg(long)]
     pub json: bool,

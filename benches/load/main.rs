@@ -7,6 +7,7 @@ mod admin;
 mod args;
 mod batch;
 mod connection;
+mod echo;
 mod fetch;
 mod keys;
 mod null;
@@ -68,7 +69,7 @@ fn start(mut args: Args) -> io::Result<bool> {
     let template = Template::new(args.shape(now_ms));
     match args.mode {
         Mode::Null => {
-            null::serve(&args.bootstrap_server, args.cpu, &template)?;
+            null::serve(&args.bootstrap_server, args.cpu, args.bare, &template)?;
             Ok(true)
         }
         Mode::Ceiling | Mode::CeilingFetch => {
@@ -105,6 +106,9 @@ impl NullServer {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["null", "--bootstrap-server", "127.0.0.1:0"]);
         command.args(["--record-size", &args.record_size.to_string(), "--batch-bytes", &args.batch_bytes.to_string()]);
+        if args.bare {
+            command.arg("--bare");
+        }
         if let Some(cpu) = args.server_cpu {
             command.args(["--cpu", &cpu.to_string()]);
         }

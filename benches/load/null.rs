@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, ToSocketAddrs},
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
     rc::Rc,
     sync::Arc,
 };
@@ -20,6 +20,7 @@ use corelane::{
 
 use crate::{
     batch::{Stamp, Template},
+    echo,
     wire::{Put, Take, malformed, seal},
 };
 
@@ -29,9 +30,18 @@ const READ_AHEAD: usize = 128 << 10;
 const MEMORY: usize = 512 << 20;
 
 /// Serves on one core until the process is killed. Fetches are answered with batches like `template`, up to the bytes they ask for.
-pub fn serve(address: &str, cpu: Option<usize>, template: &Arc<Template>) -> io::Result<()> {
+/// `bare`: on a bare ring instead of the broker's runtime.
+pub fn serve(address: &str, cpu: Option<usize>, bare: bool, template: &Arc<Template>) -> io::Result<()> {
     let address = address.to_socket_addrs()?.next().ok_or_else(|| malformed("an address is needed"))?;
     let cpu = cpu.or_else(|| uring::allowed_cpus().first().copied()).ok_or_else(|| malformed("no CPU is allowed"))?;
+    if bare {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+            return Err(io::Error::other(format!("core {cpu} is not one that this process may use")));
+        }
+        let listener = TcpListener::bind(address)?;
+        println!("{}", listener.local_addr()?);
+        return echo::serve(&listener, &Canned { template: Arc::clone(template), records: Default::default() });
+    }
     let settings = Settings { cpus: vec![cpu], memory_per_core: MEMORY, send_zc_bytes: 0 };
     let template = Arc::clone(template);
     uring::run(settings, |_| (), move |rt| listen(rt, address, Arc::clone(&template)))
@@ -102,18 +112,19 @@ async fn receive(rt: &Uring, socket: &<Uring as Rt>::Socket, begun: &Bytes, expe
 }
 
 /// Length of the frame that begins here, with its size field.
-fn frame_len(bytes: &[u8]) -> Option<usize> {
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
     bytes.first_chunk::<4>().map(|size| 4 + u32::from_be_bytes(*size) as usize)
 }
 
 /// The answers.
-struct Canned {
+pub struct Canned {
     template: Arc<Template>,
     records: std::cell::OnceCell<Bytes>,
 }
 
 impl Canned {
-    fn answer(&self, frame: &[u8], out: &mut Vec<Bytes>) -> io::Result<()> {
+    /// Appends the answer to a request without its size field.
+    pub fn answer(&self, frame: &[u8], out: &mut Vec<Bytes>) -> io::Result<()> {
         let mut take = Take::new(frame);
         let (key, _version, id) = (take.i16()?, take.i16()?, take.i32()?);
         take.string()?;

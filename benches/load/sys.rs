@@ -1,4 +1,4 @@
-//! The system calls that std lacks: edge-triggered epoll, sending with more to follow, receiving without copying. The only unsafe code here.
+//! The system calls that std lacks: edge-triggered epoll, sending with more to follow, receiving without copying.
 
 use std::{
     io,

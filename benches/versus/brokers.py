@@ -62,6 +62,14 @@ class Broker:
             fields = stat.read().rsplit(") ", 1)[1].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    def precise_cpu_seconds(self):
+        """To the nanosecond, of the threads that still live: for processes that hardly use any."""
+        total = 0
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            with open(f"/proc/{self.pid}/task/{task}/schedstat") as schedstat:
+                total += int(schedstat.read().split()[0])
+        return total / 1e9
+
     def __enter__(self):
         return self
 
