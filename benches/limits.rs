@@ -120,7 +120,7 @@ fn cells() -> Vec<Cell> {
             }
         }
     }
-    for (size, depth) in [(64 * KIB, 1), (MIB, 1), (MIB, 4)] {
+    for (size, depth) in [(64 * KIB, 1), (MIB, 1), (MIB, 2), (MIB, 4)] {
         cells.push(Cell { kind: Kind::Read, blocks: Blocks::Written, size, depth });
     }
     cells

@@ -20,9 +20,9 @@ COLD = {
     "1 consumer of 4 partitions": "--connections 1 --inflight 4",
     "4 consumers of 1 partition each": "--connections 4 --inflight 1",
 }
-COLD_TIME = "--warmup 0s --duration 1200ms"
-TAIL = "--connections 4 --inflight 16 --partitions 4 --record-size 1k --batch-bytes 16k --acks all --rate 2000 --warmup 500ms --duration 2500ms"
-RAW = ["1024 KiB QD1 read", "1024 KiB QD4 read"]
+COLD_TIME = "--warmup 0s --duration 600ms"
+TAIL = "--connections 4 --inflight 16 --partitions 4 --record-size 1k --batch-bytes 16k --acks all --rate 2000 --warmup 300ms --duration 1500ms"
+RAW = ["1024 KiB QD1 read", "1024 KiB QD2 read", "1024 KiB QD4 read"]
 
 
 def run(session):
@@ -33,7 +33,7 @@ def run(session):
                 filled = session.run("produce", f"{FILL} --duration {FILL_SECONDS[side]}s", broker, "cold")
                 size = filled["bytes"]
                 if side == "kafka":
-                    session.run("e2e", TAIL.replace("2500ms", "6s"), broker, "warm-up")
+                    session.run("e2e", TAIL.replace("1500ms", "6s"), broker, "warm-up")
                 time.sleep(3)
                 results = {}
                 for name, load in COLD.items():
@@ -42,7 +42,7 @@ def run(session):
                     results[name]["share"] = results[name]["bytes"] / size
                 results["tail alone"] = session.run("e2e", TAIL, broker, "tail")
                 forget(broker)
-                reader = session.begin("fetch", f"--connections 4 --inflight 1 --partitions 4 --warmup 500ms --duration 2500ms", broker, "cold")
+                reader = session.begin("fetch", f"--connections 4 --inflight 1 --partitions 4 --warmup 300ms --duration 1500ms", broker, "cold")
                 results["tail beside cold"] = session.run("e2e", TAIL, broker, "tail")
                 results["cold beside tail"] = collect(reader)
                 session.note({"round": number, "side": side, "results": results})

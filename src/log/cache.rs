@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
+use super::read::{COLD_READS, Gate};
 use crate::base::ids::Offset;
 use crate::rt::mem::Memory;
 
@@ -32,7 +33,6 @@ struct Entry {
     key: Option<Offset>,
 }
 
-#[derive(Default)]
 struct Inner {
     /// Second-chance order: read entries go round once more.
     entries: RefCell<VecDeque<Entry>>,
@@ -40,6 +40,14 @@ struct Inner {
     /// Logs with an append chunk.
     active: Cell<usize>,
     memory: Option<Memory>,
+    cold_reads: Gate,
+}
+
+impl Default for Inner {
+    fn default() -> Inner {
+        let cold_reads = Gate::new(COLD_READS);
+        Inner { entries: RefCell::default(), bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads }
+    }
 }
 
 /// Counts a log as one with an append chunk.
@@ -100,6 +108,11 @@ impl Cache {
         if self.0.memory.as_ref().is_some_and(Memory::contended) {
             self.reclaim(1);
         }
+    }
+
+    /// Where the cold reads of one core wait for their turn at the device.
+    pub(super) fn cold_reads(&self) -> &Gate {
+        &self.0.cold_reads
     }
 
     /// Takes a span into account.

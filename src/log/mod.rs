@@ -11,6 +11,8 @@ mod files;
 mod index;
 mod lookup;
 mod read;
+#[cfg(test)]
+mod read_tests;
 mod recover;
 mod span;
 mod state;
@@ -182,7 +184,7 @@ impl<R: Rt> Log<R> {
             state: RefCell::new(state),
             deleted: Cell::new(false),
             wake: Notify::default(),
-            gate: Gate::default(),
+            gate: Gate::new(1),
             reading_ahead: Cell::new(false),
             waiters: RefCell::default(),
             on_progress: RefCell::default(),

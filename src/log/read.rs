@@ -17,6 +17,8 @@ use crate::wire::batch::BatchHeader;
 
 /// Bytes asked from the device at a time; a batch that does not fit is read alone.
 const COLD_READ: u64 = 1 << 20;
+/// Cold reads that one core has at the device at a time: one is being answered while the other is on its way.
+pub(super) const COLD_READS: usize = 2;
 /// Bytes of a batch header.
 const HEADER: usize = 61;
 
@@ -38,22 +40,27 @@ pub struct ReadPlan {
     min_one: bool,
 }
 
-/// One cold read per log at a time: the second reader of the same place finds it in the cache.
-#[derive(Default)]
+/// Lets so many in at a time. One cold read per log: the second reader of the same place finds it in the cache. And a few per core: more
+/// would not be faster, and every write would queue up behind them in the device.
 pub(super) struct Gate {
-    busy: Cell<bool>,
+    free: Cell<usize>,
     waiters: RefCell<Vec<Waker>>,
 }
 
 pub(super) struct Turn<'a>(&'a Gate);
 
 impl Gate {
+    pub fn new(places: usize) -> Gate {
+        Gate { free: Cell::new(places), waiters: RefCell::default() }
+    }
+
     pub async fn enter(&self) -> Turn<'_> {
         poll_fn(|cx| {
-            if self.busy.replace(true) {
+            let Some(left) = self.free.get().checked_sub(1) else {
                 self.waiters.borrow_mut().push(cx.waker().clone());
                 return Poll::Pending;
-            }
+            };
+            self.free.set(left);
             Poll::Ready(())
         })
         .await;
@@ -63,7 +70,7 @@ impl Gate {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        self.0.busy.set(false);
+        self.0.free.set(self.0.free.get() + 1);
         for waker in self.0.waiters.take() {
             waker.wake();
         }
@@ -77,8 +84,18 @@ struct Place {
     limit: u64,
     /// End of the segment's batches.
     end: u64,
-    /// It goes on where a cached span ends: the reader is a sequential one.
-    sequential: bool,
+    /// Where it goes on behind a cached span, so that the reader is a sequential one: the length of the last batch there.
+    sequential: Option<u64>,
+}
+
+impl Place {
+    /// How much to read from `start` on, at most [`COLD_READ`] but for a larger batch. A sequential reader probably gets batches of one length:
+    /// a read that ends behind one of them leaves no part of a batch to be read again.
+    fn want(&self, start: u64) -> u64 {
+        let Some(len) = self.sequential else { return COLD_READ };
+        let batches = ((COLD_READ - (self.position - start)) / len.max(1)).max(1);
+        block_ceil(self.position + batches * len) - start
+    }
 }
 
 impl<R: Rt> Log<R> {
@@ -89,6 +106,7 @@ impl<R: Rt> Log<R> {
         let upto = upto.min(state.end);
         let mut pieces = Vec::new();
         let (mut at, mut room) = (offset.max(state.segments[0].base), max_bytes);
+        let mut ahead = None;
         while at < upto {
             let Some(span) = state.covering(at) else {
                 if pieces.is_empty() {
@@ -100,6 +118,13 @@ impl<R: Rt> Log<R> {
             room = room.saturating_sub(piece.len());
             pieces.push(piece);
             at = next;
+            if span.ahead.replace(false) {
+                ahead = Some(span.next);
+            }
+        }
+        drop(state);
+        if let Some(next) = ahead {
+            self.read_ahead(next);
         }
         Read::Hit(pieces)
     }
@@ -114,23 +139,20 @@ impl<R: Rt> Log<R> {
         if let Some(pieces) = again() {
             return Ok(pieces);
         }
-        let (next, sequential) = self.0.load(plan.offset).await?;
+        self.0.load(plan.offset).await?;
         let pieces = again();
         drop(turn);
         self.0.cache.relieve();
-        if sequential {
-            self.read_ahead(next);
-        }
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
     }
 
-    /// Reads the piece behind one that a sequential reader has just got, while it is being sent.
+    /// Reads the piece behind one that a sequential reader has just got, while it is being sent. Not while others wait for memory.
     fn read_ahead(&self, next: Offset) {
         let cold = {
             let state = self.0.state.borrow();
             next < state.written && state.covering(next).is_none()
         };
-        if !cold || self.0.reading_ahead.replace(true) {
+        if !cold || self.0.rt.memory().contended() || self.0.reading_ahead.replace(true) {
             return;
         }
         let log = self.clone();
@@ -148,43 +170,48 @@ impl<R: Rt> Log<R> {
 }
 
 impl<R: Rt> Inner<R> {
-    /// Brings the batch that holds `offset`, and what fits behind it, into the cache. The offset behind, and whether it was a sequential read.
-    async fn load(&self, offset: Offset) -> Result<(Offset, bool), LogError> {
+    /// Brings the batch that holds `offset`, and what fits behind it, into the cache.
+    async fn load(&self, offset: Offset) -> Result<(), LogError> {
         let mut place = self.place(offset).await?;
-        let mut want = COLD_READ;
+        let mut least = 0;
         loop {
             if place.position + HEADER as u64 > place.limit {
                 // A gap that compaction left: before a cached span, or at the end of the segment.
-                place = if place.limit < place.end { Place { limit: place.end, ..place } } else { self.next_segment(place.base, offset)? };
+                place = if place.limit < place.end { Place { limit: place.end, ..place } } else { self.next_segment(&place, offset)? };
             }
             let path = files::name(&self.dir, place.base, "log");
             let file = self.file(place.base).await?;
             let start = block_floor(place.position);
-            let len = (block_ceil(place.limit) - start).min(want);
+            let len = (block_ceil(place.limit) - start).min(place.want(start).max(least));
             let memory = self.rt.memory();
             // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
             let chunk = if len > memory.budget() as u64 / 2 { memory.chunk_now(len as usize) } else { memory.chunk(len as usize).await };
+            let turn = self.cache.cold_reads().enter().await;
             let (result, chunk) = self.rt.read_at(&file, start, chunk, len as usize).await;
+            drop(turn);
             let n = result.map_err(LogError::io("read", &path))? as u64;
             if n < len && start + n < place.limit {
                 return Err(LogError::corrupt(&path, start + n, "the file ends before its last batch"));
             }
             match parse(&place, start, chunk, offset).map_err(|(position, reason)| LogError::corrupt(&path, position, reason))? {
-                Parsed::Span(span) => return Ok((self.keep(span), place.sequential)),
+                Parsed::Span(span) => {
+                    span.ahead.set(place.sequential.is_some());
+                    self.keep(span);
+                    return Ok(());
+                }
                 Parsed::Further { position, needs } => {
-                    want = COLD_READ.max(block_ceil(needs as u64) + crate::base::limits::BLOCK as u64);
+                    least = block_ceil(needs as u64) + crate::base::limits::BLOCK as u64;
                     place.position = position;
                 }
             }
         }
     }
 
-    fn keep(&self, span: Span) -> Offset {
-        let (key, next, bytes) = (span.first, span.next, span.chunk.capacity());
+    fn keep(&self, span: Span) {
+        let (key, bytes) = (span.first, span.chunk.capacity());
         let replaced = self.state.borrow_mut().spans.insert(key, span);
         self.cache.forget(replaced.map_or(0, |old| old.chunk.capacity()));
         self.cache.insert(self.this.clone(), key, bytes);
-        next
     }
 
     /// Where to read for `offset`: exactly behind a cached span if one ends there, else at the index entry before it.
@@ -204,17 +231,17 @@ impl<R: Rt> Inner<R> {
         };
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
-        Ok(Place { base, position, limit, end: segment.size, sequential: behind.is_some() })
+        Ok(Place { base, position, limit, end: segment.size, sequential: behind.map(Span::last_len) })
     }
 
-    fn next_segment(&self, base: Offset, offset: Offset) -> Result<Place, LogError> {
+    fn next_segment(&self, last: &Place, offset: Offset) -> Result<Place, LogError> {
         let state = self.state.borrow();
-        let at = state.segment_of(base);
+        let at = state.segment_of(last.base);
         let Some(segment) = state.segments.get(at + 1) else {
-            let path = files::name(&self.dir, base, "log");
+            let path = files::name(&self.dir, last.base, "log");
             return Err(LogError::corrupt(&path, state.segments[at].size, format!("it should hold offset {offset}")));
         };
-        Ok(Place { base: segment.base, position: 0, limit: segment.size, end: segment.size, sequential: false })
+        Ok(Place { base: segment.base, position: 0, limit: segment.size, end: segment.size, sequential: last.sequential })
     }
 
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.

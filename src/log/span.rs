@@ -43,13 +43,26 @@ pub(super) struct Span {
     pub written: usize,
     /// Read since the cache last looked.
     pub recent: Cell<bool>,
+    /// Read from the device for a sequential reader: what follows is to be read when this is.
+    pub ahead: Cell<bool>,
     marks: Vec<Mark>,
 }
 
 impl Span {
     pub fn new(segment: Offset, file_start: u64, chunk: Chunk, first: Offset) -> Span {
         let end = chunk.len();
-        Span { segment, file_start, chunk, first, next: first, end, written: 0, recent: Cell::new(true), marks: Vec::new() }
+        Span {
+            segment,
+            file_start,
+            chunk,
+            first,
+            next: first,
+            end,
+            written: 0,
+            recent: Cell::new(true),
+            ahead: Cell::new(false),
+            marks: Vec::new(),
+        }
     }
 
     /// Takes in the batch at `at`, behind all others.
@@ -63,6 +76,11 @@ impl Span {
     /// File position of the first batch.
     pub fn batches_start(&self) -> u64 {
         self.file_start + self.marks.first().map_or(self.end, |m| m.at as usize) as u64
+    }
+
+    /// Length of the last batch, bytes; there is one.
+    pub fn last_len(&self) -> u64 {
+        (self.end - self.marks.last().map_or(0, |m| m.at as usize)) as u64
     }
 
     /// File position behind the last batch.
