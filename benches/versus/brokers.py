@@ -57,6 +57,11 @@ class Broker:
         with open(f"/proc/{self.pid}/status") as status:
             return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) / 1024
 
+    def read_bytes(self):
+        """Bytes that the process has had read from disks."""
+        with open(f"/proc/{self.pid}/io") as io:
+            return next(int(line.split()[1]) for line in io if line.startswith("read_bytes"))
+
     def cpu_seconds(self):
         with open(f"/proc/{self.pid}/stat") as stat:
             fields = stat.read().rsplit(") ", 1)[1].split()

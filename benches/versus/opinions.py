@@ -35,6 +35,7 @@ def run(session):
                 topics.append(NewTopic("round-trips", 1, 1))
                 for created in admin.create_topics(topics).values():
                     created.result()
+                del admin
                 for name, client in clients(broker.address):
                     before = broker.cpu_seconds()
                     result = client(session.options.load_cpu)
