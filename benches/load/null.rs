@@ -6,6 +6,7 @@ use std::{
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -42,7 +43,7 @@ pub fn serve(address: &str, cpu: Option<usize>, bare: bool, template: &Arc<Templ
         println!("{}", listener.local_addr()?);
         return echo::serve(&listener, &Canned { template: Arc::clone(template), records: Default::default() });
     }
-    let settings = Settings { cpus: vec![cpu], memory_per_core: MEMORY, send_zc_bytes: 0 };
+    let settings = Settings { cpus: vec![cpu], memory_per_core: MEMORY, send_zc_bytes: 0, spin: Duration::ZERO };
     let template = Arc::clone(template);
     uring::run(settings, |_| (), move |rt| listen(rt, address, Arc::clone(&template)))
 }

@@ -139,7 +139,7 @@ fn main() -> io::Result<()> {
                 return bare::serve(server_cpu, bells, started);
             }
         }
-        let settings = Settings { cpus: vec![server_cpu], memory_per_core: 16 << 20, send_zc_bytes: 0 };
+        let settings = Settings { cpus: vec![server_cpu], memory_per_core: 16 << 20, send_zc_bytes: 0, spin: Duration::ZERO };
         let run = move |rt| serve(rt, ready.clone(), asked.clone());
         uring::run(settings, |remote| drop(remote_to.send(remote)), run)
     });
