@@ -11,7 +11,7 @@ CONNECTIONS = 5000
 IDLE_SECONDS = 8
 LOADS = {
     "1 KiB records, 64 KiB batches, acks=all": "--connections 4 --inflight 8 --partitions 4 --record-size 1k --batch-bytes 64k --acks all --delete-topic",
-    "one record a request, 2,000/s, open loop": "--connections 8 --inflight 64 --partitions 8 --record-size 100 --batch-bytes 0 --acks all --rate 2000",
+    "one record a request, 2,000 a second, open loop": "--connections 8 --inflight 64 --partitions 8 --record-size 100 --batch-bytes 0 --acks all --rate 2000",
 }
 # ApiVersions of version 0 with a null client id: every client begins with something like it.
 GREETING = struct.pack(">ihhih", 10, 18, 0, 1, -1)

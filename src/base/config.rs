@@ -91,6 +91,8 @@ pub struct Config {
     pub ack: AckPolicy,
     /// Fetched data of this size in bytes or more is sent without a copy; 0: never.
     pub send_zc_bytes: usize,
+    /// How long a core with a write at the disk looks for its end before it sleeps.
+    pub spin: Duration,
     /// `corelane.log.level`.
     pub log_level: String,
     /// Topic settings that were set for the broker, under the topic's name and in the topic's unit (`retention.ms` for
@@ -183,6 +185,7 @@ impl Config {
             memory: settings.size("corelane.memory")?,
             ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,
             send_zc_bytes: settings.size("corelane.send.zc.bytes")?,
+            spin: Duration::from_micros(settings.number("corelane.spin.us")?),
             log_level: settings.parsed("corelane.log.level", |value| Some(value.to_owned()))?,
             topic_defaults: topic_defaults(&settings)?,
             raw: settings.raw(),

@@ -8,6 +8,7 @@ pub mod checkpoint;
 pub mod dir;
 mod error;
 mod files;
+mod gather;
 mod index;
 mod lookup;
 mod read;

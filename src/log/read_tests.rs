@@ -11,7 +11,7 @@ use crate::rt::Rt;
 use crate::sim::{Sim, SimRt};
 use crate::wire::batch::{BatchHeader, BatchSpec, build_batch};
 
-const CONFIG: LogConfig = LogConfig { segment_bytes: 1 << 30, index_interval_bytes: 4096 };
+const CONFIG: LogConfig = LogConfig::DEFAULT;
 const PATH: &str = "/data/t-0";
 
 /// A log of `count` batches of one record with `payload` bytes each, opened anew.

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::cache::Seat;
+use super::gather::Gather;
 use super::index::Index;
 use super::span::{Span, block_ceil, block_floor};
 use crate::base::ids::{LeaderEpoch, Offset};
@@ -157,6 +158,8 @@ pub(super) struct State<F> {
     pub used: bool,
     /// Producer state to be stored with the segments that begin at these offsets.
     pub snapshots: Vec<(Offset, Vec<u8>)>,
+    /// Whether the next write waits a moment.
+    pub gather: Gather,
     chunk_size: usize,
     chunk_opened: Duration,
 }
@@ -192,6 +195,7 @@ impl<F> State<F> {
             owed_epochs: None,
             used: false,
             snapshots: Vec::new(),
+            gather: Gather::default(),
             chunk_size: CHUNK_MIN,
             chunk_opened: Duration::ZERO,
         }
@@ -266,6 +270,7 @@ impl<F> State<F> {
         }
         span.chunk.advance(batch.len());
         self.end = base + header.last_offset_delta as Offset + 1;
+        self.gather.appended();
         span.push(at, batch.len(), base, self.end);
         let last = self.end - 1;
         let segment = self.last_segment();
@@ -373,7 +378,9 @@ impl<F> State<F> {
         let offset = span.offset_at(upto);
         // A durable write covers itself only, so whatever went before must be flushed already; a backlog is cheaper with one flush behind it.
         let durable = !several && !unflushed && wanted.is_some_and(|(first, _)| offset >= first);
-        Some(Flight { position: span.file_start + start as u64, window: span.chunk.window(start..end), durable, key, upto, offset })
+        let flight = Flight { position: span.file_start + start as u64, window: span.chunk.window(start..end), durable, key, upto, offset };
+        self.gather.took_off();
+        Some(flight)
     }
 
     /// A window has arrived.

@@ -146,6 +146,13 @@ impl Window {
         self.len == 0
     }
 
+    /// The range up to `at` bytes from its start, and the rest.
+    pub fn split_at(&self, at: usize) -> (Window, Window) {
+        assert!(at <= self.len, "a range is split inside");
+        let (front, rest) = (Window { len: at, ..self.clone() }, Window { start: self.start + at, len: self.len - at, ..self.clone() });
+        (front, rest)
+    }
+
     /// A copy of the bytes as they are now.
     pub fn to_vec(&self) -> Vec<u8> {
         // SAFETY: within the block, and initialised: mappings start as zeros. The writer lives on this thread.

@@ -80,6 +80,7 @@ pub fn run(config: Config) -> Result<(), String> {
         cpus: allowed[..cores].to_vec(),
         memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
         send_zc_bytes: config.send_zc_bytes,
+        spin: config.spin,
     };
     let files = uring::raise_file_limit().map_err(|e| format!("cannot read the limit of open files: {e}"))?;
     let process = Arc::new(Process::new(config, cores, started, usize::try_from(files).unwrap_or(usize::MAX)));

@@ -75,6 +75,12 @@ pub const BROKER: &[Key] = &[
         "32768",
         "Fetched data of this size or more is sent without a copy in the kernel; 0: never.",
     ),
+    key(
+        "corelane.spin.us",
+        Int(0, 10_000),
+        "0",
+        "How long a core with a write at the disk looks for its end before it sleeps, in microseconds: quicker answers for a core that is always busy.",
+    ),
     key("node.id", Int(0, I32), "1", "Id of this node; the older name `broker.id` works too."),
     key("broker.id", Int(0, I32), "", "Older name of `node.id`."),
     key("broker.rack", Text, "", "Rack or zone, told to clients."),

@@ -221,6 +221,7 @@ fn on_real_cores<M: Future<Output = ()> + 'static>(cores: usize, scenario: impl 
         cpus: (0..cores).map(|core| allowed[core % allowed.len()]).collect(),
         memory_per_core: MEMORY,
         send_zc_bytes: ZERO_COPY,
+        spin: Duration::from_micros(20),
     };
     let (path, shared, begun) = (dir.path().to_owned(), Arc::new(Shared::default()), Instant::now());
     uring::run(settings, |_| {}, move |rt| scenario(Rc::new(Real { rt, dir: path.clone(), shared: shared.clone() }))).unwrap();

@@ -45,6 +45,8 @@ pub struct Settings {
     pub memory_per_core: usize,
     /// Sends from this size on go without a copy (SEND_ZC); 0: never.
     pub send_zc_bytes: usize,
+    /// How long a core looks for completions before it sleeps while a write is at the device; 0: not at all.
+    pub spin: Duration,
 }
 
 /// The part of a core that other threads see.
@@ -94,6 +96,7 @@ struct Core {
     background: TaskQueueHandle,
     start: Instant,
     send_zc_bytes: usize,
+    spin: Duration,
     stopping: Cell<bool>,
 }
 
@@ -196,6 +199,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         background,
         start: Instant::now(),
         send_zc_bytes,
+        spin: settings.spin,
         stopping: Cell::new(false),
     });
     Ok((Uring(core.clone()), Pump::new(core)))

@@ -89,7 +89,11 @@ impl Pump {
                 self.background.asked.set(false);
                 if quiet {
                     rounds = 0;
-                    self.core.ring.wait(self.core.timers.next());
+                    let limit = self.core.timers.next();
+                    let spin = limit.map_or(self.core.spin, |limit| limit.min(self.core.spin));
+                    if !self.core.ring.spin(spin) {
+                        self.core.ring.wait(self.core.timers.next());
+                    }
                 }
             } else {
                 self.core.ring.submit();

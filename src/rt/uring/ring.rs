@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use io_uring::types::{SubmitArgs, Timespec};
@@ -97,6 +97,8 @@ pub struct Ring {
     generation: Cell<u32>,
     queued: Cell<bool>,
     closed: Cell<bool>,
+    /// Writes that the kernel still holds.
+    writes: Cell<usize>,
     completed: RefCell<Vec<cqueue::Entry>>,
     features: Features,
     region_slots: RefCell<Vec<u16>>,
@@ -138,6 +140,7 @@ impl Ring {
             generation: Cell::new(0),
             queued: Cell::new(false),
             closed: Cell::new(false),
+            writes: Cell::new(0),
             completed: RefCell::new(Vec::with_capacity(256)),
             features,
             region_slots: RefCell::new((0..REGION_SLOTS as u16).rev().collect()),
@@ -176,6 +179,9 @@ impl Ring {
         let generation = self.generation.get().wrapping_add(1) & 0x7fff_ffff;
         self.generation.set(generation);
         let closed = self.closed.get();
+        if matches!(keep, Keep::Window { .. }) && !closed {
+            self.writes.set(self.writes.get() + 1);
+        }
         let result = closed.then_some((-libc::ECANCELED, 0));
         let slot = Slot { generation, waker: None, result, last: closed, orphan: false, keep: Some(keep), _fd: fd };
         let index = self.slots.borrow_mut().insert(slot);
@@ -206,6 +212,32 @@ impl Ring {
         };
         if pending {
             self.enter(0, None);
+        }
+    }
+
+    /// Submits what is queued, and while a write is at the device looks for completions of any kind, for `longest` at most. True when there are some.
+    pub fn spin(&self, longest: Duration) -> bool {
+        if longest.is_zero() || self.writes.get() == 0 {
+            return false;
+        }
+        self.submit();
+        let start = Instant::now();
+        loop {
+            let (complete, ready) = {
+                let mut uring = self.uring.borrow_mut();
+                let complete = !uring.completion().is_empty();
+                (complete, uring.submission().taskrun())
+            };
+            if complete || ready {
+                if !complete {
+                    self.enter(0, None);
+                }
+                return true;
+            }
+            if start.elapsed() >= longest {
+                return false;
+            }
+            std::hint::spin_loop();
         }
     }
 
@@ -281,6 +313,9 @@ impl Ring {
             slot.result = Some((entry.result(), entry.flags()));
         }
         slot.last = last;
+        if last && matches!(slot.keep, Some(Keep::Window { .. })) {
+            self.writes.set(self.writes.get() - 1);
+        }
         let waker = slot.waker.take();
         let removed = if last && slot.orphan { Some(slots.remove(index)) } else { None };
         drop(slots);
