@@ -79,6 +79,8 @@ pub struct Config {
     pub broker_rack: Option<String>,
     /// How often recovery points are written.
     pub flush_checkpoint_interval: Duration,
+    /// How often retention looks at the logs.
+    pub retention_check_interval: Duration,
     /// A log that nothing was appended to for this long gives back what it can do without.
     pub log_idle: Duration,
     /// Settings of consumer groups.
@@ -179,6 +181,7 @@ impl Config {
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),
             flush_checkpoint_interval: Duration::from_millis(settings.number("log.flush.offset.checkpoint.interval.ms")?),
+            retention_check_interval: Duration::from_millis(settings.number("log.retention.check.interval.ms")?),
             log_idle: Duration::from_millis(settings.number("corelane.log.idle.ms")?),
             groups: GroupConfig::read(&settings)?,
             cores: settings.text("corelane.cores").map(|_| settings.number("corelane.cores")).transpose()?,

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 pub enum LogError {
     /// A write or flush failed before: nothing is accepted any more, what was confirmed stays readable. With the first reason.
     Fenced(String),
+    /// No room on the disk or no file descriptor: nothing is accepted until there is, what was written stays. With what was tried.
+    Exhausted(String),
     /// The log was closed or deleted.
     Closed,
     /// There is no such directory.
@@ -41,6 +43,15 @@ impl LogError {
         move |source| LogError::Io { what, source }
     }
 
+    /// As [`LogError::io`], for operations that may be tried again once there is room, or a descriptor.
+    pub(super) fn io_or_exhausted(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+        let what = format!("{doing} {}", path.display());
+        move |source| match source.raw_os_error() {
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EMFILE | libc::ENFILE) => LogError::Exhausted(format!("cannot {what}: {source}")),
+            _ => LogError::Io { what, source },
+        }
+    }
+
     /// For a directory that cannot be removed.
     pub fn removing(dir: &Path) -> impl FnOnce(io::Error) -> LogError {
         LogError::io("remove", dir)
@@ -56,6 +67,7 @@ impl fmt::Display for LogError {
         match self {
             LogError::Fenced(reason) => write!(f, "the partition is offline: {reason}"),
             LogError::Missing(dir) => write!(f, "{} does not exist", dir.display()),
+            LogError::Exhausted(what) => f.write_str(what),
             LogError::Closed => f.write_str("the log is closed"),
             LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
             LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),

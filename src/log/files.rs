@@ -10,9 +10,11 @@ use crate::rt::{Open, Rt};
 
 /// The leader-epoch checkpoint's name.
 pub(super) const EPOCHS: &str = "leader-epoch-checkpoint";
+/// Files beside a segment's that can be rebuilt from it.
+pub(super) const DERIVED: [&str; 3] = ["index", "timeindex", "txnindex"];
 const METADATA: &str = "partition.metadata";
 
-/// A segment file's name: `kind` is `log`, `index`, `timeindex` or `snapshot`.
+/// A segment file's name: `kind` is `log`, one of [`DERIVED`] or `snapshot`.
 pub(super) fn name(dir: &Path, base: Offset, kind: &str) -> PathBuf {
     dir.join(format!("{base:020}.{kind}"))
 }
@@ -26,11 +28,30 @@ pub(super) fn base_of(name: &str, kind: &str) -> Option<Offset> {
 /// Makes the directory of a new log with an empty first segment. Nothing of it is flushed: an empty log that a crash takes away is made
 /// again, and [`settle`] comes before its first batch.
 pub(super) async fn create<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogError> {
-    rt.create_dir_all(dir).map_err(LogError::io("create", dir))?;
+    let fresh = !exists(rt, dir)?;
+    let made = fill(rt, dir, topic_id).await;
+    if made.is_err() && fresh {
+        // Without its metadata it would be nobody's.
+        let _ = rt.remove_dir_all(dir);
+    }
+    made
+}
+
+/// Whether there is such a directory.
+pub(super) fn exists<R: Rt>(rt: &R, dir: &Path) -> Result<bool, LogError> {
+    match rt.list(dir) {
+        Ok(_) => Ok(true),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(LogError::io_or_exhausted("list", dir)(e)),
+    }
+}
+
+async fn fill<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogError> {
+    rt.create_dir_all(dir).map_err(LogError::io_or_exhausted("create", dir))?;
     let segment = name(dir, 0, "log");
-    rt.open(&segment, Open::Create).await.map_err(LogError::io("create", &segment))?;
+    rt.open(&segment, Open::Create).await.map_err(LogError::io_or_exhausted("create", &segment))?;
     let metadata = dir.join(METADATA);
-    rt.write_file(&metadata, metadata_text(topic_id).into_bytes()).await.map_err(LogError::io("write", &metadata))
+    rt.write_file(&metadata, metadata_text(topic_id).into_bytes()).await.map_err(LogError::io_or_exhausted("write", &metadata))
 }
 
 fn metadata_text(topic_id: TopicId) -> String {
@@ -42,7 +63,7 @@ pub(super) async fn settle<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
     let metadata = log.dir.join(METADATA);
     if !log.topic_id.get().is_zero() {
         let text = metadata_text(log.topic_id.get()).into_bytes();
-        log.rt.replace_file(&metadata, text).await.map_err(LogError::io("write", &metadata))?;
+        log.rt.replace_file(&metadata, text).await.map_err(LogError::io_or_exhausted("write", &metadata))?;
     }
     for dir in [Some(&*log.dir), log.dir.parent()].into_iter().flatten() {
         log.rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
@@ -52,10 +73,12 @@ pub(super) async fn settle<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
 
 /// Stores the leader-epoch checkpoint that [`super::Log::set_epochs_later`] was given, if there is one.
 pub(super) async fn write_owed_epochs<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
-    let owed = log.state.borrow_mut().owed_epochs.take();
+    let owed = log.state.borrow().owed_epochs.clone();
     let Some(text) = owed else { return Ok(()) };
     let path = log.dir.join(EPOCHS);
-    log.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+    log.rt.replace_file(&path, text.clone().into_bytes()).await.map_err(LogError::io_or_exhausted("write", &path))?;
+    log.state.borrow_mut().owed_epochs.take_if(|owed| *owed == text);
+    Ok(())
 }
 
 /// A small text file, or `None` when there is none.
@@ -63,7 +86,7 @@ pub(super) fn read_text<R: Rt>(rt: &R, path: &Path) -> Result<Option<String>, Lo
     let bytes = match rt.read_file(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(LogError::io("read", path)(e)),
+        Err(e) => return Err(LogError::io_or_exhausted("read", path)(e)),
     };
     // What is not text does not parse, and whoever parses it says what that means.
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))

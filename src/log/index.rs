@@ -19,12 +19,37 @@ pub struct Index {
     max: Option<(i64, u32)>,
     interval: u64,
     since: u64,
+    kafkas: Counts,
+}
+
+/// Entries that Kafka's files of the segment would have: an index that thins itself out holds fewer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    offsets: u64,
+    times: u64,
+    interval: u64,
+    since: u64,
+    last_time: Option<i64>,
+}
+
+impl Counts {
+    fn note(&mut self, len: usize, max_timestamp: i64) {
+        if self.since > self.interval {
+            self.offsets += 1;
+            if self.last_time.is_none_or(|last| max_timestamp > last) {
+                self.times += 1;
+                self.last_time = Some(max_timestamp);
+            }
+            self.since = 0;
+        }
+        self.since += len as u64;
+    }
 }
 
 impl Index {
     /// An empty index that gets an entry after every `interval` bytes.
     pub fn new(interval: u32) -> Index {
-        Index { interval: interval as u64, ..Index::default() }
+        Index { interval: interval as u64, kafkas: Counts { interval: interval as u64, ..Counts::default() }, ..Index::default() }
     }
 
     /// Takes note of the next batch. As in Kafka, the first batch of a segment never has an entry.
@@ -41,6 +66,13 @@ impl Index {
             self.since = 0;
         }
         self.since += len as u64;
+        self.kafkas.note(len, self.max.map_or(-1, |(ts, _)| ts));
+    }
+
+    /// True when either of Kafka's files has no room for another entry within `bytes` (`segment.index.bytes`). As in Kafka, the time
+    /// index keeps room for its closing entry.
+    pub fn is_full(&self, bytes: u32) -> bool {
+        self.kafkas.offsets >= bytes as u64 / 8 || self.kafkas.times + 1 >= bytes as u64 / 12
     }
 
     /// A position at or before the batch that holds `offset`.
@@ -112,6 +144,9 @@ impl Index {
             before = Some(entry);
         }
         index.max = before;
+        index.kafkas.offsets = offsets.len() as u64 / 8;
+        index.kafkas.times = times.len() as u64 / 12;
+        index.kafkas.last_time = before.map(|(ts, _)| ts);
         Some(index)
     }
 }

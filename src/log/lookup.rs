@@ -19,7 +19,7 @@ impl<R: Rt> Log<R> {
             let (from, end) = {
                 let state = self.0.state.borrow();
                 let at = state.segment_of(base);
-                let Some(index) = state.segments[at].index.as_ref() else { continue };
+                let Some(index) = state.segments[at].index.as_ref().filter(|_| state.segments[at].base == base) else { continue };
                 if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
                     continue;
                 }
@@ -38,8 +38,8 @@ impl<R: Rt> Log<R> {
         let mut best: Option<(i64, Offset)> = None;
         for base in self.segment_bases() {
             self.0.with_index(base).await?;
-            let state = self.0.state.borrow();
-            let max = state.segments[state.segment_of(base)].index.as_ref().and_then(|i| i.max_timestamp());
+            let mut state = self.0.state.borrow_mut();
+            let max = state.segment_at(base).and_then(|segment| segment.index.as_ref()).and_then(|i| i.max_timestamp());
             if let Some((ts, last)) = max.filter(|(ts, _)| best.is_none_or(|(b, _)| *ts > b)) {
                 best = Some((ts, base + last as Offset));
             }

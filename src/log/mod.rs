@@ -5,6 +5,8 @@
 
 pub mod cache;
 pub mod checkpoint;
+#[cfg(test)]
+mod damage_tests;
 pub mod dir;
 mod error;
 mod files;
@@ -15,7 +17,13 @@ mod read;
 #[cfg(test)]
 mod read_tests;
 mod recover;
+mod retain;
+#[cfg(test)]
+mod retain_tests;
 mod span;
+mod stall;
+#[cfg(test)]
+mod stall_tests;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -28,6 +36,7 @@ use std::rc::{Rc, Weak};
 use std::task::{Poll, Waker};
 
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
+use crate::base::prng::Prng;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::batch::BatchHeader;
@@ -35,6 +44,7 @@ use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
 pub use read::{Read, ReadPlan};
+pub use retain::Retention;
 use state::{Segment, State};
 
 /// What of a topic's configuration the log needs.
@@ -96,6 +106,11 @@ impl Replay for NoReplay {
     fn batch(&mut self, _header: &BatchHeader) {}
 }
 
+/// Whether a partition's directory is there. That it cannot be looked at does not mean that it is not.
+pub fn exists<R: Rt>(rt: &R, dir: &Path) -> Result<bool, LogError> {
+    files::exists(rt, dir)
+}
+
 /// The id of the topic that a partition's directory belongs to; zero where it does not say, or is missing.
 pub fn stored_topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
     files::topic_id(rt, dir)
@@ -123,6 +138,10 @@ struct Inner<R: Rt> {
     config: Cell<LogConfig>,
     state: RefCell<State<R::File>>,
     deleted: Cell<bool>,
+    /// Makes the jitter of each segment.
+    salt: u64,
+    /// Held while segments are taken away or replaced.
+    upkeep: Gate,
     wake: Notify,
     gate: Gate,
     reading_ahead: Cell<bool>,
@@ -176,7 +195,11 @@ impl<R: Rt> Log<R> {
     }
 
     fn assemble(rt: &R, cache: &Cache, dir: &Path, topic_id: TopicId, config: LogConfig, state: State<R::File>) -> Log<R> {
+        let mut salt = [0; 8];
+        rt.random(&mut salt);
         Log(Rc::new_cyclic(|this| Inner {
+            salt: u64::from_le_bytes(salt),
+            upkeep: Gate::new(1),
             rt: rt.clone(),
             cache: cache.clone(),
             dir: dir.into(),
@@ -211,13 +234,17 @@ impl<R: Rt> Log<R> {
         if let Some(reason) = &state.fenced {
             return Err(LogError::Fenced(reason.clone()));
         }
+        if let Some(reason) = &state.stalled {
+            return Err(LogError::Exhausted(reason.clone()));
+        }
         if state.closed {
             return Err(LogError::Closed);
         }
         if base_offset < state.end {
             return Err(LogError::BadBatch(format!("base offset {base_offset} is below the log's end {}", state.end)));
         }
-        let roll = state.rolls(batch.len(), last, config.segment_bytes);
+        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        let roll = state.rolls(batch.len(), last, ms, &config, |base| inner.roll_ms(base));
         let memory = inner.rt.memory();
         let spare = || memory.budget().saturating_sub(memory.used().saturating_sub(inner.cache.bytes()));
         let limit = || (spare() / 8).min(inner.cache.chunk_share());
@@ -250,7 +277,7 @@ impl<R: Rt> Log<R> {
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
         self.0.state.borrow_mut().owed_epochs = None;
         let path = self.0.dir.join(files::EPOCHS);
-        self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+        self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io_or_exhausted("write", &path))
     }
 
     /// As [`Log::set_epochs`], stored before the next batch is. Until then nothing in the log is of an epoch that the stored text lacks.
@@ -318,11 +345,16 @@ impl<R: Rt> Log<R> {
         self.0.start(kick);
     }
 
-    /// Flushes all that was appended so far.
+    /// Flushes all that was appended so far. [`LogError::Exhausted`]: some of it could not be written and was taken back.
     pub async fn flush(&self) -> Result<(), LogError> {
         let end = self.end_offset();
         self.want_flush(end);
-        self.0.wait_until(|state| state.flushed >= end).await
+        // A stall lasts for longer than it takes to hear of it.
+        self.0.wait_until(|state| state.flushed >= end || state.stalled.is_some()).await?;
+        match &self.0.state.borrow().stalled {
+            Some(what) if self.flushed_offset() < end => Err(LogError::Exhausted(what.clone())),
+            _ => Ok(()),
+        }
     }
 
     /// True when there is nothing that [`Log::trim_idle`] would give back.
@@ -370,6 +402,14 @@ impl<R: Rt> Log<R> {
 }
 
 impl<R: Rt> Inner<R> {
+    /// `segment.ms` less the jitter of the segment that begins at `base`.
+    fn roll_ms(&self, base: Offset) -> i64 {
+        let config = self.config.get();
+        let most = config.segment_jitter_ms.min(config.segment_ms);
+        let jitter = if most > 0 { Prng::new(self.salt ^ base as u64).below(most as u64) as i64 } else { 0 };
+        config.segment_ms - jitter
+    }
+
     /// Makes the writer look again; true when the task has to be started.
     fn kick(&self, state: &mut State<R::File>) -> bool {
         if state.running {

@@ -13,7 +13,7 @@ use super::{Inner, Log, files};
 use crate::base::ids::Offset;
 use crate::rt::mem::Chunk;
 use crate::rt::{Class, Open, Rt};
-use crate::wire::batch::BatchHeader;
+use crate::wire::batch::{self, BatchHeader};
 
 /// Bytes asked from the device at a time; a batch that does not fit is read alone.
 const COLD_READ: u64 = 1 << 20;
@@ -47,7 +47,8 @@ pub(super) struct Gate {
     waiters: RefCell<Vec<Waker>>,
 }
 
-pub(super) struct Turn<'a>(&'a Gate);
+/// Held by whoever has been let in.
+pub struct Turn<'a>(&'a Gate);
 
 impl Gate {
     pub fn new(places: usize) -> Gate {
@@ -80,6 +81,8 @@ impl Drop for Turn<'_> {
 /// Where a cold read starts and where it must end.
 struct Place {
     base: Offset,
+    /// No batch from there on begins below.
+    floor: Offset,
     position: u64,
     limit: u64,
     /// End of the segment's batches.
@@ -222,7 +225,7 @@ impl<R: Rt> Inner<R> {
         };
         self.with_index(base).await?;
         let state = self.state.borrow();
-        let segment = &state.segments[state.segment_of(base)];
+        let Some(segment) = state.segments.iter().find(|segment| segment.base == base) else { return Err(self.gone(base)) };
         let behind = state.spans.range(..=offset).next_back().map(|(_, s)| s).filter(|s| s.segment == base && s.next == offset);
         let position = match (behind, &segment.index) {
             (Some(span), _) => span.batches_end(),
@@ -231,7 +234,8 @@ impl<R: Rt> Inner<R> {
         };
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
-        Ok(Place { base, position, limit, end: segment.size, sequential: behind.map(Span::last_len) })
+        let floor = if behind.is_some() { offset } else { base };
+        Ok(Place { base, floor, position, limit, end: segment.size, sequential: behind.map(Span::last_len) })
     }
 
     fn next_segment(&self, last: &Place, offset: Offset) -> Result<Place, LogError> {
@@ -241,7 +245,14 @@ impl<R: Rt> Inner<R> {
             let path = files::name(&self.dir, last.base, "log");
             return Err(LogError::corrupt(&path, state.segments[at].size, format!("it should hold offset {offset}")));
         };
-        Ok(Place { base: segment.base, position: 0, limit: segment.size, end: segment.size, sequential: last.sequential })
+        Ok(Place {
+            base: segment.base,
+            floor: segment.base,
+            position: 0,
+            limit: segment.size,
+            end: segment.size,
+            sequential: last.sequential,
+        })
     }
 
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.
@@ -249,7 +260,7 @@ impl<R: Rt> Inner<R> {
         let (size, end) = {
             let state = self.state.borrow();
             let at = state.segment_of(base);
-            if state.segments[at].index.is_some() {
+            if state.segments[at].base != base || state.segments[at].index.is_some() {
                 return Ok(());
             }
             (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base))
@@ -259,21 +270,27 @@ impl<R: Rt> Inner<R> {
             Some(index) => index,
             None => {
                 let index = recover::walk_index(&self.rt, &self.dir, base, size, interval).await?;
-                files::write_index(&self.rt, &self.dir, base, &index).await;
+                self.store_index(base, &index).await;
                 index
             }
         };
-        let mut state = self.state.borrow_mut();
-        let at = state.segment_of(base);
-        state.segments[at].index = Some(index);
+        if let Some(segment) = self.state.borrow_mut().segment_at(base) {
+            segment.index.get_or_insert(index);
+        }
         Ok(())
+    }
+
+    /// For a reader that was overtaken by the deletion of its segment.
+    fn gone(&self, base: Offset) -> LogError {
+        LogError::corrupt(&files::name(&self.dir, base, "log"), 0, "it was deleted")
     }
 
     async fn file(&self, base: Offset) -> Result<R::File, LogError> {
         let (file, writable) = {
             let mut state = self.state.borrow_mut();
             state.used = true;
-            (state.segments[state.segment_of(base)].file.clone(), base >= state.writing)
+            let writable = base >= state.writing;
+            (state.segment_at(base).ok_or_else(|| self.gone(base))?.file.clone(), writable)
         };
         if let Some(file) = file {
             return Ok(file);
@@ -281,9 +298,9 @@ impl<R: Rt> Inner<R> {
         let path = files::name(&self.dir, base, "log");
         let how = if writable { Open::Write } else { Open::Read };
         let file = self.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
-        let mut state = self.state.borrow_mut();
-        let at = state.segment_of(base);
-        state.segments[at].file = Some(file.clone());
+        if let Some(segment) = self.state.borrow_mut().segment_at(base) {
+            segment.file = Some(file.clone());
+        }
         Ok(file)
     }
 }
@@ -297,6 +314,20 @@ enum Parsed {
     },
 }
 
+/// The header of the batch at the front of `bytes`, of which not all need be there. `next`: the offset behind the one before it.
+fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<BatchHeader, String> {
+    let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
+    let len = header.total_len();
+    if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
+        return Err("a batch header that cannot be right".into());
+    }
+    // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
+    if len <= bytes.len() && !batch::crc_ok(bytes) {
+        return Err("a batch whose checksum is wrong".into());
+    }
+    Ok(header)
+}
+
 /// Makes a span of the whole batches in `chunk`, which was read from `start`.
 fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Parsed, (u64, String)> {
     let filled = (chunk.len() as u64).min(place.limit - start) as usize;
@@ -305,11 +336,14 @@ fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Pars
     let mut next = None;
     while at + HEADER <= filled {
         let position = start + at as u64;
-        let header = BatchHeader::parse(&chunk.filled()[at..]).map_err(|e| (position, e.to_string()))?;
+        let batch = &chunk.filled()[at..filled];
+        let header = match check(place, position, batch, next) {
+            Ok(header) => header,
+            // Whoever asks for this one will be told.
+            Err(_) if next.is_some_and(|next| next > offset) => break,
+            Err(reason) => return Err((position, reason)),
+        };
         let len = header.total_len();
-        if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.base) {
-            return Err((position, "a batch header that cannot be right".into()));
-        }
         if at + len > filled {
             break;
         }

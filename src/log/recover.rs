@@ -131,7 +131,7 @@ impl<'a, R: Rt> Walk<'a, R> {
 /// Builds the index of a complete segment from its batches.
 pub(super) async fn walk_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64, interval: u32) -> Result<Index, LogError> {
     let path = files::name(dir, base, "log");
-    let file = rt.open(&path, Open::Read).await.map_err(LogError::io("open", &path))?;
+    let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
     let mut index = Index::new(interval);
     let start = End { position: 0, next: base, epoch: -1, reason: None };
     let mut note = |header: &BatchHeader, position: u64| note(&mut index, base, header, position);
@@ -140,6 +140,25 @@ pub(super) async fn walk_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u6
         None => Ok(index),
         Some(reason) => Err(LogError::corrupt(&path, end.position, reason)),
     }
+}
+
+/// The largest timestamp (ms) of a file's first batch, if it has one.
+pub(super) async fn first_timestamp<R: Rt>(rt: &R, file: &R::File, path: &Path) -> Result<Option<i64>, LogError> {
+    let mut walk = Walk::<R>::new(rt, file, path, rt.file_len(file).map_err(LogError::io("look at", path))?.min(BLOCK as u64));
+    let header = BatchHeader::parse(walk.at(0, HEADER).await?);
+    Ok(header.ok().map(|header| header.max_timestamp).filter(|ms| *ms >= 0))
+}
+
+/// The bytes behind the last whole block of a segment that ends at `size`.
+pub(super) async fn tail<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64) -> Result<Box<[u8]>, LogError> {
+    let head = (size % BLOCK as u64) as usize;
+    if head == 0 {
+        return Ok(Box::default());
+    }
+    let path = files::name(dir, base, "log");
+    let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
+    let mut walk = Walk::<R>::new(rt, &file, &path, size);
+    Ok(walk.at(block_floor(size), head).await?[..head].into())
 }
 
 fn note(index: &mut Index, base: Offset, header: &BatchHeader, position: u64) {
@@ -193,7 +212,9 @@ pub(super) async fn open<R: Rt>(
             rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
         }
     }
-    let (tail, start) = (opener.tail().await?, opener.segments[0].base.max(opening.log_start).min(end));
+    let last = opener.segments.last().map_or((0, 0), |segment| (segment.base, segment.size));
+    let tail = tail(rt, dir, last.0, last.1).await?;
+    let start = opener.segments[0].base.max(opening.log_start).min(end);
     let mut state = State::new(opener.segments, start, end, tail);
     state.settled = settled;
     Ok(state)
@@ -201,10 +222,10 @@ pub(super) async fn open<R: Rt>(
 
 /// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed.
 fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(Vec<Segment<R::File>>, Vec<Offset>), LogError> {
-    let (mut segments, mut snapshots) = (Vec::new(), Vec::new());
+    let (mut segments, mut snapshots, mut derived) = (Vec::new(), Vec::new(), Vec::new());
     let entries = rt.list(dir).map_err(|e| match e.kind() {
         std::io::ErrorKind::NotFound => LogError::Missing(dir.into()),
-        _ => LogError::io("list", dir)(e),
+        _ => LogError::io_or_exhausted("list", dir)(e),
     });
     for entry in entries? {
         let path = dir.join(&entry.name);
@@ -217,9 +238,15 @@ fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(
             segment.exists = true;
             segment.index = None;
             segments.push(segment);
+        } else if let Some(base) = files::DERIVED.iter().find_map(|kind| files::base_of(&entry.name, kind)) {
+            derived.push((base, path));
         } else {
             snapshots.extend(files::base_of(&entry.name, "snapshot"));
         }
+    }
+    for (_, orphan) in derived.into_iter().filter(|(base, _)| !segments.iter().any(|s: &Segment<R::File>| s.base == *base)) {
+        // Its segment was deleted a moment before the end.
+        rt.remove_file(&orphan).map_err(LogError::io("remove", &orphan))?;
     }
     if segments.is_empty() {
         segments.push(Segment::new(log_start, interval));
@@ -232,7 +259,7 @@ fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(
 impl<R: Rt> Opener<'_, R> {
     async fn file(&self, at: usize, how: Open) -> Result<R::File, LogError> {
         let path = files::name(self.dir, self.segments[at].base, "log");
-        self.rt.open(&path, how).await.map_err(LogError::io("open", &path))
+        self.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))
     }
 
     /// The end of a log that was closed properly, from the last index entry on; `None` when the file says otherwise.
@@ -261,8 +288,8 @@ impl<R: Rt> Opener<'_, R> {
         self.replay_from = self.segments[0].base;
         for offset in std::mem::take(&mut self.snapshots) {
             let path = files::name(self.dir, offset, "snapshot");
-            if offset > limit {
-                // State of batches that may be cut off.
+            if offset > limit || offset < self.segments[0].base {
+                // State of batches that may be cut off, or without that of batches which were deleted.
                 self.rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
                 continue;
             }
@@ -351,19 +378,5 @@ impl<R: Rt> Opener<'_, R> {
             }
         }
         self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir))
-    }
-
-    /// The unaligned end of the last segment.
-    async fn tail(&self) -> Result<Box<[u8]>, LogError> {
-        let at = self.segments.len() - 1;
-        let size = self.segments[at].size;
-        let head = (size % BLOCK as u64) as usize;
-        if head == 0 {
-            return Ok(Box::default());
-        }
-        let file = self.file(at, Open::Read).await?;
-        let path = files::name(self.dir, self.segments[at].base, "log");
-        let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
-        Ok(walk.at(block_floor(size), head).await?[..head].into())
     }
 }

@@ -130,6 +130,12 @@ impl Span {
         self.marks.partition_point(|m| m.base as Offset <= relative).saturating_sub(1)
     }
 
+    /// File position of the first batch that does not lie below `offset`; behind the last one when all do.
+    pub fn position_of(&self, offset: Offset) -> u64 {
+        let mark = self.marks.partition_point(|m| self.first + (m.base as Offset) < offset);
+        self.file_start + self.batch_start(mark) as u64
+    }
+
     fn batch_start(&self, mark: usize) -> usize {
         self.marks.get(mark).map_or(self.end, |m| m.at as usize)
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use super::LogConfig;
 use super::cache::Seat;
 use super::gather::Gather;
 use super::index::Index;
@@ -13,7 +14,7 @@ use crate::rt::mem::{Chunk, Window};
 use crate::wire::batch::{self, BatchHeader};
 
 /// First step of a segment's preallocation; it doubles up to [`ALLOCATE_AHEAD`].
-const FIRST_ALLOCATION: u64 = 256 << 10;
+pub(super) const FIRST_ALLOCATION: u64 = 256 << 10;
 /// Largest write that has zeros written ahead of it.
 const ZERO_LIMIT: u64 = 128 << 10;
 /// Zeros written at a time.
@@ -39,6 +40,10 @@ pub(super) struct Segment<F> {
     pub file: Option<F>,
     /// `None`: to be loaded when needed.
     pub index: Option<Index>,
+    /// The largest timestamp (ms) of the first batch, from which `segment.ms` counts; `None`: unknown, or it has none.
+    pub since_ms: Option<i64>,
+    /// The largest timestamp (ms) of a complete segment, once it was looked for.
+    pub largest_ms: Option<i64>,
 }
 
 impl<F> Segment<F> {
@@ -52,6 +57,8 @@ impl<F> Segment<F> {
             exists: false,
             file: None,
             index: Some(Index::new(interval)),
+            since_ms: None,
+            largest_ms: None,
         }
     }
 
@@ -98,6 +105,8 @@ pub(super) enum Job {
     Sync,
     /// Complete the segment being written and go on to the next one.
     Finish,
+    /// Make the file of the last segment, which is empty.
+    Create,
     /// Give back what an idle log does not need.
     Trim,
 }
@@ -138,6 +147,10 @@ pub(super) struct State<F> {
     /// Smallest and largest offset up to which somebody waits for a flush.
     pub wanted: Option<(Offset, Offset)>,
     pub fenced: Option<String>,
+    /// There is no room, or no descriptor, for more: nothing is accepted until there is.
+    pub stalled: Option<String>,
+    /// The last segment's file is to be made although nothing is to be written to it yet.
+    pub create: bool,
     pub closed: bool,
     pub trim: bool,
     /// The writer task exists.
@@ -147,7 +160,7 @@ pub(super) struct State<F> {
     /// The last segment's file was opened for writing since the log was opened.
     pub opened_for_writing: bool,
     /// Keys and ends of full spans whose unaligned end is still to be written by their successor.
-    carried: VecDeque<(Offset, Offset)>,
+    pub carried: VecDeque<(Offset, Offset)>,
     /// Spans (and their bytes) that are written completely and from now on only cached.
     pub retired: Vec<(Offset, usize)>,
     /// The names and small files of the log are durable.
@@ -184,6 +197,8 @@ impl<F> State<F> {
             unflushed: false,
             wanted: None,
             fenced: None,
+            stalled: None,
+            create: false,
             closed: false,
             trim: false,
             running: false,
@@ -215,10 +230,20 @@ impl<F> State<F> {
         &mut self.segments[at]
     }
 
-    /// True when a batch of `len` bytes up to `last` has to start a new segment.
-    pub fn rolls(&self, len: usize, last: Offset, segment_bytes: u32) -> bool {
+    /// The segment that holds exactly the offsets from `base` on; `None` when it was deleted meanwhile.
+    pub fn segment_at(&mut self, base: Offset) -> Option<&mut Segment<F>> {
+        let at = self.segment_of(base);
+        self.segments.get_mut(at).filter(|segment| segment.base == base)
+    }
+
+    /// True when a batch of `len` bytes up to offset `last` and timestamp `ms` has to start a new segment. `roll_ms`: `segment.ms` less
+    /// the jitter of a segment with that base.
+    pub fn rolls(&self, len: usize, last: Offset, ms: i64, config: &LogConfig, roll_ms: impl FnOnce(Offset) -> i64) -> bool {
         let segment = self.segments.last().expect("a log has a segment");
-        segment.size > 0 && (segment.size + len as u64 > segment_bytes as u64 || last - segment.base > i32::MAX as i64)
+        let aged = || segment.since_ms.is_some_and(|since| ms.saturating_sub(since) > roll_ms(segment.base));
+        let full = || segment.index.as_ref().is_some_and(|index| index.is_full(config.segment_index_bytes));
+        let large = segment.size + len as u64 > config.segment_bytes as u64;
+        segment.size > 0 && (large || last - segment.base > i32::MAX as i64 || aged() || full())
     }
 
     /// Bytes of a new chunk that a batch of `len` bytes needs, or `None` if the active one has room. `limit` is the largest that memory allows.
@@ -275,8 +300,12 @@ impl<F> State<F> {
         let last = self.end - 1;
         let segment = self.last_segment();
         let (relative, position) = ((last - segment.base) as u32, segment.size as u32);
+        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        if segment.size == 0 {
+            segment.since_ms = Some(ms).filter(|ms| *ms >= 0);
+        }
         if let Some(index) = &mut segment.index {
-            index.note(relative, position, batch.len(), log_append_time.unwrap_or(header.max_timestamp));
+            index.note(relative, position, batch.len(), ms);
         }
         segment.size += batch.len() as u64;
         self.changed = true;
@@ -313,6 +342,9 @@ impl<F> State<F> {
         }
         if self.writing != self.last_segment().base {
             return Job::Finish;
+        }
+        if std::mem::take(&mut self.create) && !self.last_segment().exists {
+            return Job::Create;
         }
         if self.trim { Job::Trim } else { Job::Wait }
     }
@@ -433,7 +465,7 @@ impl<F> State<F> {
     }
 
     /// Everything is written; the unaligned tail stays.
-    fn drop_active(&mut self) {
+    pub fn drop_active(&mut self) {
         self.seat = None;
         if let Some(span) = self.active.take() {
             let head = span.end % BLOCK;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cache::Cache;
-use super::{Log, LogConfig, LogError, NoReplay, Opening, Read, Replay, dir, files};
+use super::{Log, LogConfig, LogError, NoReplay, Opening, Read, Replay, Retention, dir, files};
 use crate::base::ids::{Offset, Uuid};
 use crate::base::limits::BLOCK;
 use crate::base::prng::Prng;
@@ -16,11 +16,11 @@ use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 use crate::wire::batch::{self, BatchHeader, BatchSpec, build_batch};
 
-const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, ..LogConfig::DEFAULT };
+pub(super) const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, ..LogConfig::DEFAULT };
 const ID: Uuid = Uuid([7; 16]);
 
 /// A batch of `records` records whose payload is random.
-fn batch_of(random: &mut Prng, records: i32, payload: usize, timestamp: i64) -> Vec<u8> {
+pub(super) fn batch_of(random: &mut Prng, records: i32, payload: usize, timestamp: i64) -> Vec<u8> {
     let mut batch = vec![0; 61 + payload];
     random.fill(&mut batch[61..]);
     batch[8..12].copy_from_slice(&(49 + payload as i32).to_be_bytes());
@@ -35,18 +35,18 @@ fn batch_of(random: &mut Prng, records: i32, payload: usize, timestamp: i64) -> 
     batch
 }
 
-fn path() -> PathBuf {
+pub(super) fn path() -> PathBuf {
     PathBuf::from("/data/t-0")
 }
 
 /// A new log in a data directory that survives a crash.
-async fn create(rt: &SimRt, config: LogConfig) -> Log<SimRt> {
+pub(super) async fn create(rt: &SimRt, config: LogConfig) -> Log<SimRt> {
     rt.create_dir_all(Path::new("/data")).unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
     Log::create(rt, &Cache::new(rt.memory()), &path(), ID, config).await.unwrap()
 }
 
-fn segment(base: Offset) -> PathBuf {
+pub(super) fn segment(base: Offset) -> PathBuf {
     files::name(&path(), base, "log")
 }
 
@@ -56,6 +56,7 @@ struct Follow {
     snapshot: Option<Offset>,
     batches: usize,
     next: Option<Offset>,
+    first: Option<Offset>,
 }
 
 impl Replay for Follow {
@@ -67,7 +68,8 @@ impl Replay for Follow {
     }
 
     fn batch(&mut self, header: &BatchHeader) {
-        assert_eq!(header.base_offset, self.next.or(self.snapshot).unwrap_or(0));
+        assert_eq!(header.base_offset, self.next.or(self.snapshot).unwrap_or(header.base_offset));
+        self.first.get_or_insert(header.base_offset);
         self.next = Some(header.next_offset());
         self.batches += 1;
     }
@@ -80,6 +82,8 @@ struct Model {
     end: Offset,
     flushed: Offset,
     written: Offset,
+    /// Nothing before it has to be there.
+    start: Offset,
 }
 
 impl Model {
@@ -139,8 +143,11 @@ impl Machine {
         let mut bytes = batch_of(&mut self.random.borrow_mut(), records, payload as usize, 1000);
         let mut model = self.model.borrow_mut();
         let base = model.end;
-        if log.append(&bytes, base, 3, None).unwrap() {
-            log.set_snapshot(base, base.to_string().into_bytes());
+        match log.append(&bytes, base, 3, None) {
+            Ok(true) => log.set_snapshot(base, base.to_string().into_bytes()),
+            Ok(false) => {}
+            Err(LogError::Exhausted(_)) => return,
+            Err(e) => panic!("{e}"),
         }
         batch::patch(&mut bytes, base, 3);
         model.batches.push((base, bytes));
@@ -168,8 +175,39 @@ impl Machine {
         next
     }
 
+    /// What retention or DeleteRecords do.
+    async fn shorten(&self, log: &Log<SimRt>) {
+        let written = log.written_offset();
+        let _turn = log.upkeep().await;
+        log.set_start(self.below(written as u64 + 1) as Offset);
+        let bytes = Some(self.below(4 * self.config.segment_bytes as u64));
+        let ms = Some(if self.chance(4) { 0 } else { i64::MAX });
+        let before = log.expired_before(Retention { ms, bytes }, 5000).await.unwrap();
+        let end = log.end_offset();
+        if before == end && !log.roll(end.to_string().into_bytes()).await.unwrap() {
+            return;
+        }
+        log.set_start(before);
+        log.delete_before(before).await.unwrap();
+        assert!(log.start_offset() >= before);
+        let mut model = self.model.borrow_mut();
+        model.start = model.start.max(log.start_offset());
+    }
+
+    fn chance(&self, one_in: u64) -> bool {
+        self.below(one_in) == 0
+    }
+
+    /// What the log has taken back, for want of room, is not expected any more.
+    fn follow(&self, log: &Log<SimRt>) {
+        let mut model = self.model.borrow_mut();
+        if log.end_offset() < model.end {
+            model.cut(log.end_offset());
+        }
+    }
+
     async fn check_all(&self, log: &Log<SimRt>) {
-        let mut at = 0;
+        let mut at = log.start_offset();
         while at < log.end_offset() {
             at = self.check_read(log, at).await;
         }
@@ -177,13 +215,18 @@ impl Machine {
 
     async fn work(&self, log: &Log<SimRt>) {
         for _ in 0..self.below(250) {
-            match self.below(40) {
-                0 => log.flush().await.unwrap(),
+            self.follow(log);
+            match self.below(42) {
+                0 => assert!(matches!(log.flush().await, Ok(()) | Err(LogError::Exhausted(_)))),
+                40 => self.shorten(log).await,
+                41 if self.chance(2) => self.sim.set_free_space(Some(self.below(200_000))),
+                41 => self.sim.set_free_space(None),
                 1 => log.want_flush(self.below(log.end_offset() as u64 + 1) as Offset),
                 2 => self.sim.sleep(Duration::from_micros(self.below(3000))).await,
                 3 => log.trim_idle(),
                 4..8 => {
-                    let offset = self.below(log.end_offset() as u64 + 1) as Offset;
+                    let start = log.start_offset();
+                    let offset = start + self.below((log.end_offset() - start) as u64 + 1) as Offset;
                     self.check_read(log, offset).await;
                 }
                 8 => log.0.cache.reclaim(self.below(1 << 20) as usize),
@@ -193,6 +236,8 @@ impl Machine {
             assert!(log.flushed_offset() <= log.written_offset() && log.written_offset() <= log.end_offset());
             (model.flushed, model.written) = (log.flushed_offset(), log.written_offset());
         }
+        self.sim.set_free_space(None);
+        self.follow(log);
     }
 
     /// Several lives of one log, each ended by a power failure, a kill or properly.
@@ -211,7 +256,9 @@ impl Machine {
                 assert!(end >= self.model.borrow().flushed, "flushed batches are lost");
                 assert!(!clean || end == self.model.borrow().end);
                 self.model.borrow_mut().cut(end);
-                assert_eq!(follow.next.or(follow.snapshot).unwrap_or(0), end);
+                assert!(log.start_offset() <= self.model.borrow().start, "records are gone that nobody has deleted");
+                assert_eq!(follow.next.or(follow.snapshot).unwrap_or(end), end);
+                assert!(follow.next.is_none() || follow.snapshot.is_some() || follow.first == Some(log.start_offset()));
                 assert!(!clean || follow.batches == 0, "a proper end needs no scan");
                 self.check_all(&log).await;
                 self.work(&log).await;
@@ -219,8 +266,16 @@ impl Machine {
             });
             match self.below(3) {
                 0 => {
-                    let snapshot = log.end_offset().to_string().into_bytes();
-                    self.sim.run_until(log.close(snapshot)).unwrap();
+                    self.sim.run_until(async {
+                        // A log that waits for room finds it.
+                        while log.flush().await.is_err() {
+                            self.sim.sleep(Duration::from_millis(50)).await;
+                            self.follow(&log);
+                        }
+                        self.follow(&log);
+                        let snapshot = log.end_offset().to_string().into_bytes();
+                        log.close(snapshot).await.unwrap();
+                    });
                     self.model.borrow_mut().flushed = log.end_offset();
                     clean = true;
                     drop(log);
@@ -259,7 +314,7 @@ fn little_memory_is_enough() {
 }
 
 /// A closed log of `count` batches of one record and about 200 bytes, with timestamps from 1000 on.
-fn filled(sim: &Sim, config: LogConfig, count: i32) -> Vec<Vec<u8>> {
+pub(super) fn filled(sim: &Sim, config: LogConfig, count: i32) -> Vec<Vec<u8>> {
     let rt = sim.rt(0);
     let mut random = Prng::new(5);
     let (mut batches, mut value) = (Vec::new(), [0; 140]);
@@ -277,11 +332,11 @@ fn filled(sim: &Sim, config: LogConfig, count: i32) -> Vec<Vec<u8>> {
     batches
 }
 
-async fn reopen(rt: &SimRt, config: LogConfig, opening: Opening) -> Result<Log<SimRt>, LogError> {
+pub(super) async fn reopen(rt: &SimRt, config: LogConfig, opening: Opening) -> Result<Log<SimRt>, LogError> {
     Log::open(rt, &Cache::new(rt.memory()), &path(), config, opening, &mut NoReplay).await
 }
 
-async fn read_all(log: &Log<SimRt>) -> Vec<u8> {
+pub(super) async fn read_all(log: &Log<SimRt>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut at = log.start_offset();
     while at < log.end_offset() {

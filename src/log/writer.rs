@@ -1,12 +1,14 @@
 //! The writer of a log: one write in flight, group commit, segment change, giving back what an idle log does not need.
 
+use std::io;
 use std::rc::Rc;
 
 use futures_lite::future::{or, zip};
 
 use super::error::LogError;
+use super::span::block_ceil;
 use super::state::{Flight, Job, Segment};
-use super::{Inner, files};
+use super::{Inner, files, recover, stall};
 use crate::base::ids::Offset;
 use crate::rt::{Class, Open, Rt};
 
@@ -23,16 +25,19 @@ pub(super) async fn run<R: Rt>(log: Rc<Inner<R>>) {
             Job::Write => write(&log).await,
             Job::Sync => sync(&log).await,
             Job::Finish => finish(&log).await,
+            Job::Create => writing_file(&log).await.map(|_| ()),
             Job::Trim => match trim(&log).await {
                 Ok(true) => break,
                 Ok(false) => Ok(()),
                 Err(e) => Err(e),
             },
         };
+        let result = match result {
+            Err(LogError::Exhausted(what)) => stall::wait(&log, what).await,
+            other => other,
+        };
         if let Err(e) = result {
-            // What the failed operation left on the device is unknown, and the kernel may forget the failure: no retry, ever.
-            tracing::error!("partition {} goes offline: {e}", log.dir.display());
-            log.state.borrow_mut().fenced = Some(e.to_string());
+            log.fence(&e);
         }
         log.cache_retired();
         log.progressed();
@@ -42,6 +47,13 @@ pub(super) async fn run<R: Rt>(log: Rc<Inner<R>>) {
 }
 
 impl<R: Rt> Inner<R> {
+    /// What a failed write or flush left on the device is unknown, and the kernel may forget the failure: no retry, ever.
+    pub(super) fn fence(&self, e: &LogError) {
+        tracing::error!("partition {} goes offline: {e}", self.dir.display());
+        self.state.borrow_mut().fenced.get_or_insert_with(|| e.to_string());
+        self.wake.notify();
+    }
+
     /// Tells the cache of the spans that it may drop from now on.
     fn cache_retired(&self) {
         let (retired, all_written) = {
@@ -61,16 +73,13 @@ impl<R: Rt> Inner<R> {
 async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let (base, file) = writing_file(log).await?;
     let path = || files::name(&log.dir, base, "log");
-    let allocation = {
+    let (end, allocation) = {
         let mut state = log.state.borrow_mut();
         let Some(end) = state.next_end() else { return Ok(()) };
-        state.writing_segment().allocation(end, log.config.get().segment_bytes as u64)
+        (end, state.writing_segment().allocation(end, log.config.get().segment_bytes as u64))
     };
     if let Some(len) = allocation {
-        log.rt.allocate(&file, len).await.map_err(|e| LogError::io("allocate space for", &path())(e))?;
-        let mut state = log.state.borrow_mut();
-        let segment = state.writing_segment();
-        segment.allocated = segment.allocated.max(len);
+        allocate(log, &file, block_ceil(end), len).await.map_err(|e| LogError::io_or_exhausted("allocate space for", &path())(e))?;
     }
     let wait = log.state.borrow_mut().gather.wait(log.rt.now().mono);
     if let Some(left) = wait {
@@ -94,7 +103,7 @@ async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
             written.and(zeroed)
         }
     };
-    written.map_err(|e| LogError::io("write", &path())(e))?;
+    written.map_err(|e| LogError::io_or_exhausted("write", &path())(e))?;
     let mut state = log.state.borrow_mut();
     state.gather.landed(flight.window.len(), flight.durable, started, log.rt.now().mono);
     state.landed(flight);
@@ -103,7 +112,7 @@ async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
 
 /// Writes a window, what lies on blocks that were written before (up to `boundary`) apart from what lies on blocks that were only allocated: for a write to
 /// both kinds the kernel needs a worker thread, which costs a sixth of the CPU of 64 KiB batches. Both are under way at once and waited for.
-async fn write_parts<R: Rt>(log: &Inner<R>, file: &R::File, flight: &Flight, boundary: u64) -> std::io::Result<()> {
+async fn write_parts<R: Rt>(log: &Inner<R>, file: &R::File, flight: &Flight, boundary: u64) -> io::Result<()> {
     let front = boundary.saturating_sub(flight.position) as usize;
     if front == 0 || front >= flight.window.len() {
         return log.rt.write_at(file, flight.position, flight.window.clone(), flight.durable).await;
@@ -115,6 +124,18 @@ async fn write_parts<R: Rt>(log: &Inner<R>, file: &R::File, flight: &Flight, bou
     front.and(rest)
 }
 
+/// Allocates blocks up to `len`, or up to `least` where there is no room for more.
+pub(super) async fn allocate<R: Rt>(log: &Inner<R>, file: &R::File, least: u64, len: u64) -> io::Result<()> {
+    let done = match log.rt.allocate(file, len).await {
+        Err(e) if e.raw_os_error() == Some(libc::ENOSPC) && least < len => log.rt.allocate(file, least).await.map(|()| least),
+        other => other.map(|()| len),
+    };
+    let mut state = log.state.borrow_mut();
+    let segment = state.writing_segment();
+    segment.allocated = segment.allocated.max(done?);
+    Ok(())
+}
+
 async fn sync<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let (base, file) = writing_file(log).await?;
     let written = log.state.borrow().written;
@@ -123,7 +144,7 @@ async fn sync<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     Ok(())
 }
 
-fn flushed<R: Rt>(log: &Inner<R>, offset: Offset) {
+pub(super) fn flushed<R: Rt>(log: &Inner<R>, offset: Offset) {
     let mut state = log.state.borrow_mut();
     state.unflushed = false;
     state.flushed_to(offset);
@@ -162,7 +183,7 @@ async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let this = log.clone();
     log.rt.spawn(Class::Background, async move {
         if let Some(index) = index {
-            files::write_index(&this.rt, &this.dir, base, &index).await;
+            this.store_index(base, &index).await;
         }
         for (offset, payload) in snapshots {
             files::write_snapshot(&this.rt, &this.dir, offset, payload).await;
@@ -185,14 +206,14 @@ async fn trim<R: Rt>(log: &Rc<Inner<R>>) -> Result<bool, LogError> {
 }
 
 /// The file of the segment being written, opened, and created durably if it is new.
-async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), LogError> {
-    let (base, exists, first) = {
+pub(super) async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), LogError> {
+    let (base, exists, first, unknown) = {
         let mut state = log.state.borrow_mut();
         let first = !state.opened_for_writing;
         let segment = state.writing_segment();
         match &segment.file {
             Some(file) if !first => return Ok((segment.base, file.clone())),
-            _ => (segment.base, segment.exists, first),
+            _ => (segment.base, segment.exists, first, segment.size > 0 && segment.since_ms.is_none()),
         }
     };
     if first && exists {
@@ -203,7 +224,7 @@ async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), Lo
     }
     let path = files::name(&log.dir, base, "log");
     let how = if exists { Open::Write } else { Open::Create };
-    let file = log.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
+    let file = log.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
     let settled = log.state.borrow().settled;
     if !settled {
         files::settle(log).await?;
@@ -211,11 +232,16 @@ async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), Lo
         log.rt.sync_dir(&log.dir).await.map_err(LogError::io("flush", &log.dir))?;
     }
     files::write_owed_epochs(log).await?;
+    let since_ms = match first && exists && unknown {
+        true => recover::first_timestamp(&log.rt, &file, &path).await?,
+        false => None,
+    };
     let mut state = log.state.borrow_mut();
     state.settled = true;
     state.opened_for_writing = true;
     let segment: &mut Segment<R::File> = state.writing_segment();
     segment.exists = true;
+    segment.since_ms = segment.since_ms.or(since_ms);
     segment.file = Some(file.clone());
     Ok((base, file))
 }

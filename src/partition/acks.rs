@@ -45,6 +45,13 @@ impl<T> AckQueue<T> {
         self.written.drain(..of_written).chain(self.flushed.drain(..of_flushed)).map(|(_, token)| token)
     }
 
+    /// Those who wait for more than what lies below `end_offset`, because it was taken back.
+    pub fn fail_above(&mut self, end_offset: Offset) -> impl Iterator<Item = T> {
+        let within = |queue: &VecDeque<(Offset, T)>| queue.partition_point(|(end, _)| *end <= end_offset);
+        let (of_written, of_flushed) = (within(&self.written), within(&self.flushed));
+        self.written.drain(of_written..).chain(self.flushed.drain(of_flushed..)).map(|(_, token)| token)
+    }
+
     /// Everybody, because nothing more will be written.
     pub fn fail_all(&mut self) -> impl Iterator<Item = T> {
         self.written.drain(..).chain(self.flushed.drain(..)).map(|(_, token)| token)

@@ -13,7 +13,7 @@ use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 pub use crate::wire::batch::BatchHeader;
 use acks::{AckQueue, Level};
 use epochs::{Epochs, UNDEFINED};
-use producers::{Producers, SequenceCheck};
+use producers::{Before, Producers, SequenceCheck};
 use waiters::{FetchWaiters, WaitId};
 
 /// What is known of a partition before it is served: read from its files, then brought up to date by [`Recovered::replay`].
@@ -78,6 +78,15 @@ pub struct Released<A, W> {
     pub waits: Vec<W>,
 }
 
+/// A batch on its way to the disk.
+#[derive(Debug)]
+struct Unwritten {
+    end: Offset,
+    bytes: usize,
+    /// Its producer before it.
+    before: Option<Before>,
+}
+
 /// The leader's state of one partition. `A` names a waiting produce request, `W` a waiting fetch.
 ///
 /// The public fields are for reading: they change by the methods alone.
@@ -103,8 +112,8 @@ pub struct Partition<A, W> {
     pub epochs: Epochs,
     acks: AckQueue<A>,
     waiters: FetchWaiters<W>,
-    /// End offset and bytes of the batches that are appended but not written.
-    unwritten: VecDeque<(Offset, usize)>,
+    /// The batches that are appended but not written.
+    unwritten: VecDeque<Unwritten>,
     fenced: Option<String>,
 }
 
@@ -152,9 +161,24 @@ impl<A, W> Partition<A, W> {
     /// The log has taken the batch at `base_offset`, `bytes` long; not written yet. `header` as stored, so with the timestamps of a
     /// LogAppendTime topic; its base offset and leader epoch are not looked at.
     pub fn appended(&mut self, header: &BatchHeader, base_offset: Offset, bytes: usize) {
+        let before = self.producers.before(header);
         self.producers.apply(header, base_offset);
         self.log_end = end_of(header, base_offset);
-        self.unwritten.push_back((self.log_end, bytes));
+        self.unwritten.push_back(Unwritten { end: self.log_end, bytes, before });
+    }
+
+    /// The log could not write the batches from `end` on and has taken them back: their producers are to be refused, and the next batch gets
+    /// the offset `end`. The epoch need not change: nobody but those producers has heard of these offsets, as consumers read what is
+    /// written only.
+    pub fn take_back(&mut self, end: Offset) -> Released<A, W> {
+        while let Some(last) = self.unwritten.pop_back_if(|last| last.end > end) {
+            if let Some(before) = last.before {
+                self.producers.restore(before);
+            }
+        }
+        self.log_end = end;
+        self.epochs.assign(self.leader_epoch, end);
+        Released { acks: self.acks.fail_above(end).collect(), waits: Vec::new() }
     }
 
     /// Waits until everything below `end_offset` is written, or flushed.
@@ -198,11 +222,8 @@ impl<A, W> Partition<A, W> {
         self.high_watermark = self.high_watermark.max(written.min(self.log_end));
         self.flushed = self.flushed.max(flushed.min(self.high_watermark));
         let mut readable = 0;
-        while let Some((end, bytes)) = self.unwritten.front()
-            && *end <= self.high_watermark
-        {
-            readable += bytes;
-            self.unwritten.pop_front();
+        while let Some(first) = self.unwritten.pop_front_if(|first| first.end <= self.high_watermark) {
+            readable += first.bytes;
         }
         let acks = self.acks.advance(self.high_watermark, self.flushed).collect();
         Released { acks, waits: self.waiters.advance(self.high_watermark, readable) }
@@ -215,6 +236,17 @@ impl<A, W> Partition<A, W> {
         }
         self.log_start = log_start;
         self.epochs.truncate_from_start(log_start)
+    }
+
+    /// Where the log is to start for a DeleteRecords up to `offset`; -1: the high watermark. Errors: `OffsetOutOfRange` beyond that,
+    /// `KafkaStorageError` when fenced.
+    pub fn deletion(&self, offset: Offset) -> Result<Offset, ErrorCode> {
+        let upto = if offset == -1 { self.high_watermark } else { offset };
+        match () {
+            () if self.fenced.is_some() => Err(ErrorCode::KafkaStorageError),
+            () if !(0..=self.high_watermark).contains(&upto) => Err(ErrorCode::OffsetOutOfRange),
+            () => Ok(upto.max(self.log_start)),
+        }
     }
 
     /// Ends all produce for good, after a failed write or flush. What was readable stays so.
@@ -260,9 +292,9 @@ impl<A, W> Partition<A, W> {
     pub fn check(&self) {
         assert!(0 <= self.log_start && self.log_start <= self.log_end, "start {} end {}", self.log_start, self.log_end);
         assert!(self.flushed <= self.high_watermark && self.high_watermark <= self.log_end, "{} {}", self.flushed, self.high_watermark);
-        assert!(self.unwritten.iter().is_sorted_by_key(|(end, _)| *end));
-        assert!(self.unwritten.front().is_none_or(|(end, _)| *end > self.high_watermark));
-        assert!(self.unwritten.back().is_none_or(|(end, _)| *end == self.log_end));
+        assert!(self.unwritten.iter().is_sorted_by_key(|batch| batch.end));
+        assert!(self.unwritten.front().is_none_or(|batch| batch.end > self.high_watermark));
+        assert!(self.unwritten.back().is_none_or(|batch| batch.end == self.log_end));
         assert_eq!(self.epochs.latest().map(|(epoch, _)| epoch), Some(self.leader_epoch));
         assert!(self.fenced.is_none() || (self.acks.is_empty() && self.waiters.is_empty()), "somebody waits for a fenced partition");
         self.acks.check_invariants(self.high_watermark, self.flushed, self.log_end);

@@ -111,6 +111,50 @@ pub struct OffsetResult {
     pub leader_epoch: LeaderEpoch,
 }
 
+/// Delete records from the front.
+#[derive(Clone, Debug)]
+pub struct DeletionItem {
+    /// Where.
+    pub key: Key,
+    /// The first offset to stay; -1: the high watermark.
+    pub offset: Offset,
+}
+
+/// The answer to a [`DeletionItem`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeletionResult {
+    /// Success or why not.
+    pub code: ErrorCode,
+    /// Where the log starts now; -1 on errors.
+    pub low_watermark: Offset,
+}
+
+/// What one replica occupies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplicaSize {
+    /// The entry of log.dirs that it lies in.
+    pub log_dir: String,
+    /// Topic name.
+    pub topic: String,
+    /// Partition number.
+    pub partition: i32,
+    /// Bytes of record batches.
+    pub bytes: u64,
+    /// A write or flush has failed: it is not served.
+    pub fenced: bool,
+}
+
+/// One entry of log.dirs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirSpace {
+    /// Its path, as configured.
+    pub log_dir: String,
+    /// Its path from the root.
+    pub shown: String,
+    /// Bytes of its file system, all of them and those still to be had; `None` when it cannot be asked.
+    pub bytes: Option<(u64, u64)>,
+}
+
 /// Ask where an epoch ends.
 #[derive(Clone, Debug)]
 pub struct EpochItem {

@@ -135,6 +135,10 @@ fn last_sequence(header: &BatchHeader) -> i32 {
     if header.base_sequence < 0 { NO_SEQUENCE } else { header.base_sequence.wrapping_add(header.last_offset_delta) & i32::MAX }
 }
 
+/// A producer as it was before a batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before(ProducerId, Option<Producer>);
+
 /// The idempotence state of one partition: Kafka's `ProducerStateManager`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Producers {
@@ -223,6 +227,30 @@ impl Producers {
         });
         if header.is_transactional() && producer.open_transaction == NO_OFFSET {
             producer.open_transaction = base_offset;
+        }
+    }
+
+    /// What there is to put back should this batch, which is about to be applied, be taken back; `None` when it says nothing of a producer.
+    pub fn before(&self, header: &BatchHeader) -> Option<Before> {
+        let counts = header.producer_id >= 0 && header.producer_epoch >= 0;
+        counts.then(|| Before(header.producer_id, self.by_id.get(&header.producer_id).cloned()))
+    }
+
+    /// Takes batches back, the last one first. Producers that were forgotten in favour of others stay forgotten. One that had only just
+    /// begun, at sequence 0, has to begin there again: the batches that it has sent behind the first one must not take its place.
+    pub fn restore(&mut self, Before(id, producer): Before) {
+        let Some(present) = self.by_id.get(&id) else { return };
+        match producer {
+            Some(producer) => {
+                self.by_id.insert(id, producer);
+            }
+            None if present.window.batches().first().is_some_and(|first| first.first_sequence() == 0) => {
+                let begins = Producer { timestamp: present.timestamp, ..Producer::new(present.epoch) };
+                self.by_id.insert(id, begins);
+            }
+            None => {
+                self.by_id.remove(&id);
+            }
         }
     }
 

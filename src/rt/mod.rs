@@ -135,6 +135,10 @@ pub trait Rt: Clone + 'static {
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.
     fn remove_file(&self, path: &Path) -> io::Result<()>;
+    /// Removes a file that may be large, without stalling the core meanwhile.
+    fn unlink(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// Bytes of the file system that holds `dir`: all, and those still to be had.
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
     /// Removes a directory and all in it.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// A whole (small) file through the page cache.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -10,11 +11,12 @@ use super::conn::Conn;
 use crate::api;
 use crate::base::error::ErrorCode;
 use crate::rt::{Class, Rt};
+use crate::shard::op::DirSpace;
 use crate::wire::WireError;
 use crate::wire::codec::{
-    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest,
-    DescribeTopicPartitionsRequest, Encode, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest,
-    ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
+    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, Encode, IncrementalAlterConfigsRequest,
+    InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
 use crate::wire::versions::ApiKey;
@@ -93,7 +95,9 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
         ApiKey::AlterConfigs => alter_configs(work, body),
         ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),
         ApiKey::CreateTopics => create_topics(work, body),
+        ApiKey::DeleteRecords => delete_records(work, body),
         ApiKey::DeleteTopics => delete_topics(work, body),
+        ApiKey::DescribeLogDirs => describe_log_dirs(work, body),
         ApiKey::InitProducerId => init_producer_id(work, body),
         ApiKey::ListOffsets => list_offsets(work, body),
         ApiKey::OffsetForLeaderEpoch => offset_for_leader_epoch(work, body),
@@ -244,6 +248,32 @@ fn list_offsets<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let shard = &work.conn.server.shard;
         let results = ask_owners(items, |item| shard.owner_of(&item.key), async |owner, items| shard.offsets(owner, items).await).await;
         work.reply(&api::list_offsets::respond(&request, work.version, &shard.image(), results))
+    })
+}
+
+fn delete_records<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: DeleteRecordsRequest = work.decode(body)?;
+    let items = api::delete_records::plan(&request, &work.conn.server.shard.image());
+    work.later(async move |work| {
+        let shard = &work.conn.server.shard;
+        let ask = async |owner, items| shard.delete_records(owner, items).await;
+        let results = ask_owners(items, |item| shard.owner_of(&item.key), ask).await;
+        work.reply(&api::delete_records::respond(&request, &shard.image(), results))
+    })
+}
+
+fn describe_log_dirs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: DescribeLogDirsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let sizes = server.shard.sizes().await;
+        let space = |dir: &PathBuf| DirSpace {
+            log_dir: dir.display().to_string(),
+            shown: std::path::absolute(dir).unwrap_or_else(|_| dir.clone()).display().to_string(),
+            bytes: server.rt.space(dir).ok(),
+        };
+        let dirs: Vec<DirSpace> = server.config.log_dirs.iter().map(space).collect();
+        work.reply(&api::describe_log_dirs::respond(&request, &dirs, &sizes))
     })
 }
 

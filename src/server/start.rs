@@ -118,6 +118,10 @@ pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Ar
     let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
     let (resting, idle) = (shard.clone(), process.config.log_idle);
     rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
+    let (retaining, interval) = (shard.clone(), process.config.retention_check_interval);
+    rt.spawn(Class::Background, async move { retaining.retain_logs(interval).await });
+    let reopening = shard.clone();
+    rt.spawn(Class::Background, async move { reopening.reopen_replicas().await });
     if rt.core() == crate::shard::CONTROLLER_CORE {
         let result = lead(&shard, &process).await;
         if let Ok(mut slot) = process.result.lock() {

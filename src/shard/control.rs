@@ -21,7 +21,7 @@ use crate::cluster::settings::{BrokerSettings, Configs};
 use crate::cluster::{journal, placement};
 use crate::log::checkpoint::{self, Offsets};
 use crate::log::dir::PartitionDir;
-use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
+use crate::log::{self, Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
@@ -37,6 +37,8 @@ const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig
 const READ_BYTES: usize = 1 << 20;
 /// Broker epoch of a clean marker that is put back.
 const UNKNOWN_EPOCH: i64 = -1;
+/// How often a change that the disk has no room for is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// What one entry of log.dirs was found to hold.
 #[derive(Clone, Debug)]
@@ -117,7 +119,7 @@ impl<R: Rt> Control<R> {
         let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
         let elsewhere = given.get("metadata.log.dir").map(PathBuf::from);
         let mut opened = None;
-        if rt.list(&path).is_ok() {
+        if log::exists(rt, &path).map_err(|e| failed(&e))? {
             let opening = dirs[0].opening(&(METADATA.to_owned(), 0));
             let log = Log::open(rt, shard.cache(), &path, METADATA_LOG, opening, &mut NoReplay).await;
             opened = Some(log.map_err(|e| failed(&e))?);
@@ -201,13 +203,20 @@ impl<R: Rt> Control<R> {
     }
 
     async fn write(&self, records: &[MetadataRecord], now_ms: i64) {
-        let base = self.log.end_offset();
-        if let Err(e) = self.log.append(&journal::encode(records, now_ms), base, 0, None) {
-            fatal(&format!("the metadata log cannot be written: {e}"));
-        }
-        if let Err(e) = self.log.flush().await {
-            fatal(&format!("the metadata log cannot be written: {e}"));
-        }
+        let base = loop {
+            let base = self.log.end_offset();
+            let appended = self.log.append(&journal::encode(records, now_ms), base, 0, None);
+            let done = match appended {
+                Ok(_) => self.log.flush().await,
+                Err(e) => Err(e),
+            };
+            match done {
+                Ok(()) => break base,
+                // The log says so; whoever asked waits.
+                Err(LogError::Exhausted(_)) => self.shard.rt().sleep(AGAIN).await,
+                Err(e) => fatal(&format!("the metadata log cannot be written: {e}")),
+            }
+        };
         for (at, record) in (base..).zip(records) {
             self.image.borrow_mut().apply(at, record);
         }

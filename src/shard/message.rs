@@ -16,7 +16,10 @@ use crate::cluster::record::MetadataRecord;
 use crate::coord::Name;
 use crate::coord::op::{Listed, Op, Reply};
 use crate::log::Opening;
-use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
+use crate::partition::op::{
+    DeletionItem, DeletionResult, EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult,
+    ReplicaSize,
+};
 
 /// Names a call on the core that made it.
 pub type Ticket = usize;
@@ -70,6 +73,10 @@ pub enum Call {
     Offsets(Vec<OffsetItem>),
     /// Find ends of epochs.
     Epochs(Vec<EpochItem>),
+    /// Delete records from the front.
+    DeleteRecords(Vec<DeletionItem>),
+    /// Say what the replicas occupy.
+    Sizes,
     /// Adopt a new image: open or create the replicas named, drop those of topics that are gone. Answered when that is done.
     Assign(Arc<Image>, Vec<Assignment>),
     /// Change the metadata; for the core that runs the controller shard.
@@ -94,6 +101,10 @@ pub enum Answer {
     Offsets(Vec<OffsetResult>),
     /// See [`Call::Epochs`].
     Epochs(Vec<EpochResult>),
+    /// See [`Call::DeleteRecords`].
+    Deleted(Vec<DeletionResult>),
+    /// See [`Call::Sizes`].
+    Sizes(Vec<ReplicaSize>),
     /// See [`Call::Control`].
     Control(Box<dyn Any + Send>),
     /// See [`Call::Group`].

@@ -7,6 +7,7 @@ pub mod message;
 pub mod owner;
 mod run;
 mod takeover;
+mod upkeep;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -25,7 +26,10 @@ use crate::cluster::image::Image;
 use crate::cluster::placement;
 use crate::cluster::settings::BrokerSettings;
 use crate::log::cache::Cache;
-use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
+use crate::partition::op::{
+    DeletionItem, DeletionResult, EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult,
+    ReplicaSize,
+};
 use crate::rt::Rt;
 use crate::rt::notify::Notify;
 use groups::Groups;
@@ -245,6 +249,29 @@ impl<R: Rt> Shard<R> {
             Answer::Epochs(results) => results,
             _ => unreachable!("answers match calls"),
         }
+    }
+
+    /// Deletes records of partitions that `owner` owns.
+    pub async fn delete_records(&self, owner: usize, items: Vec<DeletionItem>) -> Vec<DeletionResult> {
+        if owner == self.me() {
+            return self.0.owner.delete_records(&items);
+        }
+        match self.call(owner, Call::DeleteRecords(items)).await {
+            Answer::Deleted(results) => results,
+            _ => unreachable!("answers match calls"),
+        }
+    }
+
+    /// What the replicas of all cores occupy.
+    pub async fn sizes(&self) -> Vec<ReplicaSize> {
+        let mut sizes = Vec::new();
+        for core in 0..self.rt().cores() {
+            match self.call(core, Call::Sizes).await {
+                Answer::Sizes(of_core) => sizes.extend(of_core),
+                _ => unreachable!("answers match calls"),
+            }
+        }
+        sizes
     }
 
     /// Tells `watcher` when a partition of `owner` has grown past what was seen. The wait ends when the result is dropped.

@@ -1,13 +1,14 @@
 //! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::message::Assignment;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::cluster::topic_config::TopicConfig;
@@ -57,6 +58,8 @@ pub struct Replica<R: Rt> {
     pub config: RefCell<TopicConfig>,
     /// A flush that `flush.ms` asks for is on its way.
     pub flush_due: Cell<bool>,
+    /// The epoch checkpoint is to be written: epochs went with the records at the front.
+    pub epochs_moved: Cell<bool>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
@@ -80,8 +83,8 @@ impl<R: Rt> Drop for Parked<R> {
 pub struct Owner<R: Rt> {
     rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
-    /// Replicas of this core that could not be opened.
-    offline: RefCell<HashSet<Key>>,
+    /// Replicas of this core that could not be opened, with what to try again, if that may help.
+    offline: RefCell<BTreeMap<Key, Option<Assignment>>>,
 }
 
 impl<R: Rt> Owner<R> {
@@ -102,19 +105,29 @@ impl<R: Rt> Owner<R> {
         all
     }
 
-    /// A replica of this core cannot be opened: its partition has a storage error until the next start.
-    pub fn set_offline(&self, key: Key) {
-        self.offline.borrow_mut().insert(key);
+    /// A replica of this core cannot be opened: its partition has a storage error until the next start, or until `again` succeeds.
+    pub fn set_offline(&self, key: Key, again: Option<Assignment>) {
+        self.offline.borrow_mut().insert(key, again);
+    }
+
+    /// A replica has been opened after all.
+    pub fn set_online(&self, key: &Key) {
+        self.offline.borrow_mut().remove(key);
+    }
+
+    /// The replicas whose opening is to be tried again.
+    pub fn waiting(&self) -> Vec<Assignment> {
+        self.offline.borrow().values().flatten().cloned().collect()
     }
 
     /// Forgets the offline replicas that are not kept.
     pub fn retain_offline(&self, keep: impl Fn(&Key) -> bool) {
-        self.offline.borrow_mut().retain(keep);
+        self.offline.borrow_mut().retain(|key, _| keep(key));
     }
 
     /// Why there is no replica for a partition.
-    fn missing(&self, key: &Key) -> ErrorCode {
-        if self.offline.borrow().contains(key) { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
+    pub(super) fn missing(&self, key: &Key) -> ErrorCode {
+        if self.offline.borrow().contains_key(key) { ErrorCode::KafkaStorageError } else { ErrorCode::UnknownTopicOrPartition }
     }
 
     /// Takes a replica into service.
@@ -303,6 +316,8 @@ impl<R: Rt> Replica<R> {
         match self.log.append(records, base_offset, partition.leader_epoch, stamp) {
             Ok(false) => {}
             Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),
+            // Said once, when it began.
+            Err(LogError::Exhausted(_)) => return Err(ErrorCode::KafkaStorageError),
             Err(LogError::TooLarge) => return Err(ErrorCode::RecordListTooLarge),
             Err(e) => {
                 tracing::error!("{}: {e}", self.name);
@@ -360,7 +375,7 @@ impl<R: Rt> Replica<R> {
         }
     }
 
-    /// Called by the log when more is written or flushed, or when it has failed.
+    /// Called by the log when more is written or flushed, when it has taken back what it cannot write, or when it has failed.
     fn progress(&self) {
         let released = match self.log.fenced() {
             Some(reason) => self.partition.borrow_mut().fence(reason),
@@ -368,6 +383,12 @@ impl<R: Rt> Replica<R> {
         };
         let failed = self.partition.borrow().fenced().map(|_| ErrorCode::KafkaStorageError);
         tell(released, failed);
+        let end = self.log.end_offset();
+        let taken_back = self.partition.borrow().log_end > end;
+        if failed.is_none() && taken_back {
+            let released = self.partition.borrow_mut().take_back(end);
+            tell(released, Some(ErrorCode::KafkaStorageError));
+        }
     }
 
     /// The topic is deleted: whoever waits hears of it, and nobody waits here again.
@@ -409,6 +430,8 @@ impl<R: Rt> Replica<R> {
             Read::Hit(records) => ReadResult { records, ..result },
             Read::Miss(plan) => match self.log.read_cold(plan).await {
                 Ok(records) => ReadResult { records, ..result },
+                // Deleted while it was looked for.
+                Err(_) if item.offset < self.partition.borrow().log_start => ReadResult { code: ErrorCode::OffsetOutOfRange, ..result },
                 Err(e) => {
                     tracing::error!("{}: read at offset {}: {e}", self.name, item.offset);
                     ReadResult { code: ErrorCode::KafkaStorageError, ..result }

@@ -115,6 +115,8 @@ impl<R: Rt> Shard<R> {
                 shard.groups_follow(&before);
                 Answer::Assigned
             }),
+            Call::DeleteRecords(items) => self.send(from, Message::Reply(ticket, Answer::Deleted(self.0.owner.delete_records(&items)))),
+            Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
             Call::Control(decide) => {
                 let control = self.0.control.borrow().clone();
                 control.expect("only the controller's core is asked").submit(from, ticket, decide);
@@ -167,10 +169,12 @@ impl<R: Rt> Shard<R> {
         }
         let (shard, known) = (self.clone(), image.clone());
         let open = async move |assignment: Assignment| {
-            let (dir, key) = (assignment.dir.clone(), assignment.key);
+            let (dir, key, again) = (assignment.dir.clone(), assignment.key, assignment.clone());
             if let Err(e) = shard.open(&known, assignment).await {
-                tracing::error!("{}: cannot be opened, its partition stays offline until the next start: {e}", dir.display());
-                shard.0.owner.set_offline(key);
+                let again = matches!(e, LogError::Exhausted(_)).then_some(again);
+                let until = if again.is_some() { "that has changed" } else { "the next start" };
+                tracing::error!("{}: cannot be opened, its partition stays offline until {until}: {e}", dir.display());
+                shard.0.owner.set_offline(key, again);
             }
         };
         self.each(image, assignments, open).await;
@@ -207,7 +211,7 @@ impl<R: Rt> Shard<R> {
         }
     }
 
-    async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
+    pub(super) async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
         let Assignment { key, dir, opening } = assignment;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
@@ -241,6 +245,7 @@ impl<R: Rt> Shard<R> {
             name,
             config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),
+            epochs_moved: Cell::new(false),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
@@ -299,11 +304,13 @@ impl<R: Rt> Shard<R> {
 
 /// What of a topic's configuration the log is told.
 fn log_config(config: &TopicConfig) -> LogConfig {
+    // As in Kafka: what is to be compacted after some time must not stay in the last segment, which never is.
+    let compaction_lag = if config.compact { config.max_compaction_lag_ms } else { i64::MAX };
     LogConfig {
         segment_bytes: config.segment_bytes as u32,
         index_interval_bytes: config.index_interval_bytes as u32,
         segment_index_bytes: config.segment_index_bytes as u32,
-        segment_ms: config.segment_ms,
+        segment_ms: config.segment_ms.min(compaction_lag),
         segment_jitter_ms: config.segment_jitter_ms,
         file_delete_delay_ms: config.file_delete_delay_ms,
     }
@@ -318,12 +325,17 @@ impl<R: Rt> Replica<R> {
         }
     }
 
+    /// Topic name and partition.
+    pub(super) fn topic_and_partition(&self) -> (String, i32) {
+        let (topic, index) = self.name.rsplit_once('-').unwrap_or((&self.name, "0"));
+        (topic.to_owned(), index.parse().unwrap_or(0))
+    }
+
     fn position(&self) -> Position {
         let partition = self.partition.borrow();
-        let (topic, index) = self.name.rsplit_once('-').unwrap_or((&self.name, "0"));
         Position {
             log_dir: self.log_dir.clone(),
-            partition: (topic.to_owned(), index.parse().unwrap_or(0)),
+            partition: self.topic_and_partition(),
             recovery_point: self.log.flushed_offset(),
             high_watermark: partition.high_watermark,
             log_start: partition.log_start,
@@ -363,6 +375,7 @@ impl Recovering {
         let mut recovered = self.0;
         (recovered.log_start, recovered.log_end) = (log.start_offset(), log.end_offset());
         recovered.epochs.truncate_from_end(recovered.log_end);
+        recovered.epochs.truncate_from_start(recovered.log_start);
         recovered
     }
 }

@@ -13,6 +13,8 @@ use super::exec::Exec;
 use crate::base::limits::BLOCK;
 use crate::rt::DirEntry;
 
+/// What a disk without a limit says of its size.
+const SPACE: u64 = 1 << 40;
 /// Versions of a block that a crash may bring back, besides the durable one.
 const VERSIONS: usize = 4;
 
@@ -260,6 +262,11 @@ impl Disk {
 
     pub fn set_free_space(&self, bytes: Option<u64>) {
         self.free.set(bytes.map(|bytes| bytes / BLOCK as u64 * BLOCK as u64));
+    }
+
+    /// Bytes in all and free ones.
+    pub fn space(&self) -> (u64, u64) {
+        (SPACE, self.free.get().unwrap_or(SPACE))
     }
 
     pub fn crash(&self) {

@@ -300,6 +300,15 @@ impl Rt for SimRt {
         self.0.disk.remove_file(path)
     }
 
+    async fn unlink(&self, path: &Path) -> io::Result<()> {
+        let path = path.to_owned();
+        self.disk(move |disk| disk.remove_file(&path)).await
+    }
+
+    fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {
+        Ok(self.0.disk.space())
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         self.alive()?;
         self.0.disk.remove_dir_all(path)

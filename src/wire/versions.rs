@@ -56,10 +56,12 @@ apis! {
     ApiVersions = 18, advertised 0-4, accepted from 0, flexible from 3;
     CreateTopics = 19, advertised 2-7, accepted from 2, flexible from 5;
     DeleteTopics = 20, advertised 1-6, accepted from 1, flexible from 4;
+    DeleteRecords = 21, advertised 0-2, accepted from 0, flexible from 2;
     InitProducerId = 22, advertised 0-5, accepted from 0, flexible from 2;
     OffsetForLeaderEpoch = 23, advertised 2-4, accepted from 2, flexible from 4;
     DescribeConfigs = 32, advertised 1-4, accepted from 1, flexible from 4;
     AlterConfigs = 33, advertised 0-2, accepted from 0, flexible from 2;
+    DescribeLogDirs = 35, advertised 1-5, accepted from 1, flexible from 2;
     DeleteGroups = 42, advertised 0-2, accepted from 0, flexible from 2;
     IncrementalAlterConfigs = 44, advertised 0-1, accepted from 0, flexible from 1;
     OffsetDelete = 47, advertised 0-0, accepted from 0, flexible from 32767;

@@ -127,6 +127,12 @@ pub const BROKER: &[Key] = &[
         "16",
         "Logs that a core opens at a start, or closes at a stop, at a time. (Kafka counts threads, 2 by default.)",
     ),
+    key(
+        "log.retention.check.interval.ms",
+        Long(1, I64),
+        "300000",
+        "How often logs are looked at for segments that retention does not keep.",
+    ),
     key("num.partitions", Int(1, I32), "1", "Partitions of a topic that is created without a number."),
     key("default.replication.factor", Int(1, 32767), "1", "Replicas of a topic that is created without a number."),
     key("auto.create.topics.enable", Bool, "true", "Whether asking for an unknown topic may create it."),

@@ -1,7 +1,9 @@
 //! Segment files: direct I/O on the data ring.
 
+use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
@@ -48,6 +50,30 @@ pub fn open(path: &Path, how: Open) -> io::Result<File> {
         other => other?,
     };
     Ok(File(Rc::new(file.into())))
+}
+
+fn c_path(path: &Path) -> io::Result<CString> {
+    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+/// See [`crate::rt::Rt::unlink`]: a worker thread of the kernel frees the blocks, which takes milliseconds for a large file.
+pub async fn unlink(ring: &Rc<Ring>, path: &Path) -> io::Result<()> {
+    let path = c_path(path)?;
+    let entry = opcode::UnlinkAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build();
+    // SAFETY: the path, whose bytes are on the heap, is kept by the operation.
+    unsafe { ring.start(None, entry, Keep::Path { _path: path }) }.await.count().map(|_| ())
+}
+
+/// See [`crate::rt::Rt::space`].
+pub fn space(dir: &Path) -> io::Result<(u64, u64)> {
+    let dir = c_path(dir)?;
+    // SAFETY: all-zero is a valid statvfs.
+    let mut stat: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path ends in a zero and `stat` is ours.
+    match unsafe { libc::statvfs(dir.as_ptr(), &mut stat) } {
+        0 => Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize)),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 impl File {

@@ -389,6 +389,14 @@ impl Rt for Uring {
         std::fs::remove_file(path)
     }
 
+    async fn unlink(&self, path: &Path) -> io::Result<()> {
+        file::unlink(&self.0.ring, path).await
+    }
+
+    fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
+        file::space(dir)
+    }
+
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
         std::fs::remove_dir_all(path)
     }

@@ -4,6 +4,7 @@
 //! that started it is dropped.
 
 use std::cell::{Cell, RefCell};
+use std::ffi::CString;
 use std::fmt;
 use std::future::Future;
 use std::io;
@@ -40,6 +41,8 @@ pub enum Keep {
     Fd,
     /// Nothing yet: the result is a descriptor of its own, closed if nobody takes it.
     Accepted,
+    /// A name, ending in a zero byte.
+    Path { _path: CString },
     /// A chunk that is received or read into.
     Chunk(Chunk),
     /// A range that is written.

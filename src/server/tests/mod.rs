@@ -29,6 +29,8 @@ struct Machine {
     sim: Sim,
     address: SocketAddr,
     process: RefCell<Option<Arc<Process>>>,
+    /// The disk has been full.
+    was_full: Cell<bool>,
     /// Cores of the present process that have ended.
     ended: Rc<Cell<usize>>,
 }
@@ -44,7 +46,8 @@ enum Down {
 impl Machine {
     fn new(seed: u64) -> Machine {
         let address = "127.0.0.1:9092".parse().unwrap();
-        let machine = Machine { sim: Sim::new(seed, CORES), address, process: RefCell::default(), ended: Rc::default() };
+        let machine =
+            Machine { sim: Sim::new(seed, CORES), address, process: RefCell::default(), was_full: Cell::new(false), ended: Rc::default() };
         let rt = machine.sim.rt(0);
         machine.sim.run_until(async {
             rt.create_dir_all(Path::new("/data")).unwrap();
@@ -110,6 +113,13 @@ impl Machine {
     async fn trouble(&self, workload: &Workload<'_>) {
         for _ in 0..self.sim.below(5) {
             self.sim.sleep(Duration::from_micros(self.sim.below(60_000))).await;
+            if self.sim.below(4) == 0 {
+                self.was_full.set(true);
+                self.sim.set_free_space(Some(self.sim.below(400_000)));
+                self.sim.sleep(Duration::from_micros(self.sim.below(600_000))).await;
+                self.sim.set_free_space(None);
+                continue;
+            }
             let how = self.choose(&[Down::PowerLoss, Down::PowerLoss, Down::Kill, Down::Stop]);
             if how == Down::PowerLoss {
                 workload.power_lost();

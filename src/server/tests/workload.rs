@@ -203,8 +203,9 @@ impl<'a> Workload<'a> {
                 }
                 if let Some(Some(first)) = due.front() {
                     let answer: ProduceResponse = client.receive(*first).await?;
+                    let offsets = offsets(producer, &answer, self.machine.was_full.get())?;
                     due.pop_front();
-                    producer.acknowledged.borrow_mut().push(Some(offsets(producer, &answer)));
+                    producer.acknowledged.borrow_mut().push(Some(offsets));
                 }
             }
             Ok(())
@@ -347,15 +348,21 @@ impl<'a> Workload<'a> {
 }
 
 /// The base offsets that an answer gives, in the order of the producer's partitions.
-fn offsets(producer: &Producer, answer: &ProduceResponse) -> Vec<i64> {
+/// The base offsets, or an error when the disk was full: then it is begun again behind what was acknowledged.
+fn offsets(producer: &Producer, answer: &ProduceResponse, was_full: bool) -> io::Result<Vec<i64>> {
     assert_eq!(answer.responses.len(), 1);
     let partitions = &answer.responses[0].partition_responses;
     assert_eq!(partitions.iter().map(|p| p.index).collect::<Vec<_>>(), producer.partitions);
     for partition in partitions {
         let code = partition.error_code;
+        // Of several batches under way the later ones do not follow when the first one is refused.
+        let refusals = [ErrorCode::KafkaStorageError.code(), ErrorCode::OutOfOrderSequenceNumber.code()];
+        if was_full && refusals.contains(&code) {
+            return Err(io::Error::other(format!("refused with {code}")));
+        }
         assert_eq!(code, ErrorCode::None.code(), "producer {}: {:?}", producer.number, partition.error_message);
     }
-    partitions.iter().map(|p| p.base_offset).collect()
+    Ok(partitions.iter().map(|p| p.base_offset).collect())
 }
 
 /// Whole, intact batches without a gap from `next` on, which may lie in the first.

@@ -1,0 +1,204 @@
+//! Deleting from the front: which segments are too old or too many, and how they go.
+//!
+//! A segment goes in three steps. Its file gets a name that ends in `.deleted`, durably, the oldest first and one at a time: a crash leaves a
+//! log without gaps, whatever it leaves. After `file.delete.delay.ms` the file is removed, or when the log is next opened.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::LogError;
+use super::index::Index;
+use super::read::Turn;
+use super::state::Segment;
+use super::{Inner, Log, files};
+use crate::base::ids::Offset;
+use crate::rt::{Class, Rt};
+
+/// How much of a log is kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// A segment goes when its newest record is older than so many milliseconds; `None`: it does not go by age.
+    pub ms: Option<i64>,
+    /// The oldest segments go while the rest has at least so many bytes; `None`: they do not go by size. The last one stays.
+    pub bytes: Option<u64>,
+}
+
+impl<R: Rt> Log<R> {
+    /// Bytes of batches, those not yet written included.
+    pub fn size(&self) -> u64 {
+        self.0.state.borrow().segments.iter().map(|segment| segment.size).sum()
+    }
+
+    /// The right to take segments away or to replace them, for as long as the result lives.
+    pub async fn upkeep(&self) -> Turn<'_> {
+        self.0.upkeep.enter().await
+    }
+
+    /// The offset before which all segments are to go at `now_ms`: by age, by size, or because they end below the log's start. The log's end
+    /// when nothing is to stay: then [`Log::roll`] comes first. Only what is written goes.
+    pub async fn expired_before(&self, retention: Retention, now_ms: i64) -> Result<Offset, LogError> {
+        let mut surplus = retention.bytes.map(|bytes| self.size().saturating_sub(bytes));
+        let mut before = self.0.state.borrow().segments[0].base;
+        loop {
+            let (size, next, last, start, written) = {
+                let mut state = self.0.state.borrow_mut();
+                let at = state.segment_of(before);
+                let next = state.segments.get(at + 1).map(|segment| segment.base);
+                let (start, end, written) = (state.start, state.end, state.written);
+                let Some(segment) = state.segment_at(before) else { return Ok(before) };
+                (segment.size, next.unwrap_or(end), next.is_none(), start, written)
+            };
+            if next > written || (last && size == 0) {
+                return Ok(before);
+            }
+            let below_start = !last && next <= start;
+            let too_many = !last && surplus.is_some_and(|surplus| surplus >= size);
+            if !below_start && !too_many && !self.0.too_old(before, retention.ms, now_ms).await? {
+                return Ok(before);
+            }
+            surplus = surplus.map(|surplus| surplus.saturating_sub(size));
+            before = next;
+            if last {
+                return Ok(before);
+            }
+        }
+    }
+
+    /// Begins a new, empty segment at the log's end, with the producer state `snapshot`; false when the log cannot, or has grown meanwhile.
+    pub async fn roll(&self, snapshot: Vec<u8>) -> Result<bool, LogError> {
+        let base = {
+            let mut state = self.0.state.borrow_mut();
+            if state.stalled.is_some() || state.closed || state.written < state.end || state.last_segment().size == 0 {
+                return Ok(false);
+            }
+            let base = state.end;
+            state.drop_active();
+            state.tail = Box::default();
+            state.segments.push(Segment::new(base, self.0.config.get().index_interval_bytes));
+            state.create = true;
+            let kick = self.0.kick(&mut state);
+            drop(state);
+            self.0.start(kick);
+            base
+        };
+        let made = |state: &super::State<R::File>| state.segments.iter().any(|segment| segment.base == base && segment.exists);
+        let known = |state: &super::State<R::File>| state.segments.iter().any(|segment| segment.base == base);
+        self.0.wait_until(|state| made(state) || !known(state)).await?;
+        if !made(&self.0.state.borrow()) {
+            return Ok(false);
+        }
+        // What it says of producers may stand nowhere else soon.
+        files::write_snapshot(&self.0.rt, &self.0.dir, base, snapshot).await;
+        Ok(true)
+    }
+
+    /// The log starts at `offset` from now on, if it did not before.
+    pub fn set_start(&self, offset: Offset) {
+        let mut state = self.0.state.borrow_mut();
+        state.start = state.start.max(offset.min(state.written));
+    }
+
+    /// Deletes the segments that end at or below `before`; their number.
+    pub async fn delete_before(&self, before: Offset) -> Result<usize, LogError> {
+        let inner = &self.0;
+        let mut marked = Vec::new();
+        let result = loop {
+            match inner.mark_first(before, &mut marked) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(e) => break Err(e),
+            }
+            if let Err(e) = inner.rt.sync_dir(&inner.dir).await.map_err(LogError::io("flush", &inner.dir)) {
+                // The next name to go might be gone after a power failure, and this one not.
+                inner.fence(&e);
+                inner.progressed();
+                break Err(e);
+            }
+            inner.rt.yield_now().await;
+        };
+        let count = marked.iter().filter(|path: &&PathBuf| path.to_string_lossy().ends_with(".log.deleted")).count();
+        if !marked.is_empty() {
+            inner.remove_later(marked);
+        }
+        result.map(|()| count)
+    }
+}
+
+impl<R: Rt> Inner<R> {
+    /// Stores the index of a complete segment, unless that is deleted meanwhile.
+    pub(super) async fn store_index(&self, base: Offset, index: &Index) {
+        let gone = || self.state.borrow_mut().segment_at(base).is_none();
+        if !gone() {
+            files::write_index(&self.rt, &self.dir, base, index).await;
+        }
+        if gone() {
+            for kind in files::DERIVED {
+                let _ = self.rt.remove_file(&files::name(&self.dir, base, kind));
+            }
+        }
+    }
+
+    async fn too_old(&self, base: Offset, ms: Option<i64>, now_ms: i64) -> Result<bool, LogError> {
+        let Some(ms) = ms else { return Ok(false) };
+        let known = self.state.borrow_mut().segment_at(base).and_then(|segment| segment.largest_ms);
+        let largest = match known {
+            Some(largest) => Some(largest),
+            None => {
+                self.with_index(base).await?;
+                let mut state = self.state.borrow_mut();
+                let closed = base < state.writing;
+                let Some(segment) = state.segment_at(base) else { return Ok(false) };
+                let largest = segment.index.as_ref().and_then(|index| index.max_timestamp()).map(|(ts, _)| ts);
+                segment.largest_ms = largest.filter(|_| closed);
+                if segment.size == 0 { Some(i64::MIN) } else { largest }
+            }
+        };
+        // Batches without timestamps have no age.
+        Ok(largest.is_some_and(|largest| (largest >= 0 || largest == i64::MIN) && now_ms.saturating_sub(largest) > ms))
+    }
+
+    /// Renames the files of the first segment, if it ends at or below `before`, and forgets it. False when there is none to go.
+    fn mark_first(&self, before: Offset, marked: &mut Vec<PathBuf>) -> Result<bool, LogError> {
+        let mut state = self.state.borrow_mut();
+        let (base, next) = match &state.segments[..] {
+            [first, second, ..] if second.base <= before && first.base < state.writing && !self.deleted.get() => (first.base, second.base),
+            _ => return Ok(false),
+        };
+        let mut mark = |kind| {
+            let path = files::name(&self.dir, base, kind);
+            let gone = files::name(&self.dir, base, &format!("{kind}.deleted"));
+            self.rt.rename(&path, &gone).map_err(LogError::io("rename", &path)).map(|()| marked.push(gone))
+        };
+        mark("log")?;
+        for kind in files::DERIVED.into_iter().chain(["snapshot"]) {
+            // Not there, or in nobody's way.
+            let _ = mark(kind);
+        }
+        state.segments.remove(0);
+        state.start = state.start.max(next);
+        let kept = state.spans.split_off(&next);
+        let gone = std::mem::replace(&mut state.spans, kept);
+        let uncounted: Vec<Offset> = state.retired.iter().map(|(key, _)| *key).filter(|key| *key < next).collect();
+        state.retired.retain(|(key, _)| *key >= next);
+        drop(state);
+        self.cache.forget(gone.iter().filter(|(key, _)| !uncounted.contains(key)).map(|(_, span)| span.chunk.capacity()).sum());
+        Ok(true)
+    }
+
+    fn remove_later(&self, marked: Vec<PathBuf>) {
+        let rt = self.rt.clone();
+        let delay = Duration::from_millis(self.config.get().file_delete_delay_ms.max(0) as u64);
+        self.rt.spawn(Class::Background, async move {
+            rt.sleep(delay).await;
+            for path in marked {
+                match rt.unlink(&path).await {
+                    // Its topic may have been deleted meanwhile.
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!("cannot remove {}: {e}; it will be at the next start", path.display());
+                    }
+                    _ => {}
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,243 @@
+"""How logs end and shrink: segments, retention, DeleteRecords, DescribeLogDirs, a full disk. These tests start their own brokers."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import time
+
+from harness import KAFKA, Broker, eventually, free_port, java, temp_dir
+from raw import Connection, batch, parse_batches, values
+
+OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC, POLICY_VIOLATION, KAFKA_STORAGE_ERROR = 1, 3, 17, 44, 56
+LATEST, EARLIEST = -1, -2
+QUICK = {"log.retention.check.interval.ms": 100, "log.initial.task.delay.ms": 100, "log.segment.delete.delay.ms": 1000}
+
+
+def quick(**more):
+    return Broker(**{**QUICK, **more})
+
+
+def earliest(c, topic, partition=0):
+    return c.list_offset(topic, partition, EARLIEST).Offset
+
+
+def files(broker, partition, end):
+    return [f for f in os.listdir(os.path.join(broker.data, partition)) if f.endswith(end)]
+
+
+def delete_records(c, offsets, version=2):
+    """`offsets`: topic to partition to offset. (error, low watermark) by topic and partition."""
+    topics = [{"Name": t, "Partitions": [{"PartitionIndex": p, "Offset": o} for p, o in ps.items()]} for t, ps in offsets.items()]
+    answer = c.call("DeleteRecords", version, {"Topics": topics, "TimeoutMs": 30000})
+    return {(t.Name, p.PartitionIndex): (p.ErrorCode, p.LowWatermark) for t in answer.Topics for p in t.Partitions}
+
+
+def log_dirs(c, topics=None, version=4):
+    return c.call("DescribeLogDirs", version, {"Topics": topics}).Results
+
+
+def test_retention_by_size():
+    """The oldest segments go, and with them their files; readers of what is left are not disturbed, those of what is gone are told."""
+    with quick() as broker, Connection(broker.address) as c:
+        c.create_topic("t", segment_bytes=1 << 20, retention_bytes=2 << 20)
+        for n in range(60):
+            c.produce_ok("t", 0, batch([b"%04d" % n + b"x" * 100_000]))
+        start = eventually(lambda: earliest(c, "t"))
+        start = eventually(lambda: (s := earliest(c, "t")) >= 30 and s)
+        assert c.fetch("t", {0: 0})[0].ErrorCode == OFFSET_OUT_OF_RANGE
+        assert c.fetch("t", {0: start})[0].LogStartOffset == start
+        got = values(c.fetch_all("t", 0, start))
+        assert [v[:4] for v in got] == [b"%04d" % n for n in range(start, 60)]
+        size = sum(len(v) for v in got)
+        assert 2 << 20 <= size <= 4 << 20, size
+        assert c.list_offset("t", 0, 0).Offset == start
+        eventually(lambda: not files(broker, "t-0", ".deleted"))
+        assert min(files(broker, "t-0", ".log")) == f"{start:020}.log"
+        for stop in (broker.terminate, broker.kill):
+            stop()
+            broker.start()
+            with Connection(broker.address) as again:
+                eventually(lambda: again.list_offset("t", 0, LATEST).Offset == 60)
+                assert earliest(again, "t") == start
+                assert values(again.fetch_all("t", 0, start)) == got
+
+
+def test_retention_by_time():
+    """By the records' timestamps: records of 1970 vanish, also from the last segment, and the offsets go on behind them."""
+    with quick() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t", message_timestamp_type="CreateTime")
+            c.create_topic("kept", cleanup_policy="compact")
+            c.create_topic("forever", retention_ms=-1)
+            for topic in ("t", "kept", "forever"):
+                for n in range(3):
+                    c.produce_ok(topic, 0, batch([(b"k", b"old %d" % n)], timestamps=[1000 + n]))
+            eventually(lambda: earliest(c, "t") == 3)
+            assert (c.list_offset("t", 0, LATEST).Offset, c.list_offset("t", 0, 0).Offset) == (3, -1)
+            assert c.fetch("t", {0: 0})[0].ErrorCode == OFFSET_OUT_OF_RANGE
+            assert c.produce_ok("t", 0, batch([b"new"])) == 3
+            assert values(c.fetch_all("t", 0, 3)) == [b"new"]
+            time.sleep(0.5)
+            assert [earliest(c, topic) for topic in ("t", "kept", "forever")] == [3, 0, 0]
+        for stop in (broker.kill, broker.terminate):
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                eventually(lambda: c.list_offset("t", 0, LATEST).Offset == 4)
+                assert earliest(c, "t") == 3 and values(c.fetch_all("t", 0, 3)) == [b"new"]
+
+
+def test_segment_ms():
+    """A segment ends by the timestamps of its records."""
+    with Broker() as broker, Connection(broker.address) as c:
+        c.create_topic("t", segment_ms=1000, retention_ms=-1)
+        for n, ts in enumerate((5000, 6000, 5500, 6001, 7001, 7002)):
+            c.produce_ok("t", 0, batch([b"%d" % n], timestamps=[ts]))
+        eventually(lambda: sorted(files(broker, "t-0", ".log")) == [f"{n:020}.log" for n in (0, 3, 5)])
+
+
+def test_delete_records():
+    with quick() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t", 2, segment_bytes=1 << 20)
+            c.create_topic("compacted", cleanup_policy="compact")
+            c.create_topic("both", cleanup_policy="compact,delete")
+            for n in range(20):
+                c.produce_ok("t", 0, batch([b"%04d" % n + b"x" * 200_000]))
+            for topic in ("compacted", "both"):
+                c.produce_ok(topic, 0, batch([(b"k", b"v")]))
+            for version in (0, 1, 2):
+                asked = {"t": {0: 3 + version, 1: 1, 7: 0}, "compacted": {0: 1}, "none": {0: 0}}
+                assert delete_records(c, asked, version) == {
+                    ("t", 0): (0, 3 + version), ("t", 1): (OFFSET_OUT_OF_RANGE, -1), ("t", 7): (UNKNOWN_TOPIC_OR_PARTITION, -1),
+                    ("compacted", 0): (POLICY_VIOLATION, -1), ("none", 0): (UNKNOWN_TOPIC_OR_PARTITION, -1),
+                }
+            assert delete_records(c, {"t": {0: 2}, "both": {0: 1}}) == {("t", 0): (0, 5), ("both", 0): (0, 1)}
+            assert delete_records(c, {"t": {0: -2}})[("t", 0)] == (OFFSET_OUT_OF_RANGE, -1)
+            assert delete_records(c, {"t": {0: 21}})[("t", 0)] == (OFFSET_OUT_OF_RANGE, -1)
+            assert earliest(c, "t") == 5
+            assert c.fetch("t", {0: 4})[0].ErrorCode == OFFSET_OUT_OF_RANGE
+            assert [v[:4] for v in values(c.fetch_all("t", 0, 5))] == [b"%04d" % n for n in range(5, 20)]
+            eventually(lambda: f"{0:020}.log" not in files(broker, "t-0", ".log"))
+            assert delete_records(c, {"t": {0: 12}})[("t", 0)] == (0, 12)
+        broker.terminate()
+        broker.start()
+        with Connection(broker.address) as c:
+            eventually(lambda: c.list_offset("t", 0, LATEST).Offset == 20)
+            assert earliest(c, "t") == 12, "it is checkpointed"
+            assert delete_records(c, {"t": {0: -1}})[("t", 0)] == (0, 20)
+            assert earliest(c, "t") == 20 and c.produce_ok("t", 0, batch([b"next"])) == 20
+
+
+def test_delete_records_tools():
+    with Broker() as broker, Connection(broker.address) as c:
+        c.create_topic("t", 2)
+        for p in (0, 1):
+            c.produce_ok("t", p, batch([b"x"] * 10))
+        path = os.path.join(broker.directory, "offsets.json")
+        with open(path, "w") as out:
+            json.dump({"partitions": [{"topic": "t", "partition": 0, "offset": 4}, {"topic": "t", "partition": 1, "offset": -1}], "version": 1}, out)
+        code, out, err = java("org.apache.kafka.tools.DeleteRecordsCommand", "--bootstrap-server", broker.bootstrap, "--offset-json-file", path)
+        assert code == 0 and "partition: t-0\tlow_watermark: 4" in out and "partition: t-1\tlow_watermark: 10" in out, (code, out, err)
+
+        from confluent_kafka import TopicPartition
+        from confluent_kafka.admin import AdminClient
+
+        admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+        (future,) = admin.delete_records([TopicPartition("t", 0, 7)]).values()
+        assert future.result(30).low_watermark == 7
+        assert [earliest(c, "t", p) for p in (0, 1)] == [7, 10]
+
+
+def test_log_dirs():
+    with Broker() as broker, Connection(broker.address) as c:
+        c.create_topic("a", 2)
+        c.create_topic("b")
+        for n in range(1, 10):
+            c.produce_ok("a", 1, batch([b"x" * 1000] * n))
+        size = sum(b.size for b in parse_batches(c.fetch("a", {1: 0}, partition_max=1 << 20)[1].Records))
+        for version in range(1, 6):
+            (found,) = log_dirs(c, version=version)
+            assert (found.ErrorCode, found.LogDir) == (0, broker.data)
+            sizes = {(t.Name, p.PartitionIndex): (p.PartitionSize, p.OffsetLag, p.IsFutureKey) for t in found.Topics for p in t.Partitions}
+            assert sizes == {("a", 0): (0, 0, False), ("a", 1): (size, 0, False), ("b", 0): (0, 0, False)}, sizes
+            if version >= 4:
+                disk = shutil.disk_usage(broker.data)
+                assert found.TotalBytes == disk.total and abs(found.UsableBytes - disk.free) < 1 << 30
+        (found,) = log_dirs(c, [{"Topic": "a", "Partitions": [0, 9]}, {"Topic": "none", "Partitions": [0]}])
+        assert [(t.Name, [p.PartitionIndex for p in t.Partitions]) for t in found.Topics] == [("a", [0])]
+        code, out, err = java("org.apache.kafka.tools.LogDirsCommand", "--bootstrap-server", broker.bootstrap, "--describe", "--topic-list", "a")
+        assert code == 0, (code, out, err)
+        shown = json.loads(out.splitlines()[-1])["brokers"][0]["logDirs"][0]
+        assert shown["error"] is None and shown["logDir"] == broker.data
+        assert {p["partition"]: p["size"] for p in shown["partitions"]} == {"a-0": 0, "a-1": size}, shown
+
+
+@contextlib.contextmanager
+def small_disk(size):
+    """A directory on a file system of its own; None where that is not allowed."""
+    directory = temp_dir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", directory], capture_output=True).returncode == 0
+    try:
+        yield directory if mounted else None
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", directory], check=True)
+
+
+def test_disk_full():
+    """Producers are refused with an error to try again after, reads go on, and all goes on by itself when there is room."""
+    if KAFKA:
+        return  # stops
+    with small_disk("64m") as disk:
+        if disk is None:
+            print("not allowed to mount a file system: nothing tested")
+            return
+        with Broker(directory=disk) as broker, Connection(broker.address) as c:
+            c.create_topic("t", 2)
+            value, acked = b"x" * 200_000, {0: [], 1: []}
+
+            def produce(n, acks=-1):
+                value_n = b"%06d" % n + value
+                answer = c.produce("t", n % 2, batch([value_n]), acks=acks)
+                assert answer.ErrorCode in (0, KAFKA_STORAGE_ERROR), answer
+                if answer.ErrorCode == 0:
+                    assert answer.BaseOffset == len(acked[n % 2]), "offsets that were given up are used again"
+                    acked[n % 2].append(value_n)
+                return answer.ErrorCode == 0
+
+            def check():
+                for p in (0, 1):
+                    assert values(c.fetch_all("t", p)) == acked[p]
+
+            for turn in range(3):
+                filler = os.path.join(disk, "filler")
+                with open(filler, "wb") as out, contextlib.suppress(OSError):
+                    while True:
+                        out.write(b"z" * (1 << 20))
+                refused = set()
+                for n in range(400):
+                    if not produce(n, acks=-1 if n % 3 else 1):
+                        refused.add(n % 2)
+                    if len(refused) == 2:
+                        break
+                assert len(refused) == 2, "it was never full"
+                check()
+                assert not produce(1) and not produce(2)
+                c.call("CreateTopics", 7, {"Topics": [{"Name": f"new{turn}", "NumPartitions": 2, "ReplicationFactor": 1}], "timeoutMs": 30000})
+                os.remove(filler)
+                for p in (0, 1):
+                    eventually(lambda: produce(p))
+                eventually(lambda: c.produce(f"new{turn}", 1, batch([b"y"])).ErrorCode == 0)
+                check()
+                # Room for the next turn.
+                delete_records(c, {"t": {0: 0}})
+            before = {p: list(v) for p, v in acked.items()}
+            broker.kill()
+            broker.start()
+            with Connection(broker.address) as again:
+                for p in (0, 1):
+                    assert values(again.fetch_all("t", p)) == before[p]
+            assert broker.terminate() == 0
