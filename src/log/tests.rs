@@ -128,9 +128,20 @@ impl Machine {
         self.random.borrow_mut().below(bound)
     }
 
+    /// As the owner of a partition does: what a crash has taken before the first batch is made again.
     async fn open(&self, opening: Opening, replay: &mut dyn Replay) -> Log<SimRt> {
         let rt = self.sim.rt(0);
-        Log::open(&rt, &Cache::new(rt.memory()), &path(), self.config, opening, replay).await.unwrap()
+        match Log::open(&rt, &Cache::new(rt.memory()), &path(), self.config, opening, replay).await {
+            Err(LogError::Missing(_)) => create(&rt, self.config).await,
+            opened => {
+                let log = opened.unwrap();
+                if log.topic_id().is_zero() {
+                    assert_eq!(log.end_offset(), 0, "the id is durable before the first batch");
+                    log.set_topic_id(ID);
+                }
+                log
+            }
+        }
     }
 
     fn append(&self, log: &Log<SimRt>) {
@@ -244,6 +255,9 @@ impl Machine {
     fn live(&self) {
         let rt = self.sim.rt(0);
         self.sim.run_until(async { drop(create(&rt, self.config).await) });
+        if self.below(2) == 0 {
+            self.sim.crash();
+        }
         let mut clean = false;
         for _ in 0..8 {
             let mut follow = Follow::default();
@@ -299,17 +313,40 @@ impl Machine {
     }
 }
 
+/// Lives of one seed; a failure names it, and `CORELANE_LOG_SEED` runs it again alone.
+fn live(seed: u64, memory: usize) {
+    let name_it = NameSeed(seed);
+    Machine::new(seed, memory).live();
+    std::mem::forget(name_it);
+}
+
+struct NameSeed(u64);
+
+impl Drop for NameSeed {
+    fn drop(&mut self) {
+        eprintln!("again with CORELANE_LOG_SEED={}", self.0);
+    }
+}
+
 #[test]
 fn everything_flushed_survives_any_crash() {
-    for seed in 0..150 {
-        Machine::new(seed, 64 << 20).live();
+    match std::env::var("CORELANE_LOG_SEED") {
+        Ok(seed) => live(seed.parse().expect("a number"), 64 << 20),
+        Err(_) => (0..150).for_each(|seed| live(seed, 64 << 20)),
     }
+}
+
+/// A million operations and more: 8 lives of 125 operations on average for each seed.
+#[test]
+#[ignore = "takes minutes: scripts and people run it with --ignored"]
+fn a_million_operations() {
+    (1000..2100).for_each(|seed| live(seed, if seed % 4 == 0 { 1 << 20 } else { 64 << 20 }));
 }
 
 #[test]
 fn little_memory_is_enough() {
     for seed in 0..60 {
-        Machine::new(seed, 1 << 20).live();
+        live(seed, 1 << 20);
     }
 }
 

@@ -161,12 +161,15 @@ impl<R: Rt> Shard<R> {
     /// Opens or creates the replicas named and drops those whose topic is gone.
     async fn assign(&self, image: &Arc<Image>, assignments: Vec<Assignment>) {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
+        let mut gone = Vec::new();
         for (key, replica) in self.0.owner.replicas() {
             match image.topic_by_id(key.0) {
                 Some(topic) => replica.set_config(&topic.config),
-                None => self.drop_replica(&key).await,
+                None => gone.push(key),
             }
         }
+        let shard = self.clone();
+        self.each(image, gone, async move |key: Key| shard.drop_replica(&key).await).await;
         let (shard, known) = (self.clone(), image.clone());
         let open = async move |assignment: Assignment| {
             let (dir, key, again) = (assignment.dir.clone(), assignment.key, assignment.clone());
