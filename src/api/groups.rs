@@ -1,5 +1,6 @@
 //! What the APIs of groups share.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use crate::base::error::ErrorCode;
@@ -36,6 +37,12 @@ pub(super) fn maybe_text(name: &Option<Name>) -> Option<StrBytes> {
 /// The APIs of members have no group without a name; those of offsets do.
 pub(super) fn named(group: &StrBytes) -> Result<(), ErrorCode> {
     if group.is_empty() { Err(ErrorCode::InvalidGroupId) } else { Ok(()) }
+}
+
+/// Takes out what is named twice: told again and again, a large group would fill the memory.
+pub fn distinct<T>(groups: &mut Vec<T>, name: impl Fn(&T) -> &StrBytes) {
+    let mut seen = BTreeSet::new();
+    groups.retain(|group| seen.insert(name(group).clone()));
 }
 
 /// An address as Java shows it, which is what groups remember of their members.
@@ -78,6 +85,13 @@ mod tests {
     fn addresses_as_java_shows_them() {
         assert_eq!(&*client_host("127.0.0.1".parse().unwrap()), "/127.0.0.1");
         assert_eq!(&*client_host("::1".parse().unwrap()), "/0:0:0:0:0:0:0:1");
+    }
+
+    #[test]
+    fn each_group_once() {
+        let mut groups: Vec<StrBytes> = vec!["a".into(), "b".into(), "a".into()];
+        distinct(&mut groups, |group| group);
+        assert_eq!(groups, ["a".into(), "b".into()]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub const PIPELINE: usize = 64;
 pub const MAILBOX: usize = 1024;
 /// Bytes by which segment files are allocated ahead of the writes.
 pub const ALLOCATE_AHEAD: u64 = 32 << 20;
+/// Groups that one request may ask about; what is told of each takes memory.
+pub const GROUPS_PER_REQUEST: usize = 50_000;
 /// The share of `corelane.memory` that groups and their offsets may take: one part of so many.
 pub const GROUPS_SHARE: usize = 8;
 /// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).

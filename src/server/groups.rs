@@ -7,13 +7,18 @@ use bytes::Bytes;
 use super::dispatch::Work;
 use crate::api;
 use crate::base::error::ErrorCode;
+use crate::base::limits::GROUPS_PER_REQUEST;
 use crate::rt::Rt;
 use crate::shard::group_op::{Op, Reply};
+use crate::wire::WireError;
 use crate::wire::codec::{
     DeleteGroupsRequest, DescribeGroupsRequest, Encode, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
     ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, StrBytes, SyncGroupRequest,
 };
 use crate::wire::versions::ApiKey;
+
+/// Groups of one request that are asked about at a time.
+const AT_ONCE: usize = 256;
 
 /// Starts work on a request of one of these APIs.
 pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::Result<()> {
@@ -56,18 +61,21 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             ask(work, &group, op, move |reply| api::offset_delete::respond(&request, &image, reply))
         }
         ApiKey::OffsetFetch => {
-            let request: OffsetFetchRequest = work.decode(body)?;
+            let mut request: OffsetFetchRequest = work.decode(body)?;
+            api::groups::distinct(&mut request.groups, |group| &group.group_id);
             let image = work.conn.server.shard.image();
             let ops = api::offset_fetch::plan(&request, version, &image);
             ask_all(work, ops, move |replies| api::offset_fetch::respond(&request, version, &image, replies))
         }
         ApiKey::DescribeGroups => {
-            let request: DescribeGroupsRequest = work.decode(body)?;
+            let mut request: DescribeGroupsRequest = work.decode(body)?;
+            api::groups::distinct(&mut request.groups, |group| group);
             let ops = each(&request.groups, Op::Describe);
             ask_all(work, ops, move |replies| api::describe_groups::respond(&request, version, replies))
         }
         ApiKey::DeleteGroups => {
-            let request: DeleteGroupsRequest = work.decode(body)?;
+            let mut request: DeleteGroupsRequest = work.decode(body)?;
+            api::groups::distinct(&mut request.groups_names, |group| group);
             let ops = each(&request.groups_names, Op::Delete);
             ask_all(work, ops, move |replies| api::delete_groups::respond(&request, replies))
         }
@@ -122,19 +130,26 @@ fn ask<R: Rt, M: Encode>(
 }
 
 /// Asks the coordinators of several groups.
-fn ask_all<R: Rt, M: Encode, N: AsRef<str>>(
+fn ask_all<R: Rt, M: Encode, N: AsRef<str> + 'static>(
     work: Work<R>,
     ops: Vec<(N, Op)>,
     respond: impl FnOnce(Vec<Reply>) -> M + 'static,
 ) -> io::Result<()> {
-    let shard = &work.conn.server.shard;
-    let replies: Vec<_> = ops.into_iter().map(|(group, op)| shard.group(group.as_ref(), op)).collect();
-    let all = async {
-        let mut all = Vec::with_capacity(replies.len());
-        for reply in replies {
-            all.push(reply.await);
+    if ops.len() > GROUPS_PER_REQUEST {
+        return Err(super::dispatch::malformed(WireError::TooLarge("number of groups")));
+    }
+    let shard = work.conn.server.shard.clone();
+    let all = async move {
+        let (mut ops, mut all) = (ops.into_iter(), Vec::new());
+        loop {
+            let replies: Vec<_> = ops.by_ref().take(AT_ONCE).map(|(group, op)| shard.group(group.as_ref(), op)).collect();
+            if replies.is_empty() {
+                return all;
+            }
+            for reply in replies {
+                all.push(reply.await);
+            }
         }
-        all
     };
     work.when(all, |work, all| work.reply(&respond(all)))
 }
