@@ -49,6 +49,25 @@ impl<'a> Record<'a> {
     pub fn headers(&self) -> Headers<'a> {
         self.headers
     }
+
+    /// Appends the record, all of it but for its timestamp.
+    pub(super) fn put(&self, out: &mut Vec<u8>, timestamp_delta: i64) {
+        let Record { offset_delta, key, value, headers: Headers { rest, count }, .. } = *self;
+        let (key_len, value_len) = (nullable_len(key), nullable_len(value));
+        let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + rest.len();
+        let numbers = [timestamp_delta, offset_delta.into(), key_len, value_len, count.into()];
+        let prefixes: usize = numbers.into_iter().map(varlong_len).sum();
+        put_varlong(out, (1 + prefixes + content) as i64);
+        out.push(0);
+        put_varlong(out, timestamp_delta);
+        put_varlong(out, offset_delta.into());
+        for (field, len) in [(key, key_len), (value, value_len)] {
+            put_varlong(out, len);
+            out.extend_from_slice(field.unwrap_or_default());
+        }
+        put_varlong(out, count.into());
+        out.extend_from_slice(rest);
+    }
 }
 
 /// Goes over a record's headers: key and value.
@@ -211,18 +230,8 @@ fn read_varint(input: &mut impl BufRead) -> io::Result<i64> {
 
 /// Appends one record without headers.
 pub(super) fn put_record(out: &mut Vec<u8>, offset_delta: i32, timestamp_delta: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
-    let (key_len, value_len) = (nullable_len(key), nullable_len(value));
-    let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
-    let prefixes = varlong_len(timestamp_delta) + varlong_len(offset_delta.into()) + varlong_len(key_len) + varlong_len(value_len);
-    put_varlong(out, (2 + prefixes + content) as i64);
-    out.push(0);
-    put_varlong(out, timestamp_delta);
-    put_varlong(out, offset_delta.into());
-    for (field, len) in [(key, key_len), (value, value_len)] {
-        put_varlong(out, len);
-        out.extend_from_slice(field.unwrap_or_default());
-    }
-    put_varlong(out, 0);
+    let headers = Headers { rest: &[], count: 0 };
+    Record { timestamp_delta, offset_delta, key, value, headers }.put(out, timestamp_delta);
 }
 
 fn nullable_len(field: Option<&[u8]>) -> i64 {
@@ -256,6 +265,9 @@ mod tests {
         assert_eq!((records[1].timestamp_delta, records[1].offset_delta, records[1].key), (-3, 1, None));
         assert_eq!((records[2].timestamp_delta, records[2].key, records[2].value), (i64::MAX, Some(&b""[..]), None));
         assert_eq!(records[3].headers().collect::<Vec<_>>(), [(&b"h"[..], Some(&b"v"[..])), (b"", None)]);
+        let mut again = Vec::new();
+        records.iter().for_each(|record| record.put(&mut again, record.timestamp_delta));
+        assert_eq!(again, payload);
     }
 
     #[test]

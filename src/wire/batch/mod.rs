@@ -1,6 +1,7 @@
 //! Record batches of format version 2 ("magic 2", KIP-98), the only one that this broker takes, keeps and serves.
 
 mod build;
+mod filter;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -11,6 +12,7 @@ use super::compression::Compression;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId};
 
 pub use build::{BatchSpec, KeyValue, build_batch};
+pub use filter::{Filtered, Marker, Retention, each_record, filter_batch, marker};
 pub use validate::{ProduceRules, Rejection, validate_produce};
 
 /// Bytes of a batch before its records (Kafka's `RECORD_BATCH_OVERHEAD`).
