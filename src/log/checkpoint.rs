@@ -14,6 +14,8 @@ pub const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
 pub const LOG_STARTS: &str = "log-start-offset-checkpoint";
 /// `replication-offset-checkpoint`: high watermarks.
 pub const HIGH_WATERMARKS: &str = "replication-offset-checkpoint";
+/// `cleaner-offset-checkpoint`: below it everything is compacted, of the logs that were ever cleaned.
+pub const CLEANED: &str = "cleaner-offset-checkpoint";
 
 /// Offsets by topic name and partition.
 pub type Offsets = BTreeMap<(String, i32), Offset>;
@@ -53,7 +55,7 @@ pub fn read<R: Rt>(rt: &R, data_dir: &Path, name: &str) -> Result<Offsets, LogEr
     let path = data_dir.join(name);
     let Some(text) = files::read_text(rt, &path)? else { return Ok(Offsets::new()) };
     Ok(parse(&text).unwrap_or_else(|reason| {
-        tracing::warn!("{}: damaged ({reason}): going on without it, all of every log will be checked", path.display());
+        tracing::warn!("{}: damaged ({reason}): going on without it, all of every log will be looked at", path.display());
         Offsets::new()
     }))
 }

@@ -9,7 +9,7 @@ use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
 const SMALL: LogConfig = LogConfig { segment_bytes: 20_000, ..CONFIG };
-const CLOSED: Opening = Opening { clean: true, recovery_point: 500, log_start: 0 };
+const CLOSED: Opening = Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 };
 
 /// Changes one byte of a segment's file.
 async fn flip(rt: &SimRt, base: Offset, position: usize, replace: &[u8]) {
@@ -83,7 +83,7 @@ fn a_batch_in_the_wrong_place_is_not_served() {
         let refused = serves_what_was_written(&log, &batches).await;
         assert!(refused.contains(&10), "{refused:?}");
         // An unclean start does not look at what was flushed long ago.
-        let log = reopen(&rt, SMALL, Opening { clean: false, recovery_point: 300, log_start: 0 }).await.unwrap();
+        let log = reopen(&rt, SMALL, Opening { clean: false, recovery_point: 300, log_start: 0, cleaned: 0 }).await.unwrap();
         assert_eq!(log.end_offset(), 300);
     });
 }
@@ -127,7 +127,7 @@ fn strange_files_are_left_alone() {
         }
         assert!(!first.is_empty());
         for clean in [true, false] {
-            let log = reopen(&rt, SMALL, Opening { clean, recovery_point: 300, log_start: 0 }).await.unwrap();
+            let log = reopen(&rt, SMALL, Opening { clean, recovery_point: 300, log_start: 0, cleaned: 0 }).await.unwrap();
             assert!(read_all(&log).await == batches.concat());
             assert!(strange.iter().all(|name| rt.read_file(&path().join(name)).is_ok()));
         }

@@ -14,17 +14,19 @@ const STEP: usize = 1 << 20;
 impl<R: Rt> Log<R> {
     /// The first record below `upto` whose timestamp is `ts` (ms) or later: its offset and timestamp.
     pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
-        for base in self.segment_bases() {
-            self.0.with_index(base).await?;
+        let mut next = Some(self.start_offset());
+        while let Some(offset) = next {
+            self.0.indexed(offset).await?;
             let (from, end) = {
                 let state = self.0.state.borrow();
-                let at = state.segment_of(base);
-                let Some(index) = state.segments[at].index.as_ref().filter(|_| state.segments[at].base == base) else { continue };
+                let at = state.segment_of(offset);
+                next = state.segments.get(at + 1).map(|s| s.base);
+                let segment = &state.segments[at];
+                let Some(index) = segment.index.as_ref() else { continue };
                 if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
                     continue;
                 }
-                let end = state.segments.get(at + 1).map_or(state.end, |s| s.base);
-                (base + index.before_time(ts) as Offset, end.min(upto))
+                (segment.base + index.before_time(ts) as Offset, next.unwrap_or(state.end).min(upto))
             };
             if let Some(found) = self.search(ts, from.max(self.start_offset()), end).await? {
                 return Ok(Some(found));
@@ -36,22 +38,21 @@ impl<R: Rt> Log<R> {
     /// The largest timestamp below `upto` and the offset of the first record that has it.
     pub async fn max_timestamp_offset(&self, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
         let mut best: Option<(i64, Offset)> = None;
-        for base in self.segment_bases() {
-            self.0.with_index(base).await?;
-            let mut state = self.0.state.borrow_mut();
-            let max = state.segment_at(base).and_then(|segment| segment.index.as_ref()).and_then(|i| i.max_timestamp());
+        let mut next = Some(self.start_offset());
+        while let Some(offset) = next {
+            self.0.indexed(offset).await?;
+            let state = self.0.state.borrow();
+            let at = state.segment_of(offset);
+            next = state.segments.get(at + 1).map(|s| s.base);
+            let max = state.segments[at].index.as_ref().and_then(|i| i.max_timestamp());
             if let Some((ts, last)) = max.filter(|(ts, _)| best.is_none_or(|(b, _)| *ts > b)) {
-                best = Some((ts, base + last as Offset));
+                best = Some((ts, state.segments[at].base + last as Offset));
             }
         }
         let Some((_, last)) = best.filter(|(ts, _)| *ts >= 0) else { return Ok(None) };
         let pieces = self.fetch(last, 1, upto).await?;
         let Some(batch) = pieces.first() else { return Ok(None) };
         compression::max_timestamp(batch).map_err(|e| LogError::BadBatch(e.to_string()))
-    }
-
-    fn segment_bases(&self) -> Vec<Offset> {
-        self.0.state.borrow().segments.iter().map(|s| s.base).collect()
     }
 
     async fn fetch(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Result<Vec<Bytes>, LogError> {

@@ -5,6 +5,7 @@
 
 pub mod cache;
 pub mod checkpoint;
+pub mod compact;
 #[cfg(test)]
 mod damage_tests;
 pub mod dir;
@@ -85,6 +86,8 @@ pub struct Opening {
     pub clean: bool,
     /// First offset to serve, says the checkpoint. 0 if unknown: then the first segment's base.
     pub log_start: Offset,
+    /// Everything below is compacted, says the checkpoint. 0 if unknown.
+    pub cleaned: Offset,
 }
 
 /// Rebuilds, at [`Log::open`], what the caller derives from the batches of a log: producer state.
@@ -138,6 +141,8 @@ struct Inner<R: Rt> {
     config: Cell<LogConfig>,
     state: RefCell<State<R::File>>,
     deleted: Cell<bool>,
+    /// Everything below is compacted, as far as is known.
+    cleaned: Cell<Offset>,
     /// Makes the jitter of each segment.
     salt: u64,
     /// Held while segments are taken away or replaced.
@@ -191,7 +196,10 @@ impl<R: Rt> Log<R> {
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
         let state = recover::open(rt, dir, config, opening, replay).await?;
-        Ok(Self::assemble(rt, cache, dir, topic_id, config, state))
+        let log = Self::assemble(rt, cache, dir, topic_id, config, state);
+        // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
+        log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });
+        Ok(log)
     }
 
     fn assemble(rt: &R, cache: &Cache, dir: &Path, topic_id: TopicId, config: LogConfig, state: State<R::File>) -> Log<R> {
@@ -207,6 +215,7 @@ impl<R: Rt> Log<R> {
             config: Cell::new(config),
             state: RefCell::new(state),
             deleted: Cell::new(false),
+            cleaned: Cell::default(),
             wake: Notify::default(),
             gate: Gate::new(1),
             reading_ahead: Cell::new(false),
@@ -380,6 +389,8 @@ impl<R: Rt> Log<R> {
     /// Ends the log properly: everything flushed, files cut to their logical size, indexes and the producer state `snapshot` stored.
     pub async fn close(&self, snapshot: Vec<u8>) -> Result<(), LogError> {
         self.0.state.borrow_mut().closed = true;
+        // A cleaning notices and ends.
+        let _turn = self.0.upkeep.enter().await;
         self.flush().await?;
         self.trim();
         self.0.wait_until(|state| !state.running).await?;
@@ -392,6 +403,8 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow_mut().closed = true;
         self.0.deleted.set(true);
         self.0.wake.notify();
+        // Nothing may make files here once the directory can be that of a new topic.
+        let _turn = self.0.upkeep.enter().await;
         poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.running)).await;
         *self.0.on_progress.borrow_mut() = None;
         let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);

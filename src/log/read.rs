@@ -67,6 +67,13 @@ impl Gate {
         .await;
         Turn(self)
     }
+
+    /// As [`Gate::enter`], if there is room.
+    pub fn try_enter(&self) -> Option<Turn<'_>> {
+        let left = self.free.get().checked_sub(1)?;
+        self.free.set(left);
+        Some(Turn(self))
+    }
 }
 
 impl Drop for Turn<'_> {
@@ -76,6 +83,14 @@ impl Drop for Turn<'_> {
             waker.wake();
         }
     }
+}
+
+/// What a cold read has brought.
+enum Loaded {
+    /// The batch asked for, and what lies behind it.
+    Span,
+    /// Compaction has left nothing before this offset, where the next segment begins.
+    NothingBefore(Offset),
 }
 
 /// Where a cold read starts and where it must end.
@@ -134,16 +149,21 @@ impl<R: Rt> Log<R> {
 
     /// Reads what [`Log::read`] did not find in memory. It may return less than there is, but not nothing.
     pub async fn read_cold(&self, plan: ReadPlan) -> Result<Vec<Bytes>, LogError> {
-        let again = || match self.read(plan.offset, plan.max_bytes, plan.upto, plan.min_one) {
+        let again = |offset| match self.read(offset, plan.max_bytes, plan.upto, plan.min_one) {
             Read::Hit(pieces) => Some(pieces),
             Read::Miss(_) => None,
         };
+        let mut offset = plan.offset;
         let turn = self.0.gate.enter().await;
-        if let Some(pieces) = again() {
-            return Ok(pieces);
-        }
-        self.0.load(plan.offset).await?;
-        let pieces = again();
+        let pieces = loop {
+            if let Some(pieces) = again(offset) {
+                return Ok(pieces);
+            }
+            match self.0.load(offset).await? {
+                Loaded::Span => break again(offset),
+                Loaded::NothingBefore(base) => offset = base,
+            }
+        };
         drop(turn);
         self.0.cache.relieve();
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
@@ -173,14 +193,17 @@ impl<R: Rt> Log<R> {
 }
 
 impl<R: Rt> Inner<R> {
-    /// Brings the batch that holds `offset`, and what fits behind it, into the cache.
-    async fn load(&self, offset: Offset) -> Result<(), LogError> {
+    /// Brings the batch that holds `offset`, or the next one of its segment, and what fits behind it, into the cache.
+    async fn load(&self, offset: Offset) -> Result<Loaded, LogError> {
         let mut place = self.place(offset).await?;
         let mut least = 0;
         loop {
             if place.position + HEADER as u64 > place.limit {
                 // A gap that compaction left: before a cached span, or at the end of the segment.
-                place = if place.limit < place.end { Place { limit: place.end, ..place } } else { self.next_segment(&place, offset)? };
+                if place.limit == place.end {
+                    return self.next_segment(place.base, offset).map(Loaded::NothingBefore);
+                }
+                place.limit = place.end;
             }
             let path = files::name(&self.dir, place.base, "log");
             let file = self.file(place.base).await?;
@@ -200,7 +223,7 @@ impl<R: Rt> Inner<R> {
                 Parsed::Span(span) => {
                     span.ahead.set(place.sequential.is_some());
                     self.keep(span);
-                    return Ok(());
+                    return Ok(Loaded::Span);
                 }
                 Parsed::Further { position, needs } => {
                     least = block_ceil(needs as u64) + crate::base::limits::BLOCK as u64;
@@ -238,38 +261,42 @@ impl<R: Rt> Inner<R> {
         Ok(Place { base, floor, position, limit, end: segment.size, sequential: behind.map(Span::last_len) })
     }
 
-    fn next_segment(&self, last: &Place, offset: Offset) -> Result<Place, LogError> {
+    fn next_segment(&self, base: Offset, offset: Offset) -> Result<Offset, LogError> {
         let state = self.state.borrow();
-        let at = state.segment_of(last.base);
+        let at = state.segment_of(base);
         let Some(segment) = state.segments.get(at + 1) else {
-            let path = files::name(&self.dir, last.base, "log");
+            let path = files::name(&self.dir, base, "log");
             return Err(LogError::corrupt(&path, state.segments[at].size, format!("it should hold offset {offset}")));
         };
-        Ok(Place {
-            base: segment.base,
-            floor: segment.base,
-            position: 0,
-            limit: segment.size,
-            end: segment.size,
-            sequential: last.sequential,
-        })
+        Ok(segment.base)
+    }
+
+    /// As `with_index` for the segment of `offset`, for those that have not entered the gate: while an index is loaded its segment must not be
+    /// replaced.
+    pub(super) async fn indexed(&self, offset: Offset) -> Result<(), LogError> {
+        let _turn = self.gate.enter().await;
+        let base = {
+            let state = self.state.borrow();
+            state.segments[state.segment_of(offset)].base
+        };
+        self.with_index(base).await
     }
 
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.
-    pub(super) async fn with_index(&self, base: Offset) -> Result<(), LogError> {
-        let (size, end) = {
+    async fn with_index(&self, base: Offset) -> Result<(), LogError> {
+        let (size, end, kind) = {
             let state = self.state.borrow();
             let at = state.segment_of(base);
             if state.segments[at].base != base || state.segments[at].index.is_some() {
                 return Ok(());
             }
-            (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base))
+            (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base), state.segments[at].kind())
         };
         let interval = self.config.get().index_interval_bytes;
         let index = match files::read_index(&self.rt, &self.dir, base, size, end, interval) {
             Some(index) => index,
             None => {
-                let index = recover::walk_index(&self.rt, &self.dir, base, size, interval).await?;
+                let index = recover::walk_index(&self.rt, &files::name(&self.dir, base, kind), base, size, interval).await?;
                 self.store_index(base, &index).await;
                 index
             }
@@ -286,16 +313,17 @@ impl<R: Rt> Inner<R> {
     }
 
     async fn file(&self, base: Offset) -> Result<R::File, LogError> {
-        let (file, writable) = {
+        let (file, kind, writable) = {
             let mut state = self.state.borrow_mut();
             state.used = true;
             let writable = base >= state.writing;
-            (state.segment_at(base).ok_or_else(|| self.gone(base))?.file.clone(), writable)
+            let segment = state.segment_at(base).ok_or_else(|| self.gone(base))?;
+            (segment.file.clone(), segment.kind(), writable)
         };
         if let Some(file) = file {
             return Ok(file);
         }
-        let path = files::name(&self.dir, base, "log");
+        let path = files::name(&self.dir, base, kind);
         let how = if writable { Open::Write } else { Open::Read };
         let file = self.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
         if let Some(segment) = self.state.borrow_mut().segment_at(base) {

@@ -24,7 +24,7 @@ async fn cold_log(rt: &SimRt, count: i32, payload: usize) -> Log<SimRt> {
     }
     log.close(Vec::new()).await.unwrap();
     drop(log);
-    let opening = Opening { recovery_point: count as Offset, clean: true, log_start: 0 };
+    let opening = Opening { recovery_point: count as Offset, clean: true, ..Opening::default() };
     Log::open(rt, &Cache::new(rt.memory()), Path::new(PATH), CONFIG, opening, &mut NoReplay).await.unwrap()
 }
 

@@ -9,12 +9,12 @@ use super::files;
 use super::index::Index;
 use super::span::block_floor;
 use super::state::{Segment, State};
-use super::{LogConfig, Opening, Replay};
+use super::{LogConfig, Opening, Replay, compact};
 use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::BatchHeader;
+use crate::wire::batch::{BatchHeader, NO_TIMESTAMP};
 
 /// The walking buffer's largest size in bytes.
 const WINDOW: u64 = 1 << 20;
@@ -37,7 +37,9 @@ struct Walk<'a, R: Rt> {
 enum Trust {
     /// Headers only: these bytes were flushed, or the log was closed properly.
     Flushed,
-    /// Everything, checksums too, each batch starting where the one before it ends.
+    /// Everything, checksums too. Offsets may be missing: the segment was complete, and perhaps compacted.
+    Complete,
+    /// Each batch has to start where the one before it ends, too.
     Nothing,
 }
 
@@ -104,8 +106,9 @@ impl<'a, R: Rt> Walk<'a, R> {
                 let zero = bytes.iter().take(HEADER).all(|b| *b == 0);
                 return Ok(End { reason: Some(if zero { "zeros" } else { "no batch header" }), ..end });
             };
-            let strict = trust == Trust::Nothing;
-            let out_of_place = header.base_offset < end.next || (strict && header.base_offset != end.next) || header.last_offset_delta < 0;
+            let strict = trust != Trust::Flushed;
+            let gap = trust == Trust::Nothing && header.base_offset != end.next;
+            let out_of_place = header.base_offset < end.next || gap || header.last_offset_delta < 0;
             let reason = if header.total_len() as u64 > rest {
                 Some("a batch longer than the file")
             } else if out_of_place {
@@ -129,16 +132,30 @@ impl<'a, R: Rt> Walk<'a, R> {
 }
 
 /// Builds the index of a complete segment from its batches.
-pub(super) async fn walk_index<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64, interval: u32) -> Result<Index, LogError> {
-    let path = files::name(dir, base, "log");
-    let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
+pub(super) async fn walk_index<R: Rt>(rt: &R, path: &Path, base: Offset, size: u64, interval: u32) -> Result<Index, LogError> {
     let mut index = Index::new(interval);
+    walk_complete(rt, path, base, size, &mut |header, position| note(&mut index, base, header, position)).await?;
+    Ok(index)
+}
+
+/// The offset behind the last batch of a complete segment.
+pub(super) async fn end_of<R: Rt>(rt: &R, path: &Path, base: Offset, size: u64) -> Result<Offset, LogError> {
+    walk_complete(rt, path, base, size, &mut |_, _| ()).await
+}
+
+async fn walk_complete<R: Rt>(
+    rt: &R,
+    path: &Path,
+    base: Offset,
+    size: u64,
+    each: &mut dyn FnMut(&BatchHeader, u64),
+) -> Result<Offset, LogError> {
+    let file = rt.open(path, Open::Read).await.map_err(LogError::io_or_exhausted("open", path))?;
     let start = End { position: 0, next: base, epoch: -1, reason: None };
-    let mut note = |header: &BatchHeader, position: u64| note(&mut index, base, header, position);
-    let end = Walk::<R>::new(rt, &file, &path, size).batches(start, Trust::Flushed, &mut note).await?;
+    let end = Walk::<R>::new(rt, &file, path, size).batches(start, Trust::Flushed, each).await?;
     match end.reason {
-        None => Ok(index),
-        Some(reason) => Err(LogError::corrupt(&path, end.position, reason)),
+        None => Ok(end.next),
+        Some(reason) => Err(LogError::corrupt(path, end.position, reason)),
     }
 }
 
@@ -161,8 +178,11 @@ pub(super) async fn tail<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64) -> 
     Ok(walk.at(block_floor(size), head).await?[..head].into())
 }
 
-fn note(index: &mut Index, base: Offset, header: &BatchHeader, position: u64) {
-    index.note((header.last_offset() - base) as u32, position as u32, header.total_len(), header.max_timestamp);
+/// Enters a batch into the index of its segment.
+pub(super) fn note(index: &mut Index, base: Offset, header: &BatchHeader, position: u64) {
+    // A batch that compaction has left without records still tells their largest timestamp, but nobody could find it there.
+    let max_timestamp = if header.records_count == 0 { NO_TIMESTAMP } else { header.max_timestamp };
+    index.note((header.last_offset() - base) as u32, position as u32, header.total_len(), max_timestamp);
 }
 
 /// One opening under way.
@@ -189,7 +209,7 @@ pub(super) async fn open<R: Rt>(
     replay: &mut dyn Replay,
 ) -> Result<State<R::File>, LogError> {
     let interval = config.index_interval_bytes;
-    let (segments, snapshots) = list(rt, dir, opening.log_start, interval)?;
+    let (segments, snapshots) = list(rt, dir, opening.log_start, interval).await?;
     let mut opener = Opener { rt, dir, interval, segments, snapshots, flushed: opening.recovery_point, replay, replay_from: 0 };
     let end = match opening.clean {
         true => opener.clean_end().await?,
@@ -220,14 +240,22 @@ pub(super) async fn open<R: Rt>(
     Ok(state)
 }
 
-/// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed.
-fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(Vec<Segment<R::File>>, Vec<Offset>), LogError> {
+/// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed, or brought
+/// to its end.
+async fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(Vec<Segment<R::File>>, Vec<Offset>), LogError> {
     let (mut segments, mut snapshots, mut derived) = (Vec::new(), Vec::new(), Vec::new());
-    let entries = rt.list(dir).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => LogError::Missing(dir.into()),
-        _ => LogError::io_or_exhausted("list", dir)(e),
-    });
-    for entry in entries? {
+    let list = || {
+        rt.list(dir).map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => LogError::Missing(dir.into()),
+            _ => LogError::io_or_exhausted("list", dir)(e),
+        })
+    };
+    let mut entries = list()?;
+    if entries.iter().any(|entry| entry.name.ends_with(".swap")) {
+        compact::finish_swaps(rt, dir, &entries).await?;
+        entries = list()?;
+    }
+    for entry in entries {
         let path = dir.join(&entry.name);
         if [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) {
             rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
@@ -312,8 +340,9 @@ impl<R: Rt> Opener<'_, R> {
         for at in first..self.segments.len() {
             let base = self.segments[at].base;
             let check = clean_end.is_none() && base >= checked_from;
-            if check && base != end.next && at > first {
-                self.drop_from(at, "it does not begin where the one before it ends").await?;
+            // Kafka's compaction can leave nothing at a segment's end.
+            if check && base < end.next && at > first {
+                self.drop_from(at, "it begins before the one before it ends").await?;
                 break;
             }
             end = self.walk_segment(at, end, check).await?;
@@ -342,7 +371,12 @@ impl<R: Rt> Opener<'_, R> {
                 replay.batch(header);
             }
         };
-        let trust = if check { Trust::Nothing } else { Trust::Flushed };
+        // A segment that has a successor was flushed before that got its name, and only such a one can have been compacted.
+        let trust = match check {
+            true if at + 1 < self.segments.len() => Trust::Complete,
+            true => Trust::Nothing,
+            false => Trust::Flushed,
+        };
         let end = Walk::<R>::new(self.rt, &file, &path, size).batches(from, trust, &mut each).await?;
         match end.reason {
             Some(reason) if !check => return Err(LogError::corrupt(&path, end.position, reason)),
@@ -364,7 +398,7 @@ impl<R: Rt> Opener<'_, R> {
         Ok(end)
     }
 
-    /// Removes the segments from `at` on: they lie behind the log's end.
+    /// Removes the segments from `at` on: they lie behind the log's end. One at a time and the last one first: a crash leaves no hole.
     async fn drop_from(&mut self, at: usize, reason: &str) -> Result<(), LogError> {
         for segment in self.segments.drain(at..).collect::<Vec<_>>().iter().rev() {
             let path = files::name(self.dir, segment.base, "log");
@@ -376,7 +410,8 @@ impl<R: Rt> Opener<'_, R> {
                     _ => {}
                 }
             }
+            self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir))?;
         }
-        self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir))
+        Ok(())
     }
 }

@@ -29,9 +29,9 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow().segments.iter().map(|segment| segment.size).sum()
     }
 
-    /// The right to take segments away or to replace them, for as long as the result lives.
-    pub async fn upkeep(&self) -> Turn<'_> {
-        self.0.upkeep.enter().await
+    /// The right to take segments away or to replace them, for as long as the result lives; `None` while somebody else has it.
+    pub fn upkeep(&self) -> Option<Turn<'_>> {
+        self.0.upkeep.try_enter()
     }
 
     /// The offset before which all segments are to go at `now_ms`: by age, by size, or because they end below the log's start. The log's end
@@ -144,7 +144,7 @@ impl<R: Rt> Inner<R> {
         let largest = match known {
             Some(largest) => Some(largest),
             None => {
-                self.with_index(base).await?;
+                self.indexed(base).await?;
                 let mut state = self.state.borrow_mut();
                 let closed = base < state.writing;
                 let Some(segment) = state.segment_at(base) else { return Ok(false) };
@@ -185,7 +185,8 @@ impl<R: Rt> Inner<R> {
         Ok(true)
     }
 
-    fn remove_later(&self, marked: Vec<PathBuf>) {
+    /// Removes files after `file.delete.delay.ms`.
+    pub(super) fn remove_later(&self, marked: Vec<PathBuf>) {
         let rt = self.rt.clone();
         let delay = Duration::from_millis(self.config.get().file_delete_delay_ms.max(0) as u64);
         self.rt.spawn(Class::Background, async move {

@@ -94,7 +94,7 @@ fn segments_go_by_size_by_age_and_before_the_start() {
     let batches = filled(&sim, SMALL, 500);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0 }).await.unwrap();
+        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 }).await.unwrap();
         let all = bases(&log);
         let keep = |ms, bytes| Retention { ms, bytes };
         assert_eq!(retain(&log, keep(None, None), i64::MAX).await, 0);
@@ -140,7 +140,7 @@ fn readers_are_served_or_told_while_segments_go() {
     filled(&sim, SMALL, 500);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let log = Rc::new(reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0 }).await.unwrap());
+        let log = Rc::new(reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 }).await.unwrap());
         let reader = log.clone();
         sim.spawn(0, async move {
             for offset in (0..500).chain(0..500) {
@@ -169,7 +169,7 @@ fn a_crash_while_segments_go_leaves_no_gap() {
         let sim = Sim::new(seed, 1);
         let batches = filled(&sim, SMALL, 500);
         let rt = sim.rt(0);
-        let log = sim.run_until(reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0 })).unwrap();
+        let log = sim.run_until(reopen(&rt, SMALL, Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 })).unwrap();
         let log = Rc::new(log);
         let (working, all) = (log.clone(), sim.below(2) == 0);
         sim.spawn(0, async move {
@@ -199,7 +199,7 @@ fn what_cannot_be_renamed_stays_and_a_failed_flush_of_the_directory_fences() {
     filled(&sim, SMALL, 600);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 600, log_start: 0 }).await.unwrap();
+        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 600, log_start: 0, cleaned: 0 }).await.unwrap();
         let all = bases(&log);
         sim.inject(FaultOp::Names, ".log", 1, Fault::Errno(libc::EROFS));
         assert!(matches!(log.delete_before(all[3]).await, Err(LogError::Io { .. })));
@@ -218,7 +218,7 @@ fn a_deleted_topic_is_not_in_the_way_of_files_to_be_removed() {
     filled(&sim, SMALL, 200);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 200, log_start: 0 }).await.unwrap();
+        let log = reopen(&rt, SMALL, Opening { clean: true, recovery_point: 200, log_start: 0, cleaned: 0 }).await.unwrap();
         assert!(retain(&log, Retention { ms: None, bytes: Some(0) }, 0).await > 0);
         log.delete().await.unwrap();
         rt.sleep(Duration::from_secs(5)).await;

@@ -127,7 +127,7 @@ fn derived_files_without_room_are_made_later() {
         }
         log.flush().await.unwrap();
         log.close(Vec::new()).await.unwrap();
-        let log = reopen(&rt, config, Opening { clean: true, recovery_point: 300, log_start: 0 }).await.unwrap();
+        let log = reopen(&rt, config, Opening { clean: true, recovery_point: 300, log_start: 0, cleaned: 0 }).await.unwrap();
         for ts in [1000, 1070, 1299] {
             assert_eq!(log.offset_for_timestamp(ts, 300).await.unwrap(), Some((ts - 1000, ts)));
         }
@@ -161,7 +161,7 @@ fn a_log_without_room_can_be_closed_and_deleted() {
         });
         if !delete {
             let rt = sim.rt(0);
-            let opening = Opening { clean: true, recovery_point: *end.borrow(), log_start: 0 };
+            let opening = Opening { clean: true, recovery_point: *end.borrow(), log_start: 0, cleaned: 0 };
             let log = sim.run_until(reopen(&rt, CONFIG, opening)).unwrap();
             assert_eq!(log.end_offset(), *end.borrow());
         }

@@ -1,6 +1,6 @@
 //! What a log knows, and the decisions that need no I/O: where the next batch goes, what the writer does next, which bytes it takes.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::LogConfig;
@@ -44,6 +44,8 @@ pub(super) struct Segment<F> {
     pub since_ms: Option<i64>,
     /// The largest timestamp (ms) of a complete segment, once it was looked for.
     pub largest_ms: Option<i64>,
+    /// The file still has the name that ends in `.swap`: it replaces others.
+    pub swapping: bool,
 }
 
 impl<F> Segment<F> {
@@ -59,7 +61,13 @@ impl<F> Segment<F> {
             index: Some(Index::new(interval)),
             since_ms: None,
             largest_ms: None,
+            swapping: false,
         }
+    }
+
+    /// The end of its file's name.
+    pub fn kind(&self) -> &'static str {
+        if self.swapping { "log.swap" } else { "log" }
     }
 
     /// The length to allocate now so that `end` fits, or `None` when it does. `limit` is the segment's largest size.
@@ -173,6 +181,8 @@ pub(super) struct State<F> {
     pub snapshots: Vec<(Offset, Vec<u8>)>,
     /// Whether the next write waits a moment.
     pub gather: Gather,
+    /// Bases of complete segments whose index files are being written.
+    pub storing: BTreeSet<Offset>,
     chunk_size: usize,
     chunk_opened: Duration,
 }
@@ -211,6 +221,7 @@ impl<F> State<F> {
             used: false,
             snapshots: Vec::new(),
             gather: Gather::default(),
+            storing: BTreeSet::new(),
             chunk_size: CHUNK_MIN,
             chunk_opened: Duration::ZERO,
         }

@@ -189,7 +189,7 @@ impl Machine {
     /// What retention or DeleteRecords do.
     async fn shorten(&self, log: &Log<SimRt>) {
         let written = log.written_offset();
-        let _turn = log.upkeep().await;
+        let _turn = log.upkeep().unwrap();
         log.set_start(self.below(written as u64 + 1) as Offset);
         let bytes = Some(self.below(4 * self.config.segment_bytes as u64));
         let ms = Some(if self.chance(4) { 0 } else { i64::MAX });
@@ -262,7 +262,7 @@ impl Machine {
         for _ in 0..8 {
             let mut follow = Follow::default();
             let checkpoint = self.below(self.model.borrow().flushed as u64 + 1) as Offset;
-            let opening = Opening { recovery_point: if clean { self.model.borrow().end } else { checkpoint }, clean, log_start: 0 };
+            let opening = Opening { recovery_point: if clean { self.model.borrow().end } else { checkpoint }, clean, ..Opening::default() };
             let log = self.sim.run_until(async {
                 let log = self.open(opening, &mut follow).await;
                 assert_eq!(log.topic_id(), ID);
@@ -497,7 +497,7 @@ fn indexes_are_no_evidence() {
                 }
             }
             for clean in [true, false] {
-                let log = reopen(&rt, config, Opening { recovery_point: 500, clean, log_start: 0 }).await.unwrap();
+                let log = reopen(&rt, config, Opening { recovery_point: 500, clean, ..Opening::default() }).await.unwrap();
                 assert_eq!(log.end_offset(), 500);
                 assert!(read_all(&log).await == whole);
                 assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().0, 321);

@@ -178,13 +178,16 @@ async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
         let at = state.segment_of(state.writing);
         state.writing = state.segments[at + 1].base;
         let snapshots = std::mem::take(&mut state.snapshots);
-        (state.segments[at].base, state.segments[at].index.clone(), snapshots)
+        let (base, index) = (state.segments[at].base, state.segments[at].index.clone());
+        state.storing.insert(base);
+        (base, index, snapshots)
     };
     let this = log.clone();
     log.rt.spawn(Class::Background, async move {
         if let Some(index) = index {
             this.store_index(base, &index).await;
         }
+        this.state.borrow_mut().storing.remove(&base);
         for (offset, payload) in snapshots {
             files::write_snapshot(&this.rt, &this.dir, offset, payload).await;
         }

@@ -33,7 +33,12 @@ impl Recovered {
     /// Takes in a batch of the log that lies after the snapshot; `header` as stored.
     pub fn replay(&mut self, header: &BatchHeader) {
         self.producers.apply(header, header.base_offset);
-        self.epochs.assign(header.partition_leader_epoch, header.base_offset);
+        // What the checkpoint says is taken as long as the batches agree: compaction may have taken the first ones of an epoch away. An epoch
+        // that does not agree, and those behind it, were of records that the log has lost.
+        if self.epochs.epoch_of(header.base_offset) != header.partition_leader_epoch {
+            self.epochs.truncate_from_end(header.base_offset + 1);
+            self.epochs.assign(header.partition_leader_epoch, header.base_offset);
+        }
         self.log_end = end_of(header, header.base_offset);
     }
 }

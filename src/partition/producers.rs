@@ -135,6 +135,28 @@ fn last_sequence(header: &BatchHeader) -> i32 {
     if header.base_sequence < 0 { NO_SEQUENCE } else { header.base_sequence.wrapping_add(header.last_offset_delta) & i32::MAX }
 }
 
+#[derive(Clone, Copy, Debug)]
+enum LastRecord {
+    /// The last offset of the last batch with data.
+    Data(Offset),
+    /// The epoch of one that has written nothing but transaction markers.
+    Marker(i16),
+}
+
+/// Where the log tells the last sequence number of each producer, at one time.
+#[derive(Clone, Debug, Default)]
+pub struct LastRecords(BTreeMap<ProducerId, LastRecord>);
+
+impl LastRecords {
+    /// Whether the header of this batch, which is in the log, has to stay.
+    pub fn hold(&self, header: &BatchHeader) -> bool {
+        self.0.get(&header.producer_id).is_some_and(|last| match *last {
+            LastRecord::Data(offset) => offset == header.last_offset(),
+            LastRecord::Marker(epoch) => header.is_control() && header.producer_epoch == epoch,
+        })
+    }
+}
+
 /// A producer as it was before a batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Before(ProducerId, Option<Producer>);
@@ -159,6 +181,15 @@ impl Producers {
     /// Start of the oldest open transaction: what `read_committed` may not read past.
     pub fn first_open_transaction(&self) -> Option<Offset> {
         self.by_id.values().map(|p| p.open_transaction).filter(|offset| *offset != NO_OFFSET).min()
+    }
+
+    /// What the log must still tell of each producer after a compaction.
+    pub fn last_records(&self) -> LastRecords {
+        let last = |producer: &Producer| match producer.window.last() {
+            Some(batch) => LastRecord::Data(batch.last_offset),
+            None => LastRecord::Marker(producer.epoch),
+        };
+        LastRecords(self.by_id.iter().map(|(id, producer)| (*id, last(producer))).collect())
     }
 
     /// Judges a client's batch as Kafka does. A batch without producer id is always fresh.

@@ -205,3 +205,19 @@ proptest! {
         }
     }
 }
+
+/// What compaction has to leave: the last batch with data, or the marker of one that has sent nothing else.
+#[test]
+fn headers_that_are_needed() {
+    let mut producers = Producers::default();
+    let at = |header: BatchHeader, base_offset| BatchHeader { base_offset, ..header };
+    let marker = BatchHeader { attributes: MARKER, ..batch(2, 4, -1, 1) };
+    producers.apply(&batch(1, 0, 0, 10), 100);
+    producers.apply(&batch(1, 0, 10, 5), 200);
+    producers.apply(&marker, 300);
+    let last = producers.last_records();
+    assert!(!last.hold(&at(batch(1, 0, 0, 10), 100)));
+    assert!(last.hold(&at(batch(1, 0, 10, 5), 200)));
+    assert!(last.hold(&at(marker, 300)) && !last.hold(&at(BatchHeader { producer_epoch: 3, ..marker }, 290)));
+    assert!(!last.hold(&at(batch(3, 0, 0, 1), 400)) && !last.hold(&at(batch(-1, -1, -1, 1), 500)));
+}

@@ -272,6 +272,33 @@ impl World {
     }
 }
 
+/// Compaction takes the first batches of an epoch away, and the checkpoint still knows where it began; what a crash took is not believed.
+#[test]
+fn epochs_of_a_compacted_log() {
+    let mut epochs = Epochs::default();
+    for (epoch, start) in [(4, 0), (5, 100), (7, 300)] {
+        epochs.assign(epoch, start);
+    }
+    let replay = |batches: &[(LeaderEpoch, Offset)]| {
+        let mut recovered = Recovered { epochs: epochs.clone(), ..Recovered::default() };
+        for (partition_leader_epoch, base_offset) in batches {
+            recovered.replay(&BatchHeader {
+                partition_leader_epoch: *partition_leader_epoch,
+                base_offset: *base_offset,
+                ..batch(-1, -1, -1, 1)
+            });
+        }
+        recovered.epochs
+    };
+    assert_eq!(replay(&[(4, 90), (5, 150), (7, 310)]), epochs);
+    let other = replay(&[(4, 90), (6, 95), (8, 310)]);
+    assert_eq!(
+        (other.epoch_of(94), other.epoch_of(149), other.latest()),
+        (4, 6, Some((8, 310))),
+        "it was cut and went on with other epochs"
+    );
+}
+
 proptest! {
     #[test]
     fn live_state_equals_replayed_state(seed in any::<u64>(), steps in 0..250usize) {

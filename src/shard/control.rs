@@ -47,6 +47,7 @@ pub struct LogDir {
     pub(super) clean: bool,
     recovery_points: Offsets,
     log_starts: Offsets,
+    cleaned: Offsets,
     pub(super) partitions: Vec<PartitionDir>,
 }
 
@@ -58,6 +59,7 @@ impl LogDir {
             clean: dir::take_clean(rt, path).await?,
             recovery_points: checkpoint::read(rt, path, checkpoint::RECOVERY_POINTS)?,
             log_starts: checkpoint::read(rt, path, checkpoint::LOG_STARTS)?,
+            cleaned: checkpoint::read(rt, path, checkpoint::CLEANED)?,
             partitions: dir::partitions(rt, path)?,
         })
     }
@@ -69,6 +71,7 @@ impl LogDir {
             recovery_point: recovery_point.unwrap_or(0),
             clean: self.clean && recovery_point.is_some(),
             log_start: self.log_starts.get(partition).copied().unwrap_or(0),
+            cleaned: self.cleaned.get(partition).copied().unwrap_or(0),
         }
     }
 }
@@ -284,7 +287,14 @@ impl<R: Rt> Control<R> {
     fn position(&self) -> Position {
         let log_dir = self.places.borrow().dirs[0].path.clone();
         let high_watermark = self.log.written_offset();
-        Position { log_dir, partition: (METADATA.into(), 0), recovery_point: self.log.flushed_offset(), high_watermark, log_start: 0 }
+        Position {
+            log_dir,
+            partition: (METADATA.into(), 0),
+            recovery_point: self.log.flushed_offset(),
+            high_watermark,
+            log_start: 0,
+            cleaned: 0,
+        }
     }
 
     async fn write_checkpoints(&self, positions: &[Position]) -> Result<(), LogError> {
@@ -297,6 +307,8 @@ impl<R: Rt> Control<R> {
             checkpoint::write(rt, &path, checkpoint::RECOVERY_POINTS, &column(|p| p.recovery_point)).await?;
             checkpoint::write(rt, &path, checkpoint::HIGH_WATERMARKS, &column(|p| p.high_watermark)).await?;
             checkpoint::write(rt, &path, checkpoint::LOG_STARTS, &log_starts).await?;
+            let cleaned: Offsets = here().filter(|p| p.cleaned > 0).map(|p| (p.partition.clone(), p.cleaned)).collect();
+            checkpoint::write(rt, &path, checkpoint::CLEANED, &cleaned).await?;
         }
         Ok(())
     }
@@ -329,6 +341,7 @@ impl Places {
                 counts[*index] = counts[*index].saturating_sub(1);
                 dirs[*index].recovery_points.remove(partition);
                 dirs[*index].log_starts.remove(partition);
+                dirs[*index].cleaned.remove(partition);
             }
             keep
         });

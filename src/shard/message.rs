@@ -143,6 +143,8 @@ pub struct Position {
     pub high_watermark: Offset,
     /// First offset.
     pub log_start: Offset,
+    /// Everything below is compacted; 0: nothing is.
+    pub cleaned: Offset,
 }
 
 /// A change of the metadata, as a pure decision that the controller shard makes on its newest image: the records to commit, and the answer

@@ -1,5 +1,6 @@
 //! One shard per core: the replicas it owns, its mailboxes, and the way from a request on any core to the owner of a partition.
 
+mod cleaner;
 pub mod control;
 mod groups;
 pub mod mailbox;

@@ -342,6 +342,7 @@ impl<R: Rt> Replica<R> {
             recovery_point: self.log.flushed_offset(),
             high_watermark: partition.high_watermark,
             log_start: partition.log_start,
+            cleaned: self.log.cleaned_offset(),
         }
     }
 }
@@ -362,8 +363,6 @@ impl Replay for Recovering {
     }
 
     fn batch(&mut self, header: &BatchHeader) {
-        // An epoch that the checkpoint puts behind this batch was of records that the log has lost.
-        self.0.epochs.truncate_from_end(header.base_offset + 1);
         self.0.replay(header);
     }
 }

@@ -102,7 +102,8 @@ impl<R: Rt> Replica<R> {
         if self.partition.borrow().fenced().is_some() {
             return Ok(());
         }
-        let _turn = self.log.upkeep().await;
+        // It is being compacted: at the next check.
+        let Some(_turn) = self.log.upkeep() else { return Ok(()) };
         let retention = retention(&self.config.borrow());
         let before = self.log.expired_before(retention, now_ms).await?;
         if before == self.log.end_offset() && self.log.size() > 0 {
