@@ -11,7 +11,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 
 /// Memory that an offset is counted with besides its texts.
-const OFFSET_OVERHEAD: usize = 160;
+const OFFSET_OVERHEAD: usize = 256;
 
 /// An offset of a group, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]

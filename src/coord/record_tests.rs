@@ -71,6 +71,24 @@ fn other_types_are_passed_over() {
     assert_eq!(Record::decode(Some(&key), Some(&[0, 5])), Err(BadRecord::Version(5)));
 }
 
+/// What Kafka 4.3.1 wrote of a group "g1" that has read "t".
+#[test]
+fn kafkas_own_bytes() {
+    let bytes = |hex: &str| -> Vec<u8> { (0..hex.len() / 2).map(|i| u8::from_str_radix(&hex[2 * i..2 * i + 2], 16).unwrap()).collect() };
+    let both_ways = |key: &str, value: &str| {
+        let (key, value) = (bytes(key), bytes(value));
+        let Ok(Decoded::Known(record)) = Record::decode(Some(&key), Some(&value)) else { panic!("not read") };
+        assert_eq!(record.encode(), (key, Some(value)));
+        record
+    };
+    let offset = "0004000000000000000500000000".to_owned() + "01000001a1ff4b5022" + "0100103a0a813eb539459ca7400dbb62410844";
+    let Record::Offset { topic, value: Some(value), .. } = both_ways("00010002673100017400000000", &offset) else { panic!("no offset") };
+    assert_eq!((&*topic, value.offset, value.topic_id.to_string()), ("t", 5, "OgqBPrU5RZynQA27YkEIRA".to_owned()));
+    let empty = "00030008636f6e73756d657200000002ffffffff000001a1ff4b55bd00000000";
+    let Record::Group { group, value: Some(value) } = both_ways("000200026731", empty) else { panic!("no group") };
+    assert_eq!((&*group, &*value.protocol_type, value.generation, value.protocol), ("g1", "consumer", 2, None));
+}
+
 #[test]
 fn older_values_are_read() {
     let (key, _) = Record::Offset { group: "g".into(), topic: "t".into(), partition: 0, value: None }.encode();
