@@ -189,18 +189,77 @@ fn check_assignments(topic: &NewTopic, broker: &BrokerView) -> Result<i32, Refus
             let text = format!("Found multiple manual partition assignments for partition {partition}");
             return refuse(ErrorCode::InvalidReplicaAssignment, text);
         }
-        let problem = match brokers.iter().find(|&&id| id != broker.node_id) {
-            Some(other) => format!("broker {other}, but no such broker is registered."),
-            None if brokers.is_empty() => "an empty replica list.".to_owned(),
-            None if brokers.len() > 1 => format!("the broker {} more than once.", broker.node_id),
-            None => continue,
-        };
-        return refuse(ErrorCode::InvalidReplicaAssignment, format!("The manual partition assignment includes {problem}"));
+        check_replicas(brokers, broker)?;
     }
     if !seen.iter().copied().eq(0..seen.len() as i32) {
         return refuse(ErrorCode::InvalidReplicaAssignment, "partitions should be a consecutive 0-based integer sequence");
     }
     Ok(seen.len() as i32)
+}
+
+/// The brokers that a request chose for one partition.
+fn check_replicas(brokers: &[BrokerId], broker: &BrokerView) -> Result<(), Refusal> {
+    let problem = match brokers.iter().find(|&&id| id != broker.node_id) {
+        Some(other) => format!("broker {other}, but no such broker is registered."),
+        None if brokers.is_empty() => "an empty replica list.".to_owned(),
+        None if brokers.len() > 1 => format!("the broker {} more than once.", broker.node_id),
+        None => return Ok(()),
+    };
+    refuse(ErrorCode::InvalidReplicaAssignment, format!("The manual partition assignment includes {problem}"))
+}
+
+/// More partitions for a topic, as a request asks for them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MorePartitions<'a> {
+    /// The topic's name.
+    pub name: &'a str,
+    /// How many it is to have then.
+    pub count: i32,
+    /// The brokers for each new partition, where the request chose them itself.
+    pub assignments: Option<Vec<&'a [BrokerId]>>,
+}
+
+/// Decides on the new partitions of one request, in order; each name stands there once. A yes is a [`MetadataRecord::AddPartitions`].
+pub fn create_partitions(image: &Image, broker: &BrokerView, wanted: &[MorePartitions]) -> Vec<Result<MetadataRecord, Refusal>> {
+    let mut left = PARTITIONS_PER_REQUEST;
+    wanted
+        .iter()
+        .map(|more| {
+            let Some(topic) = image.topic(more.name) else {
+                return refuse(ErrorCode::UnknownTopicOrPartition, ErrorCode::UnknownTopicOrPartition.message());
+            };
+            let additional = check_increase(more, topic.partitions.len() as i64)?;
+            for &brokers in more.assignments.iter().flatten() {
+                check_replicas(brokers, broker)?;
+            }
+            if additional > left {
+                return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
+            }
+            left -= additional;
+            Ok(MetadataRecord::AddPartitions { id: topic.id.0, leader_epochs: vec![0; additional as usize] })
+        })
+        .collect()
+}
+
+/// How many partitions are added to the `present` ones.
+fn check_increase(more: &MorePartitions, present: i64) -> Result<i64, Refusal> {
+    let MorePartitions { name, count, assignments } = more;
+    let additional = i64::from(*count) - present;
+    if additional == 0 {
+        return refuse(ErrorCode::InvalidPartitions, format!("Topic already has {present} partition(s)."));
+    }
+    if additional < 0 {
+        let text = format!("The topic {name} currently has {present} partition(s); {count} would not be an increase.");
+        return refuse(ErrorCode::InvalidPartitions, text);
+    }
+    match assignments {
+        Some(given) if given.len() as i64 != additional => {
+            let given = given.len();
+            let text = format!("Attempted to add {additional} additional partition(s), but only {given} assignment(s) were specified.");
+            refuse(ErrorCode::InvalidReplicaAssignment, text)
+        }
+        _ => Ok(additional),
+    }
 }
 
 /// An id that no topic has; as in Kafka none whose text begins with '-', which the tools would take for an option.

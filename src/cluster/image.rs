@@ -125,6 +125,13 @@ impl Image {
                 self.settings.set_dynamic(*broker, configs.iter().cloned().collect());
                 self.change_topics(|topic, settings| topic.config = TopicConfig::resolve(&topic.overrides, settings));
             }
+            MetadataRecord::AddPartitions { id, leader_epochs } => {
+                if let Some(topic) = self.by_id.get(&Uuid(*id)) {
+                    let mut next = (**topic).clone();
+                    next.partitions.extend(leader_epochs.iter().map(|&leader_epoch| PartitionInfo { leader_epoch }));
+                    self.insert(next);
+                }
+            }
         }
         self.offset = at;
     }
@@ -200,6 +207,8 @@ mod tests {
             }),
             2 => (1..8u8).prop_map(|id| MetadataRecord::RemoveTopic { id: [id; 16] }),
             1 => Just(MetadataRecord::NewLeaderEpochs),
+            2 => (1..8u8, prop::collection::vec(0..3i32, 0..3))
+                .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id: [id; 16], leader_epochs }),
             1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
             2 => (1..8u8, configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id: [id; 16], configs }),
             1 => (prop::option::of(0..2i32), broker).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
@@ -234,8 +243,10 @@ mod tests {
         assert_eq!(image.topic("b").unwrap().partition(1), Some(&PartitionInfo { leader_epoch: 1 }));
         assert_eq!(before.topic("b").unwrap().partition(1), Some(&PartitionInfo { leader_epoch: 0 }));
         assert_eq!((image.topic("b").unwrap().partition(2), image.topic("b").unwrap().partition(-1)), (None, None));
-        image.apply(3, &MetadataRecord::RemoveTopic { id: [1; 16] });
+        image.apply(3, &MetadataRecord::AddPartitions { id: [1; 16], leader_epochs: vec![7] });
+        assert_eq!(image.topic("b").unwrap().partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>(), [1, 1, 7]);
+        image.apply(4, &MetadataRecord::RemoveTopic { id: [1; 16] });
         assert!(image.topic("b").is_none() && image.topic_by_id(Uuid([1; 16])).is_none());
-        assert_eq!((image.topics().len(), image.offset()), (1, 3));
+        assert_eq!((image.topics().len(), image.offset()), (1, 4));
     }
 }

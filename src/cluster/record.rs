@@ -54,6 +54,13 @@ pub enum MetadataRecord {
         /// As they were given.
         configs: Vec<(String, String)>,
     },
+    /// A topic gets more partitions, numbered on from those that it has.
+    AddPartitions {
+        /// Which topic.
+        id: [u8; 16],
+        /// The leader epoch of each new partition.
+        leader_epochs: Vec<i32>,
+    },
 }
 
 /// What every log so far was written with.
@@ -124,6 +131,8 @@ mod tests {
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIds { next }),
             (any::<[u8; 16]>(), configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id, configs }),
             (any::<Option<i32>>(), configs).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
+            (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
+                .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id, leader_epochs }),
         ]
     }
 

@@ -14,9 +14,10 @@ use crate::rt::{Class, Rt};
 use crate::shard::op::DirSpace;
 use crate::wire::WireError;
 use crate::wire::codec::{
-    AlterConfigsRequest, ApiVersionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, Encode, IncrementalAlterConfigsRequest,
-    InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest, OffsetForLeaderEpochRequest, Request, decode,
+    AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, Encode,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
+    OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
 use crate::wire::versions::ApiKey;
@@ -94,6 +95,7 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
         ApiKey::Metadata => metadata(work, body),
         ApiKey::AlterConfigs => alter_configs(work, body),
         ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),
+        ApiKey::CreatePartitions => create_partitions(work, body),
         ApiKey::CreateTopics => create_topics(work, body),
         ApiKey::DeleteRecords => delete_records(work, body),
         ApiKey::DeleteTopics => delete_topics(work, body),
@@ -182,6 +184,16 @@ fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
             api::create_topics::decide(&request, image, &broker, ids.now, ids.random)
         };
+        work.reply(&server.shard.control(create).await)
+    })
+}
+
+fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let request: CreatePartitionsRequest = work.decode(body)?;
+    work.later(async move |work| {
+        let server = &work.conn.server;
+        let broker = server.broker().clone();
+        let create = move |image: &_, _: &mut crate::shard::message::Ids| api::create_partitions::decide(&request, image, &broker);
         work.reply(&server.shard.control(create).await)
     })
 }

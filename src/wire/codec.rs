@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use kafka_wire_core::{ApiVersion, DecodeLimits, Decoder};
 
 pub use kafka_wire::*;
-pub use kafka_wire::{KafkaMessage as Message, KafkaRequest as Request};
+pub use kafka_wire::{KafkaMessage as Message, KafkaRequest as Request, RequestResponsePair as Rpc};
 pub use kafka_wire_core::{KafkaEncode as Encode, StrBytes, Uuid as WireUuid};
 
 use super::WireError;
@@ -27,8 +27,48 @@ pub fn decode<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
 
 /// As [`decode`], for bodies that carry records and have been admitted as such.
 pub fn decode_any_size<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
-    let len = body.len();
-    // Nothing in a body can be longer than the body, nor an array have more elements than it has bytes. Texts end where Kafka ends them.
+    let limits = limits(body.len());
+    let decoded = Decoder::new(body, limits).and_then(|mut decoder| M::decode(&mut decoder, ApiVersion::new(version)));
+    decoded.map_err(|error| WireError::Codec(format!("{} version {version}: {error}", M::NAME)))
+}
+
+/// Whether a version of a request, and with it of its response, uses flexible encoding (KIP-482).
+pub fn is_flexible<R: Request>(version: i16) -> bool {
+    R::is_flexible(ApiVersion::new(version))
+}
+
+/// What a consumer says of itself when it joins a group, in the embedded protocol's version 1 (every client reads it).
+pub fn encode_subscription(subscription: &ConsumerProtocolSubscription) -> Result<Bytes, WireError> {
+    let mut out = BytesMut::new();
+    kafka_wire::encode_consumer_protocol_subscription(&mut out, subscription, ApiVersion::new(1)).map_err(codec_error)?;
+    Ok(out.freeze())
+}
+
+/// A consumer's part of its group's partitions, in the embedded protocol's version 1.
+pub fn encode_assignment(assignment: &ConsumerProtocolAssignment) -> Result<Bytes, WireError> {
+    let mut out = BytesMut::new();
+    kafka_wire::encode_consumer_protocol_assignment(&mut out, assignment, ApiVersion::new(1)).map_err(codec_error)?;
+    Ok(out.freeze())
+}
+
+/// The inverse of [`encode_subscription`], for every version.
+pub fn decode_subscription(bytes: Bytes) -> Result<ConsumerProtocolSubscription, WireError> {
+    let limits = limits(bytes.len());
+    kafka_wire::decode_consumer_protocol_subscription(bytes, limits).map(|(_, message)| message).map_err(codec_error)
+}
+
+/// The inverse of [`encode_assignment`], for every version.
+pub fn decode_assignment(bytes: Bytes) -> Result<ConsumerProtocolAssignment, WireError> {
+    let limits = limits(bytes.len());
+    kafka_wire::decode_consumer_protocol_assignment(bytes, limits).map(|(_, message)| message).map_err(codec_error)
+}
+
+fn codec_error(error: impl std::fmt::Display) -> WireError {
+    WireError::Codec(error.to_string())
+}
+
+/// Nothing in a body can be longer than the body, nor an array have more elements than it has bytes. Texts end where Kafka ends them.
+fn limits(len: usize) -> DecodeLimits {
     let mut limits = DecodeLimits::default();
     limits.max_frame_bytes = len;
     limits.max_string_bytes = len.min(i16::MAX as usize);
@@ -37,8 +77,7 @@ pub fn decode_any_size<M: Message>(body: Bytes, version: i16) -> Result<M, WireE
     limits.max_tagged_fields = 64;
     limits.max_tag_bytes = len;
     limits.max_total_tag_bytes = len;
-    let decoded = Decoder::new(body, limits).and_then(|mut decoder| M::decode(&mut decoder, ApiVersion::new(version)));
-    decoded.map_err(|error| WireError::Codec(format!("{} version {version}: {error}", M::NAME)))
+    limits
 }
 
 /// Appends an encoded body to `out`; on an error `out` is as before.

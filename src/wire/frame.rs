@@ -3,7 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::WireError;
-use super::codec::{Encode, Request, StrBytes, encode_into};
+use super::codec::{Encode, Request, StrBytes, encode_into, is_flexible};
 use super::primitive::{Reader, put_no_tags, put_string};
 use super::versions::ApiKey;
 
@@ -73,27 +73,37 @@ pub fn response_frame(api_key: ApiKey, api_version: i16, correlation_id: i32, bo
     Ok(out.freeze())
 }
 
-/// A complete request, as the clients among our own parts send it.
+/// A complete request, as the clients among our own parts send it, to any broker: also of APIs that this one does not have.
 pub fn request_frame<R: Request>(api_version: i16, correlation_id: i32, client_id: Option<&str>, body: &R) -> Result<Bytes, WireError> {
     let api_key = R::API_KEY.value();
-    let api = ApiKey::from_code(api_key).ok_or(WireError::UnknownApi(api_key))?;
     let mut out = BytesMut::with_capacity(64);
     out.put_i32(0);
     out.put_i16(api_key);
     out.put_i16(api_version);
     out.put_i32(correlation_id);
     put_string(&mut out, false, client_id);
-    put_no_tags(&mut out, api.request_header_version(api_version) >= 2);
+    put_no_tags(&mut out, is_flexible::<R>(api_version));
     encode_into(body, api_version, &mut out)?;
     finish(&mut out, 0)?;
     Ok(out.freeze())
 }
 
-/// Splits a response frame (without its size) into correlation id and body, on the client's side.
+/// Splits the response to a request of type `R` (without its size) into correlation id and body, on the client's side.
+pub fn parse_response_to<R: Request>(api_version: i16, frame: Bytes) -> Result<(i32, Bytes), WireError> {
+    // See [`ApiKey::response_header_version`].
+    let tags = is_flexible::<R>(api_version) && R::API_KEY.value() != ApiKey::ApiVersions.code();
+    split_response(tags, frame)
+}
+
+/// As [`parse_response_to`], for an API that this broker has.
 pub fn parse_response(api_key: ApiKey, api_version: i16, frame: Bytes) -> Result<(i32, Bytes), WireError> {
+    split_response(api_key.response_header_version(api_version) >= 1, frame)
+}
+
+fn split_response(tags: bool, frame: Bytes) -> Result<(i32, Bytes), WireError> {
     let mut reader = Reader::new(&frame);
     let correlation_id = reader.i32()?;
-    if api_key.response_header_version(api_version) >= 1 {
+    if tags {
         reader.skip_tags()?;
     }
     Ok((correlation_id, frame.slice(frame.len() - reader.rest().len()..)))
@@ -128,6 +138,7 @@ mod tests {
             let sent = response_frame(ApiKey::Metadata, version, 9, &MetadataResponse::default()).unwrap();
             let (correlation_id, body) = parse_response(ApiKey::Metadata, version, without_size(&sent)).unwrap();
             assert_eq!(correlation_id, 9);
+            assert_eq!(parse_response_to::<MetadataRequest>(version, without_size(&sent)).unwrap(), (9, body.clone()));
             decode::<MetadataResponse>(body, version).unwrap();
         }
     }

@@ -62,6 +62,7 @@ apis! {
     DescribeConfigs = 32, advertised 1-4, accepted from 1, flexible from 4;
     AlterConfigs = 33, advertised 0-2, accepted from 0, flexible from 2;
     DescribeLogDirs = 35, advertised 1-5, accepted from 1, flexible from 2;
+    CreatePartitions = 37, advertised 0-3, accepted from 0, flexible from 2;
     DeleteGroups = 42, advertised 0-2, accepted from 0, flexible from 2;
     IncrementalAlterConfigs = 44, advertised 0-1, accepted from 0, flexible from 1;
     OffsetDelete = 47, advertised 0-0, accepted from 0, flexible from 32767;
