@@ -5,6 +5,7 @@
 pub mod api;
 pub mod base;
 pub mod cli;
+pub mod client;
 pub mod cluster;
 pub mod coord;
 pub mod log;

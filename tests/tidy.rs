@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-/// The layers from the top, each with what it may import beside itself. `coord` and `client` have their places before they exist.
+/// The layers from the top, each with what it may import beside itself. `coord` has its place before it exists.
 const LAYERS: &[(&str, &[&str])] = &[
     ("sim", &["cli", "server", "api", "shard", "partition", "coord", "cluster", "log", "client", "wire", "rt", "base"]),
     ("cli", &["client", "log", "wire", "rt", "base"]),

@@ -6,7 +6,7 @@
 mod environment;
 mod groups;
 mod listeners;
-mod properties;
+pub mod properties;
 mod settings;
 pub mod table;
 

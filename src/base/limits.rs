@@ -22,6 +22,10 @@ pub const ALLOCATE_AHEAD: u64 = 32 << 20;
 pub const GROUPS_PER_REQUEST: usize = 50_000;
 /// The share of `corelane.memory` that groups and their offsets may take: one part of so many.
 pub const GROUPS_SHARE: usize = 8;
+/// Longest response that our own client takes from a server.
+pub const RESPONSE_MAX: usize = 256 << 20;
+/// Most that one compressed batch may become in our own client.
+pub const CLIENT_INFLATED_MAX: usize = 1 << 30;
 /// Longest topic name (Kafka's `Topic.MAX_NAME_LENGTH`).
 pub const TOPIC_NAME_MAX: usize = 249;
 /// Batches per producer and partition that a repeat is recognised in (Kafka's `NUM_BATCHES_TO_RETAIN`).

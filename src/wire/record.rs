@@ -234,6 +234,33 @@ pub(super) fn put_record(out: &mut Vec<u8>, offset_delta: i32, timestamp_delta: 
     Record { timestamp_delta, offset_delta, key, value, headers }.put(out, timestamp_delta);
 }
 
+/// Appends one record with headers: key and value of each.
+pub(super) fn put_record_with_headers(
+    out: &mut Vec<u8>,
+    (offset_delta, timestamp_delta): (i32, i64),
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[(String, Option<Vec<u8>>)],
+) {
+    let mut body = vec![0];
+    put_varlong(&mut body, timestamp_delta);
+    put_varlong(&mut body, offset_delta.into());
+    put_field(&mut body, key);
+    put_field(&mut body, value);
+    put_varlong(&mut body, headers.len() as i64);
+    for (key, value) in headers {
+        put_field(&mut body, Some(key.as_bytes()));
+        put_field(&mut body, value.as_deref());
+    }
+    put_varlong(out, body.len() as i64);
+    out.append(&mut body);
+}
+
+fn put_field(out: &mut Vec<u8>, field: Option<&[u8]>) {
+    put_varlong(out, nullable_len(field));
+    out.extend_from_slice(field.unwrap_or_default());
+}
+
 fn nullable_len(field: Option<&[u8]>) -> i64 {
     field.map_or(-1, |bytes| bytes.len() as i64)
 }
@@ -253,7 +280,10 @@ mod tests {
         put_record(&mut out, 1, -3, None, Some(&[7; 300]));
         put_record(&mut out, 2, i64::MAX, Some(b""), None);
         // A record with two headers, spelled out: length, attributes, deltas 5 and 3, null key and value, "h" -> "v", "" -> null.
-        out.extend_from_slice(&[24, 0, 10, 6, 1, 1, 4, 2, b'h', 2, b'v', 0, 1]);
+        let spelled = [24, 0, 10, 6, 1, 1, 4, 2, b'h', 2, b'v', 0, 1];
+        let before = out.len();
+        put_record_with_headers(&mut out, (3, 5), None, None, &[("h".to_owned(), Some(b"v".to_vec())), (String::new(), None)]);
+        assert_eq!(out[before..], spelled);
         out
     }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use super::compression::Compression;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId};
 
-pub use build::{BatchSpec, KeyValue, build_batch};
+pub use build::{BatchSpec, KeyValue, NewRecord, build_batch, build_batch_of};
 pub use filter::{Filtered, Marker, Retention, each_record, filter_batch, marker};
 pub use validate::{ProduceRules, Rejection, validate_produce};
 
