@@ -43,3 +43,24 @@ fn refuses_bad_settings_before_anything_is_opened() {
     }
     assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0);
 }
+
+#[test]
+fn tools_refuse_what_kafkas_refuse_and_touch_nothing() {
+    for (arguments, expected) in [
+        (&["topics"][..], "Command must include exactly one action: --list, --describe, --create, --alter or --delete\n"),
+        (&["topics", "--list"], "--bootstrap-server must be specified\n"),
+        (&["topics", "--list", "--nonsense"], "nonsense is not a recognized option\n"),
+        (&["topics", "--create", "--topic", "t", "--partitions"], "Option partitions requires an argument\n"),
+        (&["topics", "--create", "--topic", "t", "--partitions", "abc"], "Cannot parse argument 'abc' of option partitions\n"),
+        (&["console-producer"], "Missing required argument \"[topic]\"\n"),
+        (&["consumer-groups", "--list"], "Missing required argument \"[bootstrap-server]\"\n"),
+        (&["get-offsets", "--bootstrap-server", "nowhere"], "--bootstrap-server must be a list of HOST:PORT"),
+    ] {
+        let output = corelane(std::path::Path::new("/"), arguments, &[]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {said}");
+        assert!(said.starts_with(expected) && output.stdout.is_empty(), "{arguments:?}: {said}");
+    }
+    let help = corelane(std::path::Path::new("/"), &["consumer-groups", "--help"], &[]);
+    assert!(help.status.success() && String::from_utf8_lossy(&help.stdout).contains("--reset-offsets"));
+}
