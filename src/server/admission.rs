@@ -117,6 +117,6 @@ mod tests {
         seats.remove(0);
         assert!(admission.admit(a, limits).is_ok());
         assert_eq!(admission.admit(b, Limits { total: 2, ..limits }).err(), Some(Full::Total));
-        assert_eq!(admission.admit(b, Limits { total: 9, files: 5, ..limits }).err(), Some(Full::Files));
+        assert_eq!(admission.admit(b, Limits { total: 9, files: 4, ..limits }).err(), Some(Full::Files));
     }
 }
