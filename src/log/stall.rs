@@ -83,7 +83,7 @@ async fn resume<R: Rt>(log: &Rc<Inner<R>>, repaired: &mut bool) -> Result<(), Lo
         writer::flushed(log, written);
         log.state.borrow_mut().writing_segment().cut_to(size);
         if log.state.borrow().active.is_none() {
-            let index = recover::walk_index(&log.rt, &log.dir, base, size, log.config.get().index_interval_bytes).await?;
+            let index = recover::walk_index(&log.rt, &path, base, size, log.config.get().index_interval_bytes).await?;
             let tail = recover::tail(&log.rt, &log.dir, base, size).await?;
             let mut state = log.state.borrow_mut();
             state.writing_segment().index = Some(index);
