@@ -240,10 +240,12 @@ pub(super) async fn open<R: Rt>(
     Ok(state)
 }
 
-<<<<<<< ours
+/// Segments, and offsets of snapshots.
+type Found<F> = (Vec<Segment<F>>, Vec<Offset>);
+
 /// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed, or brought
 /// to its end.
-async fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<(Vec<Segment<R::File>>, Vec<Offset>), LogError> {
+async fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<Found<R::File>, LogError> {
     let (mut segments, mut snapshots, mut derived) = (Vec::new(), Vec::new(), Vec::new());
     let list = || {
         rt.list(dir).map_err(|e| match e.kind() {
@@ -257,19 +259,6 @@ async fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Re
         entries = list()?;
     }
     for entry in entries {
-=======
-/// Segments, and offsets of snapshots.
-type Found<F> = (Vec<Segment<F>>, Vec<Offset>);
-
-/// The segments and the offsets of the snapshots, newest first, by their names; leftovers of work that was under way are removed.
-fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Result<Found<R::File>, LogError> {
-    let (mut segments, mut snapshots) = (Vec::new(), Vec::new());
-    let entries = rt.list(dir).map_err(|e| match e.kind() {
-        std::io::ErrorKind::NotFound => LogError::Missing(dir.into()),
-        _ => LogError::io("list", dir)(e),
-    });
-    for entry in entries? {
->>>>>>> theirs
         let path = dir.join(&entry.name);
         if [".deleted", ".cleaned", ".tmp"].iter().any(|suffix| entry.name.ends_with(suffix)) {
             rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
