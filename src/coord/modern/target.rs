@@ -1,0 +1,103 @@
+//! The target assignment of a group: what the assignor says its members are to have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::assign::{Assignment, Assignor, GroupSpec, MemberSpec};
+use super::group::{Group, Resolved};
+use super::member::{MemberId, MemberMetadata, Partitions};
+use super::topics::Topics;
+use crate::base::ids::TopicId;
+
+/// A group with the changes that are being decided.
+pub struct View<'a> {
+    /// As it is.
+    pub group: &'a Group,
+    /// A member that is about to be replaced or removed.
+    pub without: Option<&'a MemberId>,
+    /// A member that is about to join or change.
+    pub with: Option<(&'a MemberId, &'a MemberMetadata)>,
+    /// Patterns that are about to change; `None`: no longer of interest.
+    pub regexes: &'a BTreeMap<String, Option<Resolved>>,
+    /// The cluster's topics.
+    pub topics: &'a dyn Topics,
+}
+
+impl<'a> View<'a> {
+    /// Topics that match a pattern.
+    fn resolved(&self, regex: &str) -> Option<&'a Resolved> {
+        match self.regexes.get(regex) {
+            Some(changed) => changed.as_ref(),
+            None => self.group.regexes().get(regex),
+        }
+    }
+
+    /// Topics that exist and that a member subscribes to.
+    pub fn topics_of(&self, metadata: &MemberMetadata) -> BTreeSet<TopicId> {
+        let matching = metadata.regex().and_then(|regex| self.resolved(regex));
+        let names = metadata.topic_names.iter().chain(matching.into_iter().flat_map(|resolved| &resolved.topics));
+        names.filter_map(|name| self.topics.by_name(name)).map(|(id, _)| id).collect()
+    }
+
+    /// The members as they will be.
+    pub fn members(&self) -> impl Iterator<Item = (&'a MemberId, &'a MemberMetadata)> {
+        let (without, with) = (self.without, self.with);
+        let stays = move |id: &MemberId| Some(id) != without && with.is_none_or(|(changed, _)| id != changed);
+        let others = self.group.members().iter().filter(move |(id, _)| stays(id)).map(|(id, member)| (id, &member.metadata));
+        others.chain(with)
+    }
+
+    /// Names of all topics that the group will subscribe to, existing or not.
+    pub fn topic_names(&self) -> BTreeSet<&'a str> {
+        // Nearly always the counts say it all, without a look at each member.
+        let gone = |id: &MemberId| self.group.members().get(id).map(|member| &member.metadata);
+        let gone: Vec<&MemberMetadata> =
+            [self.without, self.with.map(|(id, _)| id)].into_iter().flatten().collect::<BTreeSet<_>>().into_iter().filter_map(gone).collect();
+        let left = |name: &str| self.group.named().get(name) > gone.iter().filter(|member| member.topic_names.contains(name)).count();
+        let mut names: BTreeSet<&str> = self.group.named().keys().filter(|name| left(name)).collect();
+        names.extend(self.with.into_iter().flat_map(|(_, metadata)| &metadata.topic_names).map(String::as_str));
+        let kept = self.group.regexes().iter().filter(|(regex, _)| !self.regexes.contains_key(*regex)).map(|(_, resolved)| resolved);
+        let changed = self.regexes.values().flatten();
+        names.extend(kept.chain(changed).flat_map(|resolved| &resolved.topics).map(String::as_str));
+        names
+    }
+
+    /// The assignor that most members want; the first of the configured ones where they want none.
+    fn assignor(&self, configured: &[Assignor]) -> Assignor {
+        let gone = |id: Option<&MemberId>| id.and_then(|id| self.group.members().get(id)).and_then(|m| m.metadata.server_assignor.as_deref());
+        let (mut gone, come) = (vec![gone(self.without)], self.with.and_then(|(_, metadata)| metadata.server_assignor.as_deref()));
+        if self.with.map(|(id, _)| id) != self.without {
+            gone.push(self.with.and_then(|(id, _)| self.group.members().get(id)).and_then(|m| m.metadata.server_assignor.as_deref()));
+        }
+        let votes = |assignor: &Assignor| {
+            let name = Some(assignor.name());
+            self.group.assignors().get(assignor.name()) + usize::from(come == name) - gone.iter().filter(|g| **g == name).count()
+        };
+        // Of several with equally many the first in the configuration; `max_by_key` takes the last.
+        let wanted = configured.iter().rev().filter(|assignor| votes(assignor) > 0).max_by_key(|assignor| votes(assignor));
+        wanted.or(configured.first()).copied().unwrap_or(Assignor::Uniform)
+    }
+
+    /// The next target assignment.
+    pub fn assign(&self, configured: &[Assignor]) -> Assignment {
+        let mut subscriptions: BTreeMap<(&BTreeSet<String>, Option<&str>), BTreeSet<TopicId>> = BTreeMap::new();
+        for (_, metadata) in self.members() {
+            subscriptions.entry((&metadata.topic_names, metadata.regex())).or_insert_with(|| self.topics_of(metadata));
+        }
+        let nothing = Partitions::new();
+        let mut spec = GroupSpec::default();
+        for (id, metadata) in self.members() {
+            let topics = &subscriptions[&(&metadata.topic_names, metadata.regex())];
+            let previous = self.target(id).unwrap_or(&nothing);
+            spec.members.insert(id.clone(), MemberSpec { instance_id: metadata.instance_id.as_deref(), topics, previous });
+        }
+        let existing = self.topic_names().into_iter().filter_map(|name| self.topics.by_name(name));
+        spec.topics = existing.filter(|(id, _)| subscriptions.values().any(|topics| topics.contains(id))).collect();
+        self.assignor(configured).assign(&spec)
+    }
+
+    /// What a member is to have so far; one that replaces another inherits from it.
+    pub fn target(&self, id: &MemberId) -> Option<&'a Partitions> {
+        let inherits = self.with.is_some_and(|(with, _)| with == id);
+        self.group.targets().get(self.without.filter(|_| inherits).unwrap_or(id))
+    }
+}

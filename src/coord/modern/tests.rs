@@ -1,0 +1,259 @@
+//! Tests of the decisions on one group, step by step.
+
+use std::collections::BTreeSet;
+
+use super::group::{Group, GroupState};
+use super::heartbeat::{Request, heartbeat};
+use super::leave::{Leave, expired, leave};
+use super::member::{MemberState, Partitions};
+use super::record::Change;
+use super::testing::Cluster;
+use super::{Context, Decision, Refusal, Reply, Seen, Settings, TimerChange, TimerKind};
+use crate::base::error::ErrorCode;
+use crate::base::ids::{TopicId, Uuid};
+
+const T: TopicId = Uuid([1; 16]);
+
+struct Fixture {
+    group: Group,
+    cluster: Cluster,
+    settings: Settings,
+    seen: Seen,
+    now_ms: i64,
+    timers: Vec<TimerChange>,
+}
+
+fn fixture() -> Fixture {
+    let mut cluster = Cluster::default();
+    cluster.put("t", T, 6);
+    let settings = Settings { assignment_interval_ms: 0, ..Settings::default() };
+    Fixture { group: Group::default(), cluster, settings, seen: Seen::default(), now_ms: 1_700_000_000_000, timers: Vec::new() }
+}
+
+fn parts(partitions: &[i32]) -> Partitions {
+    Partitions::from([(T, partitions.iter().copied().collect())]).into_iter().filter(|(_, p): &(_, BTreeSet<i32>)| !p.is_empty()).collect()
+}
+
+fn join(member_id: &str) -> Request {
+    Request {
+        group_id: "g".into(),
+        member_id: member_id.into(),
+        rebalance_timeout_ms: Some(1000),
+        topic_names: Some(["t".to_owned()].into()),
+        owned: Some(Partitions::new()),
+        ..Request::default()
+    }
+}
+
+fn report(member_id: &str, epoch: i32, owned: Option<&[i32]>) -> Request {
+    let owned = owned.map(parts);
+    Request { group_id: "g".into(), member_id: member_id.into(), member_epoch: epoch, owned, ..Request::default() }
+}
+
+impl Fixture {
+    fn take<T>(&mut self, decide: impl FnOnce(&Group, &Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
+        let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen };
+        let decision = decide(&self.group, &cx)?;
+        decision.changes.iter().for_each(|change| self.group.apply(change));
+        self.group.check();
+        (self.seen, self.timers) = (decision.seen, decision.timers);
+        Ok(decision.reply)
+    }
+
+    fn beat(&mut self, request: &Request) -> Result<Reply, Refusal> {
+        self.take(|group, cx| heartbeat(group, cx, request))
+    }
+
+    /// Epoch and assignment of the answer.
+    fn heard(&mut self, request: &Request) -> (i32, Option<Partitions>) {
+        let reply = self.beat(request).unwrap();
+        (reply.epoch, reply.assignment)
+    }
+
+    fn refused(&mut self, request: &Request) -> ErrorCode {
+        self.beat(request).unwrap_err().code
+    }
+
+    fn leaves(&mut self, member_id: &str, instance_id: Option<&str>, for_a_while: bool) -> Result<Reply, Refusal> {
+        let request =
+            Leave { group_id: "g".into(), member_id: member_id.into(), instance_id: instance_id.map(str::to_owned), for_a_while };
+        self.take(|group, cx| leave(group, cx, &request))
+    }
+
+    fn expires(&mut self, member_id: &str, kind: TimerKind) -> bool {
+        let nothing = || Refusal::new(ErrorCode::None, "");
+        self.take(|group, cx| expired(group, cx, member_id, kind).ok_or_else(nothing)).is_ok()
+    }
+}
+
+/// As seen with Kafka 4.3.1: the epochs and the partitions of each answer.
+#[test]
+fn a_third_member_gets_what_the_others_have_given_up() {
+    let mut f = fixture();
+    assert_eq!(f.heard(&join("a")), (1, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.group.state(), GroupState::Stable);
+    assert_eq!(f.heard(&join("b")), (2, Some(parts(&[]))), "everything is still in use");
+    assert_eq!(f.group.state(), GroupState::Reconciling);
+    assert_eq!(f.heard(&report("a", 1, None)), (1, Some(parts(&[0, 1, 2]))), "the epoch stays until it has given up the rest");
+    let revoking = TimerChange::Set { member_id: "a".into(), kind: TimerKind::Rebalance, after_ms: 1000 };
+    assert!(f.timers.contains(&revoking), "{:?}", f.timers);
+    assert_eq!(f.heard(&report("b", 2, Some(&[]))), (2, None));
+    assert_eq!(f.heard(&report("a", 1, None)), (1, None), "silence about partitions gives up none");
+    assert_eq!(f.heard(&report("a", 1, Some(&[0, 1, 2]))), (2, None));
+    assert!(f.timers.contains(&TimerChange::Cancel { member_id: "a".into(), kind: TimerKind::Rebalance }));
+    assert_eq!(f.heard(&report("b", 2, Some(&[]))), (2, Some(parts(&[3, 4, 5]))));
+    assert_eq!(f.group.state(), GroupState::Stable);
+    assert_eq!(f.heard(&join("c")), (3, Some(parts(&[]))));
+    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[0, 1]))));
+    assert_eq!(f.heard(&report("b", 2, None)), (2, Some(parts(&[3, 4]))));
+    assert_eq!(f.heard(&report("a", 2, Some(&[0, 1]))), (3, None));
+    assert_eq!(f.heard(&report("c", 3, None)), (3, Some(parts(&[2]))));
+    assert_eq!(f.heard(&report("b", 2, Some(&[3, 4]))), (3, None));
+    assert_eq!(f.heard(&report("c", 3, None)), (3, Some(parts(&[2, 5]))));
+    assert_eq!(f.group.members()["c"].current.state, MemberState::Stable);
+    // Nothing new: nothing to write.
+    let cx = Context { now_ms: f.now_ms, settings: &f.settings, topics: &f.cluster, seen: f.seen };
+    assert_eq!(heartbeat(&f.group, &cx, &report("c", 3, None)).unwrap().changes, []);
+}
+
+#[test]
+fn epochs_are_checked() {
+    let mut f = fixture();
+    assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::UnknownMemberId);
+    f.heard(&join("a"));
+    assert_eq!(f.refused(&report("a", 2, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.refused(&report("a", -7, None)), ErrorCode::FencedMemberEpoch);
+    f.heard(&join("b"));
+    f.heard(&report("a", 1, None));
+    f.heard(&report("a", 1, Some(&[0, 1, 2])));
+    // The answer with epoch 2 was lost.
+    assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.refused(&report("a", 1, Some(&[3]))), ErrorCode::FencedMemberEpoch, "not its own any more");
+    assert_eq!(f.heard(&report("a", 1, Some(&[0, 1, 2]))), (2, None));
+    // Back to the beginning, with the same id.
+    assert_eq!(f.heard(&join("a")), (2, Some(parts(&[0, 1, 2]))));
+    f.settings.max_size = 2;
+    assert_eq!(f.refused(&join("c")), ErrorCode::GroupMaxSizeReached);
+    assert_eq!(f.heard(&join("b")), (2, Some(parts(&[3, 4, 5]))));
+}
+
+#[test]
+fn leaving_and_silence_free_partitions() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    f.heard(&join("b"));
+    assert_eq!(f.leaves("x", None, false).unwrap_err().code, ErrorCode::UnknownMemberId);
+    assert_eq!(f.leaves("a", None, false).unwrap().epoch, -1);
+    assert_eq!((f.group.epoch(), f.group.state()), (3, GroupState::Assigning));
+    assert_eq!(f.heard(&report("b", 2, None)), (3, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    f.heard(&join("c"));
+    assert!(!f.expires("b", TimerKind::Rebalance), "it was not told to give up anything yet");
+    f.heard(&report("b", 3, None));
+    assert!(f.expires("b", TimerKind::Rebalance), "too slow");
+    assert_eq!(f.heard(&report("c", 4, None)), (5, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert!(f.expires("c", TimerKind::Session) && !f.expires("c", TimerKind::Session));
+    assert_eq!((f.group.epoch(), f.group.state()), (6, GroupState::Empty));
+}
+
+#[test]
+fn static_members_come_back_to_what_they_had() {
+    let mut f = fixture();
+    let static_join = |id: &str| Request { instance_id: Some("i".into()), ..join(id) };
+    f.heard(&static_join("a"));
+    assert_eq!(f.refused(&static_join("b")), ErrorCode::UnreleasedInstanceId);
+    assert_eq!(f.leaves("b", Some("i"), true).unwrap_err().code, ErrorCode::FencedInstanceId);
+    assert_eq!(f.leaves("a", Some("j"), true).unwrap_err().code, ErrorCode::UnknownMemberId);
+    assert_eq!(f.leaves("a", Some("i"), true).unwrap().epoch, -2);
+    let epoch = f.group.epoch();
+    assert_eq!(f.heard(&static_join("b")), (epoch, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.group.epoch(), epoch, "no rebalance");
+    let cancelled = TimerChange::Cancel { member_id: "a".into(), kind: TimerKind::Session };
+    assert!(f.timers.contains(&cancelled) && !f.group.members().contains_key("a"));
+    let with_instance = |id: &str| Request { instance_id: Some("i".into()), ..report(id, epoch, None) };
+    assert_eq!(f.refused(&with_instance("a")), ErrorCode::FencedInstanceId);
+    assert_eq!(f.heard(&with_instance("b")), (epoch, None));
+    // Fenced, it begins anew by itself.
+    assert_eq!(f.heard(&static_join("b")), (epoch, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    f.leaves("b", Some("i"), false).unwrap();
+    assert_eq!(f.group.state(), GroupState::Empty);
+}
+
+#[test]
+fn topics_and_patterns() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    f.cluster.put("t", T, 8);
+    assert_eq!(f.heard(&report("a", 1, None)), (2, Some(parts(&[0, 1, 2, 3, 4, 5, 6, 7]))));
+    f.cluster.put("other", Uuid([2; 16]), 8);
+    assert_eq!(f.heard(&report("a", 2, None)), (2, None));
+    f.cluster.remove("t");
+    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[]))), "at once, though it must say that it has given it up");
+    assert_eq!(f.heard(&report("a", 2, Some(&[]))), (3, None));
+
+    let pattern = |regex: &str, epoch| Request { topic_regex: Some(regex.into()), ..report("a", epoch, None) };
+    let refusal = f.beat(&pattern("(", 3)).unwrap_err();
+    assert_eq!(refusal.code, ErrorCode::InvalidRegularExpression);
+    assert!(refusal.message.starts_with("SubscribedTopicRegex `(` is not a valid regular expression: "), "{}", refusal.message);
+    assert_eq!(f.beat(&pattern("t.*", 3)).unwrap().epoch, 4);
+    f.cluster.put("t2", T, 2);
+    f.now_ms += 1000;
+    assert_eq!(f.heard(&report("a", 4, None)).1, Some(parts(&[0, 1])), "the first look for new topics");
+    f.cluster.put("t3", Uuid([3; 16]), 1);
+    assert_eq!(f.heard(&report("a", 5, None)), (5, None), "too soon to look again");
+    f.now_ms += 10_001;
+    let all = f.heard(&report("a", 5, None)).1.unwrap();
+    assert_eq!(all.keys().copied().collect::<Vec<_>>(), [T, Uuid([3; 16])]);
+    assert_eq!(f.group.regexes()["t.*"].topics.len(), 2);
+    // Nobody's pattern any more.
+    f.heard(&pattern("", 6));
+    assert!(f.group.regexes().is_empty());
+}
+
+#[test]
+fn assignments_keep_their_distance() {
+    let mut f = fixture();
+    f.settings.assignment_interval_ms = 1000;
+    f.heard(&join("a"));
+    assert_eq!(f.heard(&join("b")), (1, Some(parts(&[]))));
+    assert_eq!((f.group.epoch(), f.group.target_epoch()), (2, 1));
+    f.now_ms += 999;
+    assert_eq!(f.heard(&report("a", 1, None)), (1, None));
+    f.now_ms += 1;
+    assert_eq!(f.heard(&report("b", 1, None)).0, 2);
+    assert_eq!(f.heard(&report("a", 1, None)), (1, Some(parts(&[0, 1, 2]))));
+}
+
+#[test]
+fn most_votes_choose_the_assignor() {
+    let mut f = fixture();
+    f.cluster.put("u", Uuid([2; 16]), 6);
+    let wants = |id: &str, assignor: &str| Request {
+        topic_names: Some(["t".to_owned(), "u".to_owned()].into()),
+        server_assignor: Some(assignor.into()),
+        ..join(id)
+    };
+    f.heard(&wants("a", "range"));
+    f.heard(&wants("b", "range"));
+    f.heard(&wants("c", "uniform"));
+    // Of each topic a third: the range assignor's work.
+    assert!(f.group.targets().values().all(|target| target.len() == 2 && target.values().all(|partitions| partitions.len() == 2)));
+}
+
+#[test]
+fn what_kafka_4_0_left_behind_is_removed() {
+    let mut f = fixture();
+    f.group.apply(&Change::PartitionMetadata { present: true });
+    f.heard(&join("a"));
+    assert!(!f.group.has_partition_metadata());
+}
+
+#[test]
+fn a_member_of_an_unknown_state_begins_anew() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    let mut current = f.group.members()["a"].current.clone();
+    current.state = MemberState::Unknown;
+    f.group.apply(&Change::Current("a".into(), Some(current)));
+    assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.heard(&join("a")), (1, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+}
