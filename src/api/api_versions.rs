@@ -1,11 +1,18 @@
 //! ApiVersions (18): which APIs and versions this broker takes.
 
 use crate::base::error::ErrorCode;
-use crate::wire::codec::api_versions_response::ApiVersion;
+use crate::wire::codec::api_versions_response::{ApiVersion, FinalizedFeatureKey, SupportedFeatureKey};
 use crate::wire::codec::{ApiVersionsRequest, ApiVersionsResponse};
 use crate::wire::versions::{ADVERTISED, ApiKey};
 
-/// The answer to a request of a known version. No features are listed: none that a client would act upon works yet.
+/// Features that are switched on, with their levels: `group.version` 1 is the new consumer group protocol (KIP-848).
+const FEATURES: &[(&str, i16)] = &[("group.version", 1)];
+/// From this version on a feature may be one that can be switched off (level 0); before, clients do not take those (KAFKA-17011).
+const LEVEL_ZERO_FROM: i16 = 4;
+/// The features have been the same since the cluster began.
+const FEATURES_EPOCH: i64 = 0;
+
+/// The answer to a request of a known version.
 pub fn respond(request: &ApiVersionsRequest, version: i16) -> ApiVersionsResponse {
     let mut response = ApiVersionsResponse::default();
     if version >= 3 && !(is_software_id(&request.client_software_name) && is_software_id(&request.client_software_version)) {
@@ -13,6 +20,17 @@ pub fn respond(request: &ApiVersionsRequest, version: i16) -> ApiVersionsRespons
         return response;
     }
     response.api_keys = ADVERTISED.iter().map(range).collect();
+    response.finalized_features_epoch = FEATURES_EPOCH;
+    for &(name, level) in FEATURES {
+        let mut finalized = FinalizedFeatureKey::default();
+        (finalized.name, finalized.min_version_level, finalized.max_version_level) = (name.into(), level, level);
+        response.finalized_features.push(finalized);
+        if version >= LEVEL_ZERO_FROM {
+            let mut supported = SupportedFeatureKey::default();
+            (supported.name, supported.min_version, supported.max_version) = (name.into(), 0, level);
+            response.supported_features.push(supported);
+        }
+    }
     response
 }
 
@@ -57,8 +75,11 @@ mod tests {
         let listed: Vec<_> = response.api_keys.iter().map(|api| (api.api_key, api.min_version, api.max_version)).collect();
         let expected: Vec<_> = ADVERTISED.iter().map(|&(key, low, high)| (key.code(), low, high)).collect();
         assert_eq!((listed, response.error_code), (expected, 0));
-        assert!(response.finalized_features.is_empty() && response.supported_features.is_empty());
-        assert_eq!(response.finalized_features_epoch, -1);
+        let finalized: Vec<_> =
+            response.finalized_features.iter().map(|f| (f.name.as_str(), f.min_version_level, f.max_version_level)).collect();
+        let supported: Vec<_> = response.supported_features.iter().map(|f| (f.name.as_str(), f.min_version, f.max_version)).collect();
+        assert_eq!((finalized, supported), (vec![("group.version", 1, 1)], vec![("group.version", 0, 1)]));
+        assert!(respond(&request("a", "1"), 3).supported_features.is_empty());
     }
 
     #[test]

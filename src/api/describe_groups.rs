@@ -26,11 +26,12 @@ pub fn respond(request: &DescribeGroupsRequest, version: i16, replies: Vec<Reply
                 entry.protocol_data = text(&description.protocol);
                 entry.members = description.members.into_iter().map(member).collect();
             }
-            Err(ErrorCode::GroupIdNotFound) => {
+            Ok(Answer::OtherType) | Err(ErrorCode::GroupIdNotFound) => {
                 entry.group_state = DEAD.into();
                 if version >= NOT_FOUND_FROM {
+                    let why = if reply.is_ok() { "is not a classic group" } else { "not found" };
                     entry.error_code = ErrorCode::GroupIdNotFound.code();
-                    entry.error_message = error_text(&format!("Group {} not found.", group.as_str()));
+                    entry.error_message = error_text(&format!("Group {} {why}.", group.as_str()));
                 }
             }
             Ok(_) => entry.error_code = ErrorCode::UnknownServerError.code(),

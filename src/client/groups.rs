@@ -8,7 +8,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::{BrokerId, Offset};
 use crate::wire::codec::{
     ConsumerGroupDescribeRequest, DeleteGroupsRequest, DescribeGroupsRequest, ListGroupsRequest, OffsetCommitRequest, OffsetCommitResponse,
-    OffsetDeleteRequest, OffsetFetchRequest, consumer_group_describe_response, decode_assignment, describe_groups_response,
+    OffsetDeleteRequest, OffsetFetchRequest, consumer_group_describe_response, consumer_protocol, describe_groups_response,
     offset_commit_request, offset_delete_request, offset_fetch_request,
 };
 
@@ -299,7 +299,7 @@ fn modern_member(member: consumer_group_describe_response::Member) -> MemberDesc
 fn classic_member(member: describe_groups_response::DescribedGroupMember) -> Result<MemberDescription, ClientError> {
     let mut assignment = BTreeSet::new();
     if !member.member_assignment.is_empty() {
-        for topic in decode_assignment(member.member_assignment)?.assigned_partitions {
+        for topic in consumer_protocol::decode_assignment(&member.member_assignment)?.assigned_partitions {
             assignment.extend(topic.partitions.iter().map(|index| (topic.topic.as_str().to_owned(), *index)));
         }
     }

@@ -11,8 +11,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::wire::codec::{
     ConsumerProtocolAssignment, ConsumerProtocolSubscription, HeartbeatRequest, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest,
-    SyncGroupRequest, consumer_protocol_assignment, decode_assignment, decode_subscription, encode_assignment, encode_subscription,
-    join_group_request, leave_group_request, sync_group_request,
+    SyncGroupRequest, consumer_protocol, consumer_protocol_assignment, join_group_request, leave_group_request, sync_group_request,
 };
 
 /// The assignor's name in the protocol; every client has it.
@@ -100,7 +99,7 @@ impl Membership {
         let mut subscription = ConsumerProtocolSubscription::default();
         subscription.topics = topics.iter().map(|topic| topic.as_str().into()).collect();
         let mut protocol = join_group_request::JoinGroupRequestProtocol::default();
-        (protocol.name, protocol.metadata) = (RANGE.into(), encode_subscription(&subscription)?);
+        (protocol.name, protocol.metadata) = (RANGE.into(), consumer_protocol::encode_subscription(&subscription)?);
         let mut request = JoinGroupRequest::default();
         request.group_id = self.config.group.as_str().into();
         request.session_timeout_ms = self.config.session_timeout.as_millis() as i32;
@@ -137,7 +136,7 @@ impl Membership {
         self.last_heartbeat = Instant::now();
         let mut mine = BTreeSet::new();
         if !synced.assignment.is_empty() {
-            for topic in decode_assignment(synced.assignment)?.assigned_partitions {
+            for topic in consumer_protocol::decode_assignment(&synced.assignment)?.assigned_partitions {
                 mine.extend(topic.partitions.iter().map(|index| (topic.topic.as_str().to_owned(), *index)));
             }
         }
@@ -208,7 +207,8 @@ impl Member for Membership {
 fn lead(client: &mut Client, joined: &JoinGroupResponse) -> Result<Vec<sync_group_request::SyncGroupRequestAssignment>, ClientError> {
     let mut subscribers = Vec::new();
     for member in &joined.members {
-        let topics = decode_subscription(member.metadata.clone())?.topics.into_iter().map(|topic| topic.into_string()).collect();
+        let topics =
+            consumer_protocol::decode_subscription(&member.metadata)?.1.topics.into_iter().map(|topic| topic.into_string()).collect();
         let instance = member.group_instance_id.as_ref().map(|id| id.as_str().to_owned());
         subscribers.push(Subscriber { member: member.member_id.as_str().to_owned(), instance, topics });
     }
@@ -219,7 +219,7 @@ fn lead(client: &mut Client, joined: &JoinGroupResponse) -> Result<Vec<sync_grou
         .into_iter()
         .map(|(member, partitions)| {
             let mut entry = sync_group_request::SyncGroupRequestAssignment::default();
-            (entry.member_id, entry.assignment) = (member.into(), encode_assignment(&assignment(partitions))?);
+            (entry.member_id, entry.assignment) = (member.into(), consumer_protocol::encode_assignment(&assignment(partitions), 1)?);
             Ok(entry)
         })
         .collect()

@@ -6,6 +6,7 @@
 //! was appended before is durable. What cannot be appended ends the coordinator: it is dropped, and loaded again from the log.
 
 pub mod group;
+pub mod modern;
 pub mod offsets;
 pub mod op;
 mod rebalance;
@@ -28,6 +29,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::base::time::Now;
 use group::{Group, GroupMetadata, Phase};
+use modern::topics::Topics;
 use offsets::{Offsets, View};
 use op::{Answer, DescribedMember, Description, Join, Joined, Listed, Op, Reply, Token};
 use record::Record;
@@ -58,6 +60,8 @@ pub struct Context<'a> {
     pub spare_bytes: usize,
     /// Most bytes of one batch of records (`max.message.bytes` of the topic).
     pub max_batch_bytes: usize,
+    /// The cluster's topics.
+    pub topics: &'a dyn Topics,
 }
 
 /// What is to be done.
@@ -75,6 +79,8 @@ pub(crate) struct Effects<'a> {
     config: &'a GroupConfig,
     random: &'a mut dyn FnMut() -> [u8; 16],
     max_batch_bytes: usize,
+    topics: &'a dyn Topics,
+    seen: &'a mut BTreeMap<Name, modern::Seen>,
     timers: &'a mut Timers,
     records: Vec<Record>,
     replies: Vec<(Token, Reply)>,
@@ -114,13 +120,17 @@ fn encoded_len(record: &Record) -> usize {
 pub struct Stored {
     /// The last generation of a classic group; none for a group of which only offsets are known.
     pub metadata: Option<GroupMetadata>,
+    /// A group of the new protocol; such a group is not a classic one too.
+    pub modern: Option<modern::group::Group>,
     /// Committed offsets.
     pub offsets: Offsets,
 }
 
 impl Stored {
     fn bytes(&self) -> usize {
-        self.metadata.as_ref().map_or(0, GroupMetadata::bytes) + self.offsets.bytes()
+        self.metadata.as_ref().map_or(0, GroupMetadata::bytes)
+            + self.modern.as_ref().map_or(0, modern::group::Group::bytes)
+            + self.offsets.bytes()
     }
 }
 
@@ -150,9 +160,10 @@ impl State {
         match record {
             Record::Offset { topic, partition, value, .. } => stored.offsets.put(topic, *partition, value.as_ref()),
             Record::Group { value, .. } => stored.metadata = value.clone(),
+            Record::Modern { change, .. } => modern::group::apply(&mut stored.modern, change),
         }
         self.bytes = self.bytes + stored.bytes() - before;
-        if stored.metadata.is_none() && stored.offsets.is_empty() {
+        if stored.metadata.is_none() && stored.modern.is_none() && stored.offsets.is_empty() {
             self.groups.remove(id);
         }
     }
@@ -162,6 +173,8 @@ impl State {
 #[derive(Debug, Default)]
 pub struct Live {
     groups: BTreeMap<Name, Group>,
+    /// What groups of the new protocol have taken notice of.
+    seen: BTreeMap<Name, modern::Seen>,
     timers: Timers,
     bytes: usize,
 }
@@ -206,6 +219,7 @@ impl Coordinator {
         let check_at = context.now.mono + group::millis(context.config.retention_check_ms);
         self.live.timers.set(TimerKey::Expiry, check_at);
         self.step(context, |step| {
+            step.modern_loaded();
             for id in &ids {
                 step.on_group(id, true, |group, fx| {
                     for member in group.members().keys() {
@@ -260,16 +274,17 @@ impl Coordinator {
         let wanted = |filter: &[String], name: &str| filter.is_empty() || filter.iter().any(|f| f.eq_ignore_ascii_case(name));
         let listed = ids.into_iter().map(|id| {
             let view = View { id, stored: self.state.group(id), live: self.live.groups.get(id) };
-            let protocol_type = view.protocol_type().cloned().unwrap_or_default();
-            Listed { group: id.clone(), protocol_type, state: view.phase().name(), kind: "classic" }
+            let modern = view.modern().map(|_| group::CONSUMER.into());
+            let protocol_type = modern.or_else(|| view.protocol_type().cloned()).unwrap_or_default();
+            Listed { group: id.clone(), protocol_type, state: view.state_name(), kind: view.kind() }
         });
         listed.filter(|l| wanted(states, l.state) && wanted(types, l.kind)).collect()
     }
 
     fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
-        let Context { now, config, random, max_batch_bytes, .. } = context;
-        let Live { groups, timers, bytes } = &mut self.live;
-        let fx = Effects { now, config, random, max_batch_bytes, timers, records: Vec::new(), replies: Vec::new() };
+        let Context { now, config, random, max_batch_bytes, topics, .. } = context;
+        let Live { groups, seen, timers, bytes } = &mut self.live;
+        let fx = Effects { now, config, random, max_batch_bytes, topics, seen, timers, records: Vec::new(), replies: Vec::new() };
         let mut step = Step { state: &self.state, groups, bytes, fx };
         work(&mut step);
         Decision { records: step.fx.records, replies: step.fx.replies }
@@ -285,7 +300,15 @@ impl Coordinator {
             group.check(stored, |key| timers.contains(key));
         }
         for (id, stored) in &self.state.groups {
-            assert!(stored.metadata.is_some() || !stored.offsets.is_empty(), "{id}: nothing is known of it");
+            assert!(stored.metadata.is_some() || stored.modern.is_some() || !stored.offsets.is_empty(), "{id}: nothing is known of it");
+            if let Some(group) = &stored.modern {
+                assert!(stored.metadata.is_none() && !self.live.groups.contains_key(id), "{id}: of both types");
+                group.check();
+                for member in group.members().keys() {
+                    let key = TimerKey::Member(id.clone(), member.clone(), modern::TimerKind::Session);
+                    assert!(timers.contains(&key), "{id}: {member} never times out");
+                }
+            }
             let members = stored.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
             assert!(!members || self.live.groups.contains_key(id), "{id}: its members are not watched");
         }
@@ -308,6 +331,7 @@ impl Step<'_> {
     }
 
     fn op(&mut self, id: &Name, op: Op, token: Token, spare: usize) {
+        let Some(op) = self.classic_op_on_modern(id, op, token, spare) else { return };
         let reply = match op {
             Op::Join(join) => return self.join(id, join, token, spare),
             Op::Sync(sync) => {
@@ -335,6 +359,9 @@ impl Step<'_> {
             }
             Op::Describe => self.describe(id),
             Op::Delete => self.delete(id),
+            Op::ConsumerHeartbeat(request) => self.modern_heartbeat(id, &request, spare),
+            Op::ConsumerLeave(request) => self.modern_leave(id, &request),
+            Op::ConsumerDescribe => self.modern_describe(id),
         };
         self.fx.reply(token, reply);
     }
@@ -374,6 +401,7 @@ impl Step<'_> {
         }
         // Not a part of the buffer that the request came in.
         join.protocols.iter_mut().for_each(|(_, metadata)| *metadata = Bytes::copy_from_slice(metadata));
+        self.make_way_for_classic(id);
         self.on_group(id, true, |group, fx| group.join(join, token, fx));
     }
 
@@ -398,6 +426,9 @@ impl Step<'_> {
         if !view.exists() {
             return Err(ErrorCode::GroupIdNotFound);
         }
+        if view.modern().is_some() {
+            return Ok(Answer::OtherType);
+        }
         let stable = view.phase() == Phase::Stable;
         let protocol = view.live.and_then(|g| g.protocol.as_ref()).filter(|_| stable);
         let member = |(id, m): (&Name, &group::Member)| DescribedMember {
@@ -421,10 +452,11 @@ impl Step<'_> {
         if !view.exists() {
             return Err(ErrorCode::GroupIdNotFound);
         }
-        if view.phase() != Phase::Empty {
+        if !view.is_empty() {
             return Err(ErrorCode::NonEmptyGroup);
         }
         view.tombstones(&mut self.fx);
+        self.fx.seen.remove(id);
         // Ids that were given out, and not used yet.
         if let Some(group) = self.groups.remove(id) {
             *self.bytes -= group.bytes();
@@ -436,6 +468,7 @@ impl Step<'_> {
     fn timer(&mut self, key: TimerKey) {
         match key {
             TimerKey::Session(id, member) => self.on_group(&id, false, |group, fx| group.expire_session(&member, fx)).unwrap_or(()),
+            TimerKey::Member(id, member, kind) => self.modern_expired(&id, &member, kind),
             TimerKey::Join(id) => self.on_group(&id, false, Group::expire_join).unwrap_or(()),
             TimerKey::Sync(id) => self.on_group(&id, false, Group::expire_sync).unwrap_or(()),
             TimerKey::Expiry => {

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::group::{Group, Phase};
+use super::modern;
 use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchedOffset, Membership, Reply, TopicOffsets};
 use super::record::Record;
 use super::{Effects, Name, Stored};
@@ -90,6 +91,27 @@ impl View<'_> {
         self.stored.is_some() || self.live.is_some()
     }
 
+    /// The group, if it is one of the new protocol.
+    pub(super) fn modern(&self) -> Option<&modern::group::Group> {
+        self.stored?.modern.as_ref()
+    }
+
+    /// Whether it has no members.
+    pub(super) fn is_empty(&self) -> bool {
+        self.modern().map_or(self.phase() == Phase::Empty, |group| group.members().is_empty())
+    }
+
+    /// Kafka's name of its state.
+    pub(super) fn state_name(&self) -> &'static str {
+        self.modern().map_or(self.phase().name(), |group| group.state().name())
+    }
+
+    /// Kafka's name of its type.
+    pub(super) fn kind(&self) -> &'static str {
+        if self.modern().is_some() { "consumer" } else { "classic" }
+    }
+
+    /// Of a classic group.
     pub(super) fn phase(&self) -> Phase {
         self.live.map_or(Phase::Empty, Group::phase)
     }
@@ -101,11 +123,14 @@ impl View<'_> {
     }
 
     fn is_consumers(&self) -> bool {
-        self.protocol_type().is_some_and(|t| &**t == super::group::CONSUMER)
+        self.modern().is_some() || self.protocol_type().is_some_and(|t| &**t == super::group::CONSUMER)
     }
 
     /// Whether a member reads the topic, as far as the coordinator can know: a consumer whose metadata it does not understand may.
     fn subscribes(&self, topic: &Name) -> bool {
+        if let Some(group) = self.modern() {
+            return group.is_subscribed_to(topic);
+        }
         match self.live {
             None => false,
             Some(group) => group.subscribed_topics().map_or(self.is_consumers(), |topics| topics.contains(topic)),
@@ -114,11 +139,20 @@ impl View<'_> {
 
     /// Takes an OffsetCommit request.
     pub(super) fn commit(&self, commit: Commit, fx: &mut Effects) -> Reply {
-        self.may_commit(&commit)?;
+        let guard = match self.modern() {
+            Some(group) => modern::commit::may_commit(group, &commit.member, commit.knows_group_id_not_found)?,
+            None => self.may_commit(&commit).map(|()| None)?,
+        };
         let expire_ms = commit.retention_ms.map(|ms| fx.now.wall_ms.saturating_add(ms));
         let first = fx.records.len();
         let mut codes = Vec::with_capacity(commit.offsets.len());
         for offset in commit.offsets {
+            if let Some(guard) = &guard
+                && let Err(code) = guard.check(offset.topic_id, offset.partition)
+            {
+                codes.push(code);
+                continue;
+            }
             // Kafka counts characters of UTF-16.
             if offset.metadata.encode_utf16().count() > fx.config.metadata_max_bytes {
                 codes.push(ErrorCode::OffsetMetadataTooLarge);
@@ -165,6 +199,9 @@ impl View<'_> {
 
     /// Takes an OffsetFetch request. A group that does not exist has committed nothing.
     pub(super) fn fetch(&self, fetch: &FetchOffsets) -> Reply {
+        if let Some(group) = self.modern() {
+            modern::commit::may_fetch(group, &fetch.member)?;
+        }
         let none = Offsets::default();
         let offsets = self.stored.map_or(&none, |stored| &stored.offsets);
         let fetched = |partition: i32, found: Option<&CommittedOffset>| FetchedOffset {
@@ -197,7 +234,7 @@ impl View<'_> {
         if !self.exists() {
             return Err(ErrorCode::GroupIdNotFound);
         }
-        if self.phase() != Phase::Empty && !self.is_consumers() {
+        if !self.is_empty() && !self.is_consumers() {
             return Err(ErrorCode::NonEmptyGroup);
         }
         let mut codes = Vec::with_capacity(wanted.len());
@@ -225,6 +262,8 @@ impl View<'_> {
         if stored.metadata.is_some() {
             fx.records.push(Record::Group { group: self.id.clone(), value: None });
         }
+        let modern = stored.modern.iter().flat_map(|group| group.tombstones());
+        fx.records.extend(modern.map(|change| Record::modern(self.id, change)));
     }
 
     /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more.
@@ -250,10 +289,17 @@ impl View<'_> {
         if !left && self.live.is_none() && stored.metadata.is_some() {
             fx.records.push(Record::Group { group: self.id.clone(), value: None });
         }
+        if let Some(group) = stored.modern.as_ref().filter(|group| !left && group.members().is_empty()) {
+            fx.seen.remove(self.id);
+            fx.records.extend(group.tombstones().into_iter().map(|change| Record::modern(self.id, change)));
+        }
     }
 
     /// From when on offsets of this group age: `None`: they do not; else since that time or, without one, since each was committed.
     fn expires_since(&self, stored: &Stored) -> Option<Option<i64>> {
+        if stored.modern.is_some() {
+            return Some(None);
+        }
         match (self.protocol_type(), self.phase()) {
             (None, _) => Some(None),
             (Some(_), Phase::Empty) => Some(stored.metadata.as_ref().map(|m| m.state_ms).filter(|ms| *ms >= 0)),

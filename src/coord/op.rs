@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::Name;
+use super::modern;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 
@@ -33,6 +34,12 @@ pub enum Op {
     Describe,
     /// DeleteGroups.
     Delete,
+    /// ConsumerGroupHeartbeat that joins or reports.
+    ConsumerHeartbeat(Box<modern::heartbeat::Request>),
+    /// ConsumerGroupHeartbeat that leaves.
+    ConsumerLeave(modern::leave::Leave),
+    /// ConsumerGroupDescribe.
+    ConsumerDescribe,
 }
 
 /// The successful answers, each to the [`Op`] of that name.
@@ -50,6 +57,12 @@ pub enum Answer {
     Offsets(Vec<TopicOffsets>),
     /// See [`Op::Describe`].
     Described(Description),
+    /// To [`Op::Describe`] and [`Op::ConsumerDescribe`]: the group is of the other type.
+    OtherType,
+    /// To [`Op::ConsumerHeartbeat`] and [`Op::ConsumerLeave`].
+    Heard(Result<modern::Reply, modern::Refusal>),
+    /// See [`Op::ConsumerDescribe`].
+    ConsumerDescribed(modern::describe::Description),
 }
 
 /// Who a member says it is.

@@ -1,4 +1,5 @@
-//! The records of `__consumer_offsets`, in Kafka's formats: keys of type 0 and 1 (a committed offset) and 2 (a classic group).
+//! The records of `__consumer_offsets`, in Kafka's formats: keys of type 0 and 1 (a committed offset), 2 (a classic group), and those of
+//! groups of the new protocol ([`super::modern::record`]).
 //!
 //! A key begins with its type as `int16`, a value with its version. A record without a value is a tombstone. Types that this broker does
 //! not know are passed over at replay, as Kafka does.
@@ -9,6 +10,7 @@ use bytes::{BufMut, Bytes};
 
 use super::Name;
 use super::group::{GroupMetadata, MemberMetadata};
+use super::modern::record::{self as modern, Change};
 use super::offsets::CommittedOffset;
 use crate::base::ids::{TopicId, Uuid};
 use crate::wire::WireError;
@@ -48,6 +50,13 @@ pub enum Record {
         group: Name,
         /// The generation.
         value: Option<GroupMetadata>,
+    },
+    /// A change of a group of the new protocol.
+    Modern {
+        /// Group.
+        group: Name,
+        /// What changes.
+        change: Box<Change>,
     },
 }
 
@@ -93,10 +102,15 @@ pub enum Decoded {
 }
 
 impl Record {
+    /// A change of a group of the new protocol.
+    pub fn modern(group: &Name, change: Change) -> Record {
+        Record::Modern { group: group.clone(), change: Box::new(change) }
+    }
+
     /// The group that the record belongs to.
     pub fn group(&self) -> &Name {
         match self {
-            Record::Offset { group, .. } | Record::Group { group, .. } => group,
+            Record::Offset { group, .. } | Record::Group { group, .. } | Record::Modern { group, .. } => group,
         }
     }
 
@@ -116,12 +130,14 @@ impl Record {
                 put_text(&mut key, group);
                 (key, value.as_ref().map(encode_group))
             }
+            Record::Modern { group, change } => change.encode(group),
         }
     }
 
     /// The record of a key and a value, which may come from a damaged disk.
     pub fn decode(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Decoded, BadRecord> {
-        let mut key = Reader::new(key.ok_or(BadRecord::NoKey)?);
+        let bytes = key.ok_or(BadRecord::NoKey)?;
+        let mut key = Reader::new(bytes);
         Ok(Decoded::Known(match key.i16()? {
             OFFSET_COMMIT_V0 | OFFSET_COMMIT => Record::Offset {
                 group: text(&mut key)?,
@@ -130,6 +146,10 @@ impl Record {
                 value: value.map(decode_offset).transpose()?,
             },
             GROUP_METADATA => Record::Group { group: text(&mut key)?, value: value.map(decode_group).transpose()? },
+            kind if modern::KINDS.contains(&kind) => {
+                let (group, change) = modern::decode(bytes, value)?;
+                Record::modern(&group, change)
+            }
             other => return Ok(Decoded::Unknown(other)),
         }))
     }

@@ -65,7 +65,7 @@ proptest! {
 
 #[test]
 fn other_types_are_passed_over() {
-    assert_eq!(Record::decode(Some(&[0, 16, 0]), None), Ok(Decoded::Unknown(16)));
+    assert_eq!(Record::decode(Some(&[0, 99, 0]), None), Ok(Decoded::Unknown(99)));
     assert_eq!(Record::decode(None, None), Err(BadRecord::NoKey));
     let (key, _) = Record::Group { group: "g".into(), value: None }.encode();
     assert_eq!(Record::decode(Some(&key), Some(&[0, 5])), Err(BadRecord::Version(5)));

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
 
+use super::modern::testing::Cluster;
 use super::op::{Answer, Commit, CommitOffset, FetchOffsets, Join, Joined, Leaving, Membership, Op, Reply, Sync, Token};
 use super::record::{Decoded, Record};
 use super::{Context, Coordinator, Decision, Name, State};
@@ -22,6 +23,7 @@ pub(super) struct World {
     pub config: GroupConfig,
     pub spare_bytes: usize,
     pub max_batch_bytes: usize,
+    pub cluster: Cluster,
     random: Prng,
     next_token: Token,
     pub waiting: BTreeSet<Token>,
@@ -37,6 +39,7 @@ impl World {
             config: GroupConfig::default(),
             spare_bytes: 1 << 20,
             max_batch_bytes: 1 << 20,
+            cluster: Cluster::default(),
             random: Prng::new(1),
             next_token: 0,
             waiting: BTreeSet::new(),
@@ -60,6 +63,7 @@ impl World {
             random: &mut random,
             spare_bytes: self.spare_bytes,
             max_batch_bytes: self.max_batch_bytes,
+            topics: &self.cluster,
         };
         let Decision { records, replies } = decide(&mut self.coordinator, context);
         for record in records {

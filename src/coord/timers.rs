@@ -7,12 +7,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Name;
+use super::modern::TimerKind;
 
 /// What is to happen.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum TimerKey {
     /// A member was silent for its session timeout.
     Session(Name, Name),
+    /// One of a member of the new protocol.
+    Member(Name, Name, TimerKind),
     /// The time to join a classic group's next generation is over.
     Join(Name),
     /// The time to sync with a classic group's new generation is over.

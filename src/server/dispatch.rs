@@ -91,7 +91,9 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
         | ApiKey::OffsetDelete
         | ApiKey::ListGroups
         | ApiKey::DescribeGroups
-        | ApiKey::DeleteGroups => super::groups::handle(work, client_id.as_deref().unwrap_or_default(), body),
+        | ApiKey::DeleteGroups
+        | ApiKey::ConsumerGroupHeartbeat
+        | ApiKey::ConsumerGroupDescribe => super::groups::handle(work, client_id.as_deref().unwrap_or_default(), body),
         ApiKey::Metadata => metadata(work, body),
         ApiKey::AlterConfigs => alter_configs(work, body),
         ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),

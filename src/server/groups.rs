@@ -9,11 +9,12 @@ use crate::api;
 use crate::base::error::ErrorCode;
 use crate::base::limits::GROUPS_PER_REQUEST;
 use crate::rt::Rt;
-use crate::shard::group_op::{Op, Reply};
+use crate::shard::group_op::{Answer, Op, Reply};
 use crate::wire::WireError;
 use crate::wire::codec::{
-    DeleteGroupsRequest, DescribeGroupsRequest, Encode, FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest,
-    ListGroupsRequest, OffsetCommitRequest, OffsetDeleteRequest, OffsetFetchRequest, StrBytes, SyncGroupRequest,
+    ConsumerGroupDescribeRequest, ConsumerGroupHeartbeatRequest, DeleteGroupsRequest, DescribeGroupsRequest, Encode,
+    FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest,
+    OffsetDeleteRequest, OffsetFetchRequest, StrBytes, SyncGroupRequest,
 };
 use crate::wire::versions::ApiKey;
 
@@ -78,6 +79,21 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             api::groups::distinct(&mut request.groups_names, |group| group);
             let ops = each(&request.groups_names, Op::Delete);
             ask_all(work, ops, move |replies| api::delete_groups::respond(&request, replies))
+        }
+        ApiKey::ConsumerGroupHeartbeat => {
+            let request: ConsumerGroupHeartbeatRequest = work.decode(body)?;
+            let respond = api::consumer_group_heartbeat::respond;
+            match api::consumer_group_heartbeat::plan(&request, version, client_id, work.conn.peer.ip()) {
+                Ok(op) => ask(work, &request.group_id, Ok(op), respond),
+                Err(refusal) => work.reply(&respond(Ok(Answer::Heard(Err(refusal))))),
+            }
+        }
+        ApiKey::ConsumerGroupDescribe => {
+            let mut request: ConsumerGroupDescribeRequest = work.decode(body)?;
+            api::groups::distinct(&mut request.group_ids, |group| group);
+            let image = work.conn.server.shard.image();
+            let ops = each(&request.group_ids, Op::ConsumerDescribe);
+            ask_all(work, ops, move |replies| api::consumer_group_describe::respond(&request, version, &image, replies))
         }
         ApiKey::ListGroups => {
             let request: ListGroupsRequest = work.decode(body)?;

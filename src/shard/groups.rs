@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::base::config::GroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::image::Image;
+use crate::coord::modern::topics::Topics;
 use crate::coord::op::{Listed, Op, Reply, Token};
 use crate::coord::record::Record;
 use crate::coord::replay::{self, Replay};
@@ -224,7 +226,8 @@ impl<R: Rt> Shard<R> {
         let Stage::Active(coordinator) = &mut *stage else { return };
         let max_batch_bytes = usize::try_from(hosted.replica.config.borrow().max_message_bytes).unwrap_or(0);
         let now = self.rt().now();
-        let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes };
+        let topics = ClusterTopics(self.image());
+        let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics: &topics };
         let Decision { records, replies } = decide(coordinator, context);
         let appended = append(&hosted.replica, &records, max_batch_bytes, now.wall_ms);
         if let Err(code) = appended {
@@ -308,6 +311,23 @@ impl<R: Rt> Hosted<R> {
             let (from, ticket) = self.askers.borrow_mut().remove(token);
             shard.send(from, Message::Reply(ticket, Answer::Group(reply)));
         }
+    }
+}
+
+/// The image as coordinators see it.
+struct ClusterTopics(Arc<Image>);
+
+impl Topics for ClusterTopics {
+    fn version(&self) -> i64 {
+        self.0.offset()
+    }
+
+    fn by_name(&self, name: &str) -> Option<(TopicId, i32)> {
+        self.0.topic(name).map(|topic| (topic.id, topic.partitions.len() as i32))
+    }
+
+    fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
+        Box::new(self.0.topics().map(|topic| &*topic.name))
     }
 }
 

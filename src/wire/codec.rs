@@ -37,32 +37,6 @@ pub fn is_flexible<R: Request>(version: i16) -> bool {
     R::is_flexible(ApiVersion::new(version))
 }
 
-/// What a consumer says of itself when it joins a group, in the embedded protocol's version 1 (every client reads it).
-pub fn encode_subscription(subscription: &ConsumerProtocolSubscription) -> Result<Bytes, WireError> {
-    let mut out = BytesMut::new();
-    kafka_wire::encode_consumer_protocol_subscription(&mut out, subscription, ApiVersion::new(1)).map_err(codec_error)?;
-    Ok(out.freeze())
-}
-
-/// A consumer's part of its group's partitions, in the embedded protocol's version 1.
-pub fn encode_assignment(assignment: &ConsumerProtocolAssignment) -> Result<Bytes, WireError> {
-    let mut out = BytesMut::new();
-    kafka_wire::encode_consumer_protocol_assignment(&mut out, assignment, ApiVersion::new(1)).map_err(codec_error)?;
-    Ok(out.freeze())
-}
-
-/// The inverse of [`encode_subscription`], for every version.
-pub fn decode_subscription(bytes: Bytes) -> Result<ConsumerProtocolSubscription, WireError> {
-    let limits = limits(bytes.len());
-    kafka_wire::decode_consumer_protocol_subscription(bytes, limits).map(|(_, message)| message).map_err(codec_error)
-}
-
-/// The inverse of [`encode_assignment`], for every version.
-pub fn decode_assignment(bytes: Bytes) -> Result<ConsumerProtocolAssignment, WireError> {
-    let limits = limits(bytes.len());
-    kafka_wire::decode_consumer_protocol_assignment(bytes, limits).map(|(_, message)| message).map_err(codec_error)
-}
-
 fn codec_error(error: impl std::fmt::Display) -> WireError {
     WireError::Codec(error.to_string())
 }
@@ -82,7 +56,41 @@ fn limits(len: usize) -> DecodeLimits {
 
 /// Appends an encoded body to `out`; on an error `out` is as before.
 pub fn encode_into(body: &impl Encode, version: i16, out: &mut BytesMut) -> Result<usize, WireError> {
-    body.encode_into(out, ApiVersion::new(version)).map_err(|error| WireError::Codec(error.to_string()))
+    body.encode_into(out, ApiVersion::new(version)).map_err(codec_error)
+}
+
+/// What consumers of the classic protocol say in JoinGroup's metadata and are told in SyncGroup's assignment: a version, then a message.
+pub mod consumer_protocol {
+    pub use kafka_wire::consumer_protocol_assignment as assignment;
+
+    use super::*;
+
+    /// The version and the subscription in a member's metadata.
+    pub fn decode_subscription(bytes: &Bytes) -> Result<(i16, ConsumerProtocolSubscription), WireError> {
+        let decoded = kafka_wire::decode_consumer_protocol_subscription(bytes.clone(), limits(bytes.len()));
+        decoded.map(|(version, subscription)| (version.value(), subscription)).map_err(codec_error)
+    }
+
+    /// What a member says of itself, in version 1, which every client reads.
+    pub fn encode_subscription(subscription: &ConsumerProtocolSubscription) -> Result<Bytes, WireError> {
+        let mut out = BytesMut::new();
+        kafka_wire::encode_consumer_protocol_subscription(&mut out, subscription, ApiVersion::new(1)).map_err(codec_error)?;
+        Ok(out.freeze())
+    }
+
+    /// An assignment, of whatever version.
+    pub fn decode_assignment(bytes: &Bytes) -> Result<ConsumerProtocolAssignment, WireError> {
+        let decoded = kafka_wire::decode_consumer_protocol_assignment(bytes.clone(), limits(bytes.len()));
+        decoded.map(|(_, assignment)| assignment).map_err(codec_error)
+    }
+
+    /// An assignment with its version.
+    pub fn encode_assignment(assignment: &ConsumerProtocolAssignment, version: i16) -> Result<Bytes, WireError> {
+        let mut out = BytesMut::new();
+        let encoded = kafka_wire::encode_consumer_protocol_assignment(&mut out, assignment, ApiVersion::new(version));
+        encoded.map_err(codec_error)?;
+        Ok(out.freeze())
+    }
 }
 
 /// An encoded body without header.

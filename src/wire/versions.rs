@@ -67,6 +67,8 @@ apis! {
     IncrementalAlterConfigs = 44, advertised 0-1, accepted from 0, flexible from 1;
     OffsetDelete = 47, advertised 0-0, accepted from 0, flexible from 32767;
     DescribeCluster = 60, advertised 0-2, accepted from 0, flexible from 0;
+    ConsumerGroupHeartbeat = 68, advertised 0-1, accepted from 0, flexible from 0;
+    ConsumerGroupDescribe = 69, advertised 0-1, accepted from 0, flexible from 0;
     ListConfigResources = 74, advertised 0-1, accepted from 0, flexible from 0;
     DescribeTopicPartitions = 75, advertised 0-0, accepted from 0, flexible from 0;
 }

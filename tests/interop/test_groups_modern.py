@@ -93,13 +93,13 @@ def test_join_share_and_leave(broker):
         coordinator(c, group)
         a, b, third = (Member(c, group, [name]) for _ in range(3))
         answer = a.beat()
-        assert (answer.MemberEpoch, answer.MemberId, answer.HeartbeatIntervalMs, a.take(answer)) == (1, a.id, 500, [0, 1, 2, 3, 4, 5])
+        assert (answer.MemberEpoch, answer.MemberId, answer.HeartbeatIntervalMs, a.take(answer)) == (2, a.id, 500, [0, 1, 2, 3, 4, 5])
         answer = b.beat()
-        assert (answer.MemberEpoch, b.take(answer)) == (2, []), answer
+        assert (answer.MemberEpoch, b.take(answer)) == (3, []), answer
         answer = a.beat()
-        assert (answer.MemberEpoch, a.take(answer)) == (1, [0, 1, 2]), answer
+        assert (answer.MemberEpoch, a.take(answer)) == (2, [0, 1, 2]), answer
         assert b.beat().Assignment is None
-        assert a.report().MemberEpoch == 2
+        assert a.report().MemberEpoch == 3
         assert b.take(b.report()) == [3, 4, 5]
         assert third.take(third.beat()) == []
         shares = settle(a, b, third)
@@ -113,6 +113,17 @@ def test_join_share_and_leave(broker):
         listed = [(g.ProtocolType, g.GroupState, g.GroupType) for g in groups if g.GroupId == group]
         assert listed == [("consumer", "Stable", "consumer")], listed
         assert group not in [g.GroupId for g in c.call("ListGroups", 5, {"TypesFilter": ["classic"]}).Groups]
+
+
+def test_feature(broker):
+    """The finalized feature that clients look at."""
+    with Connection(broker.address) as c:
+        for version in (3, 4):
+            answer = c.call("ApiVersions", version, {"ClientSoftwareName": "a", "ClientSoftwareVersion": "1"})
+            supported = {f.Name: (f.MinVersion, f.MaxVersion) for f in answer.SupportedFeatures}
+            finalized = {f.Name: (f.MinVersionLevel, f.MaxVersionLevel) for f in answer.FinalizedFeatures}
+            assert finalized["group.version"] == (1, 1) and answer.FinalizedFeaturesEpoch >= 0, answer
+            assert supported.get("group.version") == (None if version == 3 else (0, 1)), supported
 
 
 def test_errors(broker):
@@ -142,7 +153,7 @@ def test_errors(broker):
         answer = m.beat(SubscribedTopicNames=None, SubscribedTopicRegex="(")
         assert answer.ErrorCode == INVALID_REGEX and answer.ErrorMessage.startswith("SubscribedTopicRegex `(` is not a valid regular expression: "), answer
         assert m.take(m.beat()) == [0, 1]
-        refused(FENCED, "The consumer group member has a greater member epoch (9) than the one known by the group coordinator (1). "
+        refused(FENCED, "The consumer group member has a greater member epoch (9) than the one known by the group coordinator (2). "
                 "The member must abandon all its partitions and rejoin.", MemberEpoch=9)
         refused(UNKNOWN_MEMBER, f"Member nobody is not a member of group {group}.", MemberId="nobody")
         refused(UNKNOWN_MEMBER, f"Member nobody is not a member of group {group}.", MemberId="nobody", MemberEpoch=-1)
@@ -150,8 +161,8 @@ def test_errors(broker):
         second = Member(c, group, [name])
         second.beat()
         settle(m, second)
-        refused(FENCED, f"The consumer group member has a smaller member epoch (1) than the one known by the group coordinator ({m.epoch}). "
-                "The member must abandon all its partitions and rejoin.", MemberEpoch=1)
+        refused(FENCED, f"The consumer group member has a smaller member epoch (2) than the one known by the group coordinator ({m.epoch}). "
+                "The member must abandon all its partitions and rejoin.", MemberEpoch=2)
         # Version 0: the coordinator makes the id.
         old = Member(c, group, [name], member_id="-")
         answer = old.beat(0, MemberId="")
@@ -192,9 +203,9 @@ def test_describe(broker):
         m.take(m.beat())
         for version in (0, 1):
             found, missing = c.call("ConsumerGroupDescribe", version, {"GroupIds": [group, "nope"], "IncludeAuthorizedOperations": False}).Groups
-            assert (found.ErrorCode, found.GroupState, found.GroupEpoch, found.AssignmentEpoch, found.AssignorName) == (OK, "Stable", 1, 1, "range"), found
+            assert (found.ErrorCode, found.GroupState, found.GroupEpoch, found.AssignmentEpoch, found.AssignorName) == (OK, "Stable", 2, 2, "range"), found
             (member,) = found.Members
-            assert (member.MemberId, member.InstanceId, member.RackId, member.MemberEpoch, member.ClientId) == (m.id, None, None, 1, "raw"), member
+            assert (member.MemberId, member.InstanceId, member.RackId, member.MemberEpoch, member.ClientId) == (m.id, None, None, 2, "raw"), member
             assert member.ClientHost == "/127.0.0.1" and member.SubscribedTopicNames == [name] and not member.SubscribedTopicRegex, member
             for assignment in (member.Assignment, member.TargetAssignment):
                 assert [(t.TopicId, t.TopicName, sorted(t.Partitions)) for t in assignment.TopicPartitions] == [(topic, name, [0, 1, 2])], assignment
@@ -207,7 +218,7 @@ def test_describe(broker):
         assert c.call("DeleteGroups", 2, {"GroupsNames": [group]}).Results[0].ErrorCode == 68
         m.beat(MemberEpoch=-1)
         (found,) = c.call("ConsumerGroupDescribe", 1, {"GroupIds": [group], "IncludeAuthorizedOperations": False}).Groups
-        assert (found.GroupState, found.GroupEpoch, found.Members) == ("Empty", 2, []), found
+        assert (found.GroupState, found.GroupEpoch, found.Members) == ("Empty", 3, []), found
         assert c.call("DeleteGroups", 2, {"GroupsNames": [group]}).Results[0].ErrorCode == OK
         (found,) = c.call("ConsumerGroupDescribe", 1, {"GroupIds": [group], "IncludeAuthorizedOperations": False}).Groups
         assert found.ErrorCode == NOT_FOUND, found
@@ -228,17 +239,17 @@ def test_offsets(broker):
         coordinator(c, group)
         a = Member(c, group, [name])
         a.take(a.beat())
-        assert commit(c, group, a.id, 1, name, topic, 5) == OK
-        assert commit(c, group, a.id, 2, name, topic, 6) == STALE
-        assert commit(c, group, "nobody", 1, name, topic, 6) == UNKNOWN_MEMBER
+        assert commit(c, group, a.id, 2, name, topic, 5) == OK
+        assert commit(c, group, a.id, 3, name, topic, 6) == STALE
+        assert commit(c, group, "nobody", 2, name, topic, 6) == UNKNOWN_MEMBER
         assert commit(c, group, "", -1, name, topic, 6) == UNKNOWN_MEMBER
-        assert commit(c, group, a.id, 1, name, topic, 6, version=8) == 35
+        assert commit(c, group, a.id, 2, name, topic, 6, version=8) == 35
         b = Member(c, group, [name])
         b.take(b.beat())
         settle(a, b)
         kept, lost = (0, 1) if 0 in next(iter(a.owned.values())) else (1, 0)
-        assert commit(c, group, a.id, 1, name, topic, 7, partition=kept) == OK
-        assert commit(c, group, a.id, 1, name, topic, 7, partition=lost) == STALE
+        assert commit(c, group, a.id, 2, name, topic, 7, partition=kept) == OK
+        assert commit(c, group, a.id, 2, name, topic, 7, partition=lost) == STALE
 
         def fetch(member, epoch):
             groups = [{"GroupId": group, "MemberId": member, "MemberEpoch": epoch, "Topics": [{"Name": name, "PartitionIndexes": [kept]}]}]
@@ -313,13 +324,15 @@ class Reader(threading.Thread):
         super().__init__(daemon=True)
         self.consumer = Consumer(config(broker, group, **more))
         self.consumer.subscribe([topic])
-        self.seen, self.stop, self.error = seen, threading.Event(), None
+        self.seen, self.stop, self.error, self.partitions = seen, threading.Event(), None, []
         self.start()
 
     def run(self):
         try:
             while not self.stop.is_set():
                 got = self.consumer.consume(500, 0.1)
+                # Only this thread may ask: librdkafka answers while it is polled.
+                self.partitions = sorted(p.partition for p in self.consumer.assignment())
                 for message in got:
                     if message.error() is None:
                         self.seen.append((message.partition(), message.offset()))
@@ -335,7 +348,7 @@ class Reader(threading.Thread):
             self.error = error
 
     def assigned(self):
-        return sorted(p.partition for p in self.consumer.assignment())
+        return self.partitions
 
     def end(self):
         self.stop.set()
@@ -448,7 +461,7 @@ def test_java_tools(broker):
     code, out, err = java(GROUPS, "--bootstrap-server", broker.bootstrap, "--describe", "--group", group, "--members", "--verbose")
     assert code == 0 and re.search(r"CURRENT-EPOCH\s+CURRENT-ASSIGNMENT\s+TARGET-EPOCH\s+TARGET-ASSIGNMENT", out) and f"{topic}:0,1,2" in out, (code, out, err)
     code, out, err = java(GROUPS, "--bootstrap-server", broker.bootstrap, "--describe", "--group", group, "--state", "--verbose")
-    assert code == 0 and re.search(rf"{group}\s+\S+ \(1\)\s+uniform\s+Stable\s+\d+\s+\d+\s+1", out), (code, out, err)
+    assert code == 0 and re.search(rf"{group}\s+\S+\s+\(1\)\s+uniform\s+Stable\s+\d+\s+\d+\s+1", out), (code, out, err)
     code, out, err = java(GROUPS, "--bootstrap-server", broker.bootstrap, "--list", "--type", "consumer")
     assert code == 0 and group in out, (code, out, err)
     reader.end()
@@ -457,3 +470,45 @@ def test_java_tools(broker):
     assert code == 0 and rows == [(str(p), "100", "100", "0") for p in range(3)], (code, out, err)
     code, out, err = java(GROUPS, "--bootstrap-server", broker.bootstrap, "--delete", "--group", group)
     assert code == 0 and "successful" in out, (code, out, err)
+
+
+def test_upgrade_and_downgrade(broker):
+    """Clients of both protocols in one group, which changes its type when the first of the new ones comes and when the last one goes."""
+    topic, group = f"mixed-{uuid.uuid4()}", group_of("mixed")
+    create(broker, topic, 6)
+    seen, produced = [], 0
+    classic = {"group.protocol": "classic", "session.timeout.ms": 6000, "heartbeat.interval.ms": 500}
+
+    def share(*readers):
+        """Waits until the readers have all partitions, evenly, and have read everything."""
+        nonlocal produced
+        produce(broker, topic, 60, 6)
+        produced += 60
+        fair = 6 // len(readers)
+        eventually(lambda: sorted(sum((r.assigned() for r in readers), [])) == [0, 1, 2, 3, 4, 5] and all(len(r.assigned()) == fair for r in readers), seconds=60)
+        eventually(lambda: set(seen) == everything(produced, 6))
+
+    def kind():
+        with Connection(broker.address) as c:
+            return [g.GroupType for g in c.call("ListGroups", 5).Groups if g.GroupId == group]
+
+    first, second = (Reader(broker, group, topic, seen, **classic) for _ in range(2))
+    share(first, second)
+    assert kind() == ["classic"]
+    modern = Reader(broker, group, topic, seen)
+    share(first, second, modern)
+    assert kind() == ["consumer"]
+    with Connection(broker.address) as c:
+        (found,) = c.call("ConsumerGroupDescribe", 1, {"GroupIds": [group], "IncludeAuthorizedOperations": False}).Groups
+        assert sorted(m.MemberType for m in found.Members) == [0, 0, 1], found
+    second.end()
+    first.end()
+    share(modern)
+    assert kind() == ["consumer"]
+    first, second = (Reader(broker, group, topic, seen, **classic) for _ in range(2))
+    share(first, second, modern)
+    modern.end()
+    share(first, second)
+    assert kind() == ["classic"]
+    first.end(), second.end()
+    assert len(seen) >= produced

@@ -2,6 +2,7 @@
 
 use super::ConfigError;
 use super::settings::Settings;
+use super::table::CONSUMER_ASSIGNORS;
 
 /// What the group coordinators were told.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub struct GroupConfig {
     pub min_session_timeout_ms: i32,
     /// `group.max.session.timeout.ms`.
     pub max_session_timeout_ms: i32,
+    /// `group.consumer.…`: groups of the new protocol.
+    pub consumer: ConsumerGroupConfig,
     /// `group.max.size`.
     pub max_size: usize,
     /// `offset.metadata.max.bytes`.
@@ -34,6 +37,7 @@ impl GroupConfig {
             initial_rebalance_delay_ms: settings.number("group.initial.rebalance.delay.ms")?,
             min_session_timeout_ms: settings.number("group.min.session.timeout.ms")?,
             max_session_timeout_ms: settings.number("group.max.session.timeout.ms")?,
+            consumer: ConsumerGroupConfig::read(settings)?,
             max_size: settings.number("group.max.size")?,
             metadata_max_bytes: settings.number("offset.metadata.max.bytes")?,
             retention_ms: settings.number::<i64>("offsets.retention.minutes")? * 60_000,
@@ -56,6 +60,7 @@ impl Default for GroupConfig {
             initial_rebalance_delay_ms: 3000,
             min_session_timeout_ms: 6000,
             max_session_timeout_ms: 1_800_000,
+            consumer: ConsumerGroupConfig::default(),
             max_size: i32::MAX as usize,
             metadata_max_bytes: 4096,
             retention_ms: 7 * 24 * 3_600_000,
@@ -63,6 +68,79 @@ impl Default for GroupConfig {
             topic_partitions: 50,
             topic_replication_factor: 3,
             topic_segment_bytes: 100 << 20,
+        }
+    }
+}
+
+/// The settings of groups of the new protocol (KIP-848).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConsumerGroupConfig {
+    /// A member that is silent for this long is removed, milliseconds.
+    pub session_timeout_ms: i32,
+    /// How often members are told to report, milliseconds.
+    pub heartbeat_interval_ms: i32,
+    /// Time between two target assignments, milliseconds; 0: as often as there is a reason.
+    pub assignment_interval_ms: i32,
+    /// How often patterns are looked at again at the latest, milliseconds.
+    pub regex_refresh_interval_ms: i32,
+    /// Most members.
+    pub max_size: usize,
+    /// Names of the assignors that members may ask for; the first one is the default.
+    pub assignors: Vec<&'static str>,
+    /// Whether a classic group becomes one of the new protocol when a member of that joins.
+    pub upgrade: bool,
+    /// Whether a group becomes a classic one when its last member of the new protocol leaves.
+    pub downgrade: bool,
+}
+
+impl ConsumerGroupConfig {
+    fn read(settings: &Settings) -> Result<ConsumerGroupConfig, ConfigError> {
+        let policy = settings.value("group.consumer.migration.policy");
+        let config = ConsumerGroupConfig {
+            session_timeout_ms: within(settings, "session.timeout.ms")?,
+            heartbeat_interval_ms: within(settings, "heartbeat.interval.ms")?,
+            assignment_interval_ms: within(settings, "assignment.interval.ms")?,
+            regex_refresh_interval_ms: settings.number("group.consumer.regex.refresh.interval.ms")?,
+            max_size: settings.number("group.consumer.max.size")?,
+            assignors: settings.parsed("group.consumer.assignors", assignors)?,
+            upgrade: matches!(policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(policy, "bidirectional" | "downgrade"),
+        };
+        if config.heartbeat_interval_ms >= config.session_timeout_ms {
+            return Err(settings.wrong("group.consumer.heartbeat.interval.ms", "less than group.consumer.session.timeout.ms"));
+        }
+        Ok(config)
+    }
+}
+
+/// The names in a list, without those that do not exist; none for an empty one.
+fn assignors(list: &str) -> Option<Vec<&'static str>> {
+    let known = |name: &str| CONSUMER_ASSIGNORS.iter().copied().find(|known| *known == name.trim());
+    list.split(',').map(known).collect()
+}
+
+/// A number between its own minimum and maximum, which are settings too.
+fn within(settings: &Settings, name: &str) -> Result<i32, ConfigError> {
+    let (key, low, high) = (format!("group.consumer.{name}"), format!("group.consumer.min.{name}"), format!("group.consumer.max.{name}"));
+    let (value, min, max): (i32, i32, i32) = (settings.number(&key)?, settings.number(&low)?, settings.number(&high)?);
+    if min > max {
+        return Err(settings.wrong(&low, &format!("not more than {high}")));
+    }
+    if (min..=max).contains(&value) { Ok(value) } else { Err(settings.wrong(&key, &format!("from {low} ({min}) to {high} ({max})"))) }
+}
+
+/// Kafka's defaults.
+impl Default for ConsumerGroupConfig {
+    fn default() -> ConsumerGroupConfig {
+        ConsumerGroupConfig {
+            session_timeout_ms: 45_000,
+            heartbeat_interval_ms: 5_000,
+            assignment_interval_ms: 1_000,
+            regex_refresh_interval_ms: 600_000,
+            max_size: i32::MAX as usize,
+            assignors: CONSUMER_ASSIGNORS.to_vec(),
+            upgrade: true,
+            downgrade: true,
         }
     }
 }

@@ -46,6 +46,9 @@ const FOREVER: &str = "9223372036854775807";
 
 use Kind::*;
 
+/// The server-side assignors of consumer groups.
+pub const CONSUMER_ASSIGNORS: &[&str] = &["uniform", "range"];
+
 /// Corelane's settings and the settings of Kafka that have an effect, without those that are defaults for topics.
 pub const BROKER: &[Key] = &[
     key(
@@ -169,6 +172,39 @@ pub const BROKER: &[Key] = &[
     key("group.min.session.timeout.ms", Int(1, I32), "6000", "Shortest session timeout that members of classic groups may ask for."),
     key("group.max.session.timeout.ms", Int(1, I32), "1800000", "Longest session timeout that members of classic groups may ask for."),
     key("group.max.size", Int(1, I32), "2147483647", "Most members of a classic group."),
+    key("group.consumer.session.timeout.ms", Int(1, I32), "45000", "A member of the new protocol that is silent for this long is removed."),
+    key("group.consumer.min.session.timeout.ms", Int(1, I32), "45000", "Smallest `group.consumer.session.timeout.ms`."),
+    key("group.consumer.max.session.timeout.ms", Int(1, I32), "60000", "Largest `group.consumer.session.timeout.ms`."),
+    key("group.consumer.heartbeat.interval.ms", Int(1, I32), "5000", "How often members of the new protocol are told to report."),
+    key("group.consumer.min.heartbeat.interval.ms", Int(1, I32), "5000", "Smallest `group.consumer.heartbeat.interval.ms`."),
+    key("group.consumer.max.heartbeat.interval.ms", Int(1, I32), "15000", "Largest `group.consumer.heartbeat.interval.ms`."),
+    key(
+        "group.consumer.assignment.interval.ms",
+        Int(0, I32),
+        "1000",
+        "Time between two assignments of a group of the new protocol; 0: as often as there is a reason.",
+    ),
+    key("group.consumer.min.assignment.interval.ms", Int(0, I32), "0", "Smallest `group.consumer.assignment.interval.ms`."),
+    key("group.consumer.max.assignment.interval.ms", Int(0, I32), "15000", "Largest `group.consumer.assignment.interval.ms`."),
+    key(
+        "group.consumer.regex.refresh.interval.ms",
+        Int(10_000, I32),
+        "600000",
+        "How often subscriptions by pattern are matched against the topics at the latest; new topics are noticed within 10 s.",
+    ),
+    key("group.consumer.max.size", Int(1, I32), "2147483647", "Most members of a group of the new protocol."),
+    key(
+        "group.consumer.assignors",
+        SomeOf(CONSUMER_ASSIGNORS),
+        "uniform,range",
+        "Server-side assignors that members may ask for; the first one is the default.",
+    ),
+    key(
+        "group.consumer.migration.policy",
+        OneOf(&["bidirectional", "upgrade", "downgrade", "disabled"]),
+        "bidirectional",
+        "Whether a group with members may change from the classic to the new protocol (upgrade) and back (downgrade).",
+    ),
     key("offset.metadata.max.bytes", Int(0, I32), "4096", "Longest text that a client may store with an offset, in characters."),
     key(
         "offsets.retention.minutes",

@@ -2,11 +2,17 @@
 //! and at replay alike; what is decided stands in [`super::heartbeat`].
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 
 use super::member::{CurrentAssignment, Member, MemberId, MemberMetadata, Partitions};
 use super::record::Change;
 use crate::base::ids::TopicId;
+
+/// Memory that a member is counted with besides its texts.
+const MEMBER_OVERHEAD: usize = 512;
+/// Memory of a partition that a member has, with its part of the maps by partition.
+const HELD_BYTES: usize = 96;
+/// Memory of a partition in the target assignment.
+const TARGET_BYTES: usize = 16;
 
 /// State of a group as tools show it; the protocol never looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,9 +27,15 @@ pub enum GroupState {
     Stable,
 }
 
-impl fmt::Display for GroupState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(self, f)
+impl GroupState {
+    /// Kafka's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            GroupState::Empty => "Empty",
+            GroupState::Assigning => "Assigning",
+            GroupState::Reconciling => "Reconciling",
+            GroupState::Stable => "Stable",
+        }
     }
 }
 
@@ -56,6 +68,7 @@ pub struct Group {
     patterns: Counts,
     assignors: Counts,
     classic_members: usize,
+    bytes: usize,
 }
 
 /// A group's epochs before anything happened.
@@ -78,6 +91,7 @@ impl Default for Group {
             patterns: Counts::default(),
             assignors: Counts::default(),
             classic_members: 0,
+            bytes: 0,
         }
     }
 }
@@ -153,6 +167,11 @@ impl Group {
         self.classic_members
     }
 
+    /// Memory that the group takes, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Whether a member subscribes to a topic, by name or by pattern.
     pub fn is_subscribed_to(&self, topic: &str) -> bool {
         self.named.get(topic) > 0 || self.regexes.values().any(|resolved| resolved.topics.contains(topic))
@@ -180,22 +199,34 @@ impl Group {
             Change::PartitionMetadata { present } => self.has_partition_metadata = *present,
             Change::Member(id, Some(metadata)) => {
                 self.remove_metadata(id);
-                self.members.entry(id.clone()).or_default().metadata = metadata.clone();
+                self.member(id).metadata = metadata.clone();
                 self.add_metadata(id, metadata);
             }
             Change::Member(id, None) => {
                 self.set_current(id, None);
                 self.remove_metadata(id);
-                self.members.remove(id);
+                self.bytes -= self.members.remove(id).map_or(0, |_| MEMBER_OVERHEAD);
             }
             Change::TargetEpoch(value) => {
                 (self.target_epoch, self.target_timestamp_ms) = value.map_or((FIRST_EPOCH, 0), |value| (value.epoch, value.timestamp_ms))
             }
-            Change::Target(id, Some(partitions)) => drop(self.targets.insert(id.clone(), partitions.clone())),
-            Change::Target(id, None) => drop(self.targets.remove(id)),
+            Change::Target(id, target) => {
+                self.bytes += target.as_ref().map_or(0, target_bytes);
+                let former = match target {
+                    Some(target) => self.targets.insert(id.clone(), target.clone()),
+                    None => self.targets.remove(id),
+                };
+                self.bytes -= former.as_ref().map_or(0, target_bytes);
+            }
             Change::Current(id, current) => self.set_current(id, current.as_ref()),
-            Change::Regex(regex, Some(resolved)) => drop(self.regexes.insert(regex.clone(), resolved.clone())),
-            Change::Regex(regex, None) => drop(self.regexes.remove(regex)),
+            Change::Regex(regex, resolved) => {
+                self.bytes += resolved.as_ref().map_or(0, resolved_bytes);
+                let former = match resolved {
+                    Some(resolved) => self.regexes.insert(regex.clone(), resolved.clone()),
+                    None => self.regexes.remove(regex),
+                };
+                self.bytes -= former.as_ref().map_or(0, resolved_bytes);
+            }
         }
     }
 
@@ -203,16 +234,24 @@ impl Group {
         if current.is_none() && !self.members.contains_key(id) {
             return;
         }
-        let member = self.members.entry(id.clone()).or_default();
-        for partition in member.current.holds() {
+        let former = std::mem::replace(&mut self.member(id).current, current.cloned().unwrap_or_default());
+        for partition in former.holds() {
+            self.bytes -= HELD_BYTES;
             if self.holders.get(&partition) == Some(id) {
                 self.holders.remove(&partition);
             }
         }
-        member.current = current.cloned().unwrap_or_default();
-        for partition in member.current.holds() {
+        for partition in current.iter().flat_map(|current| current.holds()) {
+            self.bytes += HELD_BYTES;
             self.holders.insert(partition, id.clone());
         }
+    }
+
+    fn member(&mut self, id: &MemberId) -> &mut Member {
+        self.members.entry(id.clone()).or_insert_with(|| {
+            self.bytes += MEMBER_OVERHEAD;
+            Member::default()
+        })
     }
 
     fn add_metadata(&mut self, id: &MemberId, metadata: &MemberMetadata) {
@@ -223,6 +262,7 @@ impl Group {
         metadata.regex().iter().for_each(|regex| self.patterns.add(regex));
         metadata.server_assignor.iter().for_each(|assignor| self.assignors.add(assignor));
         self.classic_members += usize::from(metadata.classic.is_some());
+        self.bytes += metadata.bytes();
     }
 
     /// Takes what [`Group::add_metadata`] added for a member back.
@@ -237,6 +277,7 @@ impl Group {
         metadata.regex().iter().for_each(|regex| self.patterns.remove(regex));
         metadata.server_assignor.iter().for_each(|assignor| self.assignors.remove(assignor));
         self.classic_members -= usize::from(metadata.classic.is_some());
+        self.bytes -= metadata.bytes();
     }
 
     /// Records that lead from nothing to this group, in an order that Kafka takes too.
@@ -282,6 +323,23 @@ impl Group {
         for (topic, partition) in self.targets.values().flatten().flat_map(|(topic, set)| set.iter().map(move |p| (*topic, *p))) {
             assert!(targeted.insert((topic, partition)), "{topic}-{partition} is the target of two members");
         }
+    }
+}
+
+fn target_bytes(target: &Partitions) -> usize {
+    target.values().map(|partitions| TARGET_BYTES * (2 + partitions.len())).sum()
+}
+
+fn resolved_bytes(resolved: &Resolved) -> usize {
+    resolved.topics.iter().map(|topic| 48 + topic.len()).sum()
+}
+
+/// Takes a record into a group that may not be there yet, or no longer.
+pub fn apply(group: &mut Option<Group>, change: &Change) {
+    match change {
+        Change::Epoch(None) => *group = None,
+        change if change.is_tombstone() => group.iter_mut().for_each(|group| group.apply(change)),
+        change => group.get_or_insert_default().apply(change),
     }
 }
 

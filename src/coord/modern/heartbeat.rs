@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::group::{Group, Resolved};
-use super::member::{CurrentAssignment, JOIN_EPOCH, LEAVE_STATIC_EPOCH, Member, MemberId, Partitions, partitions_of, same_partitions};
+use super::member::{
+    ClassicMember, CurrentAssignment, JOIN_EPOCH, LEAVE_STATIC_EPOCH, Member, MemberId, Partitions, partitions_of, same_partitions,
+};
 use super::record::Change;
 use super::target::View;
 use super::topics::metadata_hash;
@@ -43,7 +45,15 @@ pub struct Request {
 }
 
 impl Request {
-    fn joins(&self) -> bool {
+    /// Memory that the request says a member takes, about.
+    pub(super) fn cost(&self) -> usize {
+        let names = self.topic_names.iter().flatten().map(|name| 96 + 2 * name.len()).sum::<usize>();
+        let texts = [&self.instance_id, &self.rack_id, &self.topic_regex, &self.server_assignor].into_iter().flatten().map(String::len);
+        self.member_id.len() + self.client_id.len() + names + texts.sum::<usize>()
+    }
+
+    /// Whether the member comes, or comes back.
+    pub(super) fn joins(&self) -> bool {
         self.member_epoch == JOIN_EPOCH
     }
 
@@ -55,22 +65,23 @@ impl Request {
 
 /// Decides on a heartbeat. The group is an empty one where a member joins that is the first.
 pub fn heartbeat(group: &Group, cx: &Context<'_>, request: &Request) -> Result<Decision<Reply>, Refusal> {
-    if group.members().len() >= cx.settings.max_size && !group.members().contains_key(&*request.member_id) {
-        let text = format!("The consumer group has reached its maximum capacity of {} members.", cx.settings.max_size);
-        return Err(Refusal::new(ErrorCode::GroupMaxSizeReached, text));
+    check_size(group, cx, &request.member_id)?;
+    let mut draft = Draft::begin(group, cx, request, false)?;
+    draft.update_member(request, None);
+    draft.decide(request)
+}
+
+/// Whether a member may join: those that are in the group already may.
+pub(super) fn check_size(group: &Group, cx: &Context<'_>, member_id: &str) -> Result<(), Refusal> {
+    if group.members().len() < cx.settings.max_size || group.members().contains_key(member_id) {
+        return Ok(());
     }
-    let mut draft = Draft::begin(group, cx, request)?;
-    draft.update_member(request);
-    let regex_changed = draft.update_regexes()?;
-    let bump = draft.base.metadata.topic_names != draft.member.metadata.topic_names || regex_changed;
-    let epoch = draft.update_epoch(bump);
-    let (target_epoch, target) = draft.update_target(epoch);
-    draft.reconcile(request, target_epoch, &target)?;
-    Ok(draft.finish(request))
+    let text = format!("The consumer group has reached its maximum capacity of {} members.", cx.settings.max_size);
+    Err(Refusal::new(ErrorCode::GroupMaxSizeReached, text))
 }
 
 /// A heartbeat in work.
-struct Draft<'a> {
+pub(super) struct Draft<'a> {
     group: &'a Group,
     cx: &'a Context<'a>,
     id: MemberId,
@@ -87,7 +98,8 @@ struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    fn begin(group: &'a Group, cx: &'a Context<'a>, request: &Request) -> Result<Draft<'a>, Refusal> {
+    /// Finds the member that a request speaks for, or whose place it takes. One of the classic protocol takes any static member's.
+    pub(super) fn begin(group: &'a Group, cx: &'a Context<'a>, request: &Request, classic: bool) -> Result<Draft<'a>, Refusal> {
         let known_id = || group.members().get_key_value(&*request.member_id);
         let (mut replaced, mut changes) = (None, Vec::new());
         let found = match request.instance_id.as_deref() {
@@ -96,9 +108,13 @@ impl<'a> Draft<'a> {
             Some(instance_id) if request.joins() => match group.static_member(instance_id) {
                 None => known_id(),
                 // A member that was fenced and begins anew. (Kafka 4.3 lets it wait for its own session timeout.)
-                Some((owner, member)) if **owner == *request.member_id && !is_released(member) => Some((owner, member)),
+                Some((owner, member)) if **owner == *request.member_id && member.current.epoch != LEAVE_STATIC_EPOCH => {
+                    Some((owner, member))
+                }
                 Some((owner, member)) => {
-                    check_released(owner, member, request, instance_id)?;
+                    if !classic {
+                        check_released(owner, member, request, instance_id)?;
+                    }
                     replaced = Some(owner);
                     Some((owner, member))
                 }
@@ -109,7 +125,11 @@ impl<'a> Draft<'a> {
         let mut base = found.map(|(_, member)| member.clone()).unwrap_or_default();
         if let Some(owner) = replaced {
             (base.current.epoch, base.current.previous_epoch) = (JOIN_EPOCH, JOIN_EPOCH);
-            changes.extend([Change::Current(owner.clone(), None), Change::Target(owner.clone(), None), Change::Member(owner.clone(), None)]);
+            changes.extend([
+                Change::Current(owner.clone(), None),
+                Change::Target(owner.clone(), None),
+                Change::Member(owner.clone(), None),
+            ]);
             let target = group.targets().get(owner).cloned().unwrap_or_default();
             changes.extend([
                 Change::Member(id.clone(), Some(base.metadata.clone())),
@@ -123,8 +143,18 @@ impl<'a> Draft<'a> {
         Ok(Draft { group, cx, id, replaced, base, member, regexes: BTreeMap::new(), changes, timers: Vec::new(), seen: cx.seen })
     }
 
+    /// Does the rest, once it is known what the member is.
+    pub(super) fn decide(mut self, request: &Request) -> Result<Decision<Reply>, Refusal> {
+        let regex_changed = self.update_regexes()?;
+        let bump = self.base.metadata.topic_names != self.member.metadata.topic_names || regex_changed;
+        let epoch = self.update_epoch(bump);
+        let (target_epoch, target) = self.update_target(epoch);
+        self.reconcile(request, target_epoch, &target)?;
+        Ok(self.finish(request))
+    }
+
     /// Takes in what the request says of the member.
-    fn update_member(&mut self, request: &Request) {
+    pub(super) fn update_member(&mut self, request: &Request, classic: Option<ClassicMember>) {
         let metadata = &mut self.member.metadata;
         let set = |field: &mut Option<String>, new: &Option<String>| {
             if new.is_some() {
@@ -143,7 +173,7 @@ impl<'a> Draft<'a> {
         }
         metadata.client_id.clone_from(&request.client_id);
         metadata.client_host.clone_from(&request.client_host);
-        metadata.classic = None;
+        metadata.classic = classic;
         if self.member.metadata != self.base.metadata {
             self.changes.push(Change::Member(self.id.clone(), Some(self.member.metadata.clone())));
         }
@@ -276,9 +306,7 @@ impl<'a> Draft<'a> {
     fn finish(mut self, request: &Request) -> Decision<Reply> {
         let Member { current, .. } = &self.member;
         if let Some(replaced) = self.replaced.filter(|replaced| **replaced != self.id) {
-            for kind in [TimerKind::Session, TimerKind::Rebalance] {
-                self.timers.push(TimerChange::Cancel { member_id: replaced.clone(), kind });
-            }
+            self.timers.extend(TimerKind::ALL.map(|kind| TimerChange::Cancel { member_id: replaced.clone(), kind }));
         }
         self.timers.push(TimerChange::Set {
             member_id: self.id.clone(),

@@ -43,11 +43,11 @@ pub fn leave(group: &Group, cx: &Context<'_>, request: &Leave) -> Result<Decisio
 pub fn expired(group: &Group, cx: &Context<'_>, member_id: &str, kind: TimerKind) -> Option<Decision<()>> {
     let (id, member) = group.members().get_key_value(member_id)?;
     let slow = !member.current.pending_revocation.is_empty();
-    (kind == TimerKind::Session || slow).then(|| remove(group, cx, id, ()))
+    (kind != TimerKind::Rebalance || slow).then(|| remove(group, cx, id, ()))
 }
 
 /// Removes a member: its partitions are free, and the others get a new assignment.
-fn remove<T>(group: &Group, cx: &Context<'_>, id: &MemberId, reply: T) -> Decision<T> {
+pub(super) fn remove<T>(group: &Group, cx: &Context<'_>, id: &MemberId, reply: T) -> Decision<T> {
     let mut changes = vec![Change::Current(id.clone(), None), Change::Target(id.clone(), None), Change::Member(id.clone(), None)];
     let regex = group.members().get(id).and_then(|member| member.metadata.regex()).filter(|regex| group.patterns().get(regex) <= 1);
     let regexes: BTreeMap<String, Option<Resolved>> = regex.map(|regex| (regex.to_owned(), None)).into_iter().collect();
@@ -55,8 +55,7 @@ fn remove<T>(group: &Group, cx: &Context<'_>, id: &MemberId, reply: T) -> Decisi
     let view = View { group, without: Some(id), with: None, regexes: &regexes, topics: cx.topics };
     let names: BTreeSet<&str> = view.topic_names();
     changes.push(Change::epoch(group.epoch() + 1, metadata_hash(names, cx.topics)));
-    let timers =
-        [TimerKind::Session, TimerKind::Rebalance].map(|kind| TimerChange::Cancel { member_id: id.clone(), kind }).to_vec();
+    let timers = TimerKind::ALL.map(|kind| TimerChange::Cancel { member_id: id.clone(), kind }).to_vec();
     Decision { changes, timers, seen: cx.seen, reply }
 }
 

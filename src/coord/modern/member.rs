@@ -97,6 +97,14 @@ impl Default for MemberMetadata {
 }
 
 impl MemberMetadata {
+    /// Memory that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let texts = [&self.instance_id, &self.rack_id, &self.topic_regex, &self.server_assignor].into_iter().flatten().map(String::len);
+        let names = self.topic_names.iter().map(|name| 96 + 2 * name.len());
+        let protocols = self.classic.iter().flat_map(|classic| &classic.protocols).map(|(name, metadata)| 64 + name.len() + metadata.len());
+        self.client_id.len() + self.client_host.len() + texts.chain(names).chain(protocols).sum::<usize>()
+    }
+
     /// The pattern, if there is one: the empty text stands for none.
     pub fn regex(&self) -> Option<&str> {
         self.topic_regex.as_deref().filter(|regex| !regex.is_empty())

@@ -2,55 +2,30 @@
 //! decided upon without changing it ([`heartbeat`], [`leave`]), and what was decided is applied record by record.
 
 pub mod assign;
+pub mod classic;
+pub mod commit;
+pub mod describe;
 pub mod group;
 pub mod heartbeat;
 pub mod leave;
 pub mod member;
+mod migrate;
 pub mod pattern;
 pub mod reconcile;
 pub mod record;
+mod step;
 pub mod target;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 pub mod topics;
 
-use assign::Assignor;
 use group::Group;
 use member::{MemberId, Partitions};
 use record::Change;
 use topics::Topics;
 
+use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
-
-/// Settings of a group.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// A member that is silent for this long is removed, milliseconds.
-    pub session_timeout_ms: i32,
-    /// How often members are told to report, milliseconds.
-    pub heartbeat_interval_ms: i32,
-    /// Time between two target assignments, milliseconds; 0: as often as there is a reason.
-    pub assignment_interval_ms: i32,
-    /// How often patterns are looked at again at the latest, milliseconds.
-    pub regex_refresh_interval_ms: i32,
-    /// Most members.
-    pub max_size: usize,
-    /// The assignors that members may ask for; the first one is the default.
-    pub assignors: Vec<Assignor>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Settings {
-            session_timeout_ms: 45_000,
-            heartbeat_interval_ms: 5_000,
-            assignment_interval_ms: 1_000,
-            regex_refresh_interval_ms: 600_000,
-            max_size: i32::MAX as usize,
-            assignors: vec![Assignor::Uniform, Assignor::Range],
-        }
-    }
-}
 
 /// How far a group has taken notice of the cluster's topics. Not in the log: after a restart everything is looked at once more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +49,7 @@ pub struct Context<'a> {
     /// Milliseconds since 1970.
     pub now_ms: i64,
     /// The group's settings.
-    pub settings: &'a Settings,
+    pub settings: &'a ConsumerGroupConfig,
     /// The cluster's topics.
     pub topics: &'a dyn Topics,
     /// What the group has taken notice of.
@@ -88,6 +63,15 @@ pub enum TimerKind {
     Session,
     /// The member must have given up what it was told to.
     Rebalance,
+    /// The classic member must join again.
+    Join,
+    /// The classic member must fetch what it was given when it joined.
+    Sync,
+}
+
+impl TimerKind {
+    /// All of them.
+    pub const ALL: [TimerKind; 4] = [TimerKind::Session, TimerKind::Rebalance, TimerKind::Join, TimerKind::Sync];
 }
 
 /// A change of a member's timers.
@@ -95,6 +79,15 @@ pub enum TimerKind {
 pub enum TimerChange {
     /// To go off after so many milliseconds.
     Set {
+        /// Whose.
+        member_id: MemberId,
+        /// Which one.
+        kind: TimerKind,
+        /// From now, milliseconds.
+        after_ms: i32,
+    },
+    /// Likewise, unless it is set already.
+    Keep {
         /// Whose.
         member_id: MemberId,
         /// Which one.

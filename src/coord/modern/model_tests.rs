@@ -6,14 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::group::{Group, GroupState};
+use super::group::{Group, GroupState, apply};
 use super::heartbeat::{self, Request};
 use super::leave::{self, Leave};
 use super::member::{JOIN_EPOCH, Partitions, same_partitions};
-use super::record::{self, Change};
+use super::record;
 use super::testing::Cluster;
 use super::topics::Topics;
-use super::{Context, Decision, Refusal, Seen, Settings, TimerChange, TimerKind};
+use super::{Context, Decision, Refusal, Seen, TimerChange, TimerKind};
+use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 
@@ -130,7 +131,7 @@ struct World {
     cluster: Cluster,
     topic_ids: u8,
     now_ms: i64,
-    settings: Settings,
+    settings: ConsumerGroupConfig,
 }
 
 impl World {
@@ -145,7 +146,7 @@ impl World {
             cluster: Cluster::default(),
             topic_ids: 0,
             now_ms: 1_700_000_000_000,
-            settings: Settings::default(),
+            settings: ConsumerGroupConfig::default(),
         };
         (0..3).for_each(|topic| world.set_topic(topic, 4));
         world
@@ -169,13 +170,15 @@ impl World {
         let decision = decide(self.group.as_ref().unwrap_or(&empty), &cx)?;
         for change in &decision.changes {
             let (key, value) = change.encode(GROUP);
-            assert_eq!(record::decode(&key, value.as_deref()).unwrap(), (GROUP.to_owned(), change.clone()));
+            assert_eq!(record::decode(&key, value.as_deref()).unwrap(), (GROUP.into(), change.clone()));
             self.log.push((key, value));
             apply(&mut self.group, change);
         }
         for timer in decision.timers {
             _ = match timer {
-                TimerChange::Set { member_id, kind, .. } => self.timers.insert((member_id.to_string(), kind)),
+                TimerChange::Set { member_id, kind, .. } | TimerChange::Keep { member_id, kind, .. } => {
+                    self.timers.insert((member_id.to_string(), kind))
+                }
                 TimerChange::Cancel { member_id, kind } => self.timers.remove(&(member_id.to_string(), kind)),
             };
         }
@@ -224,9 +227,8 @@ impl World {
         if !self.timers.remove(&(id.to_owned(), kind)) {
             return;
         }
-        let _ = self.decide(|group, cx| {
-            leave::expired(group, cx, id, kind).ok_or(Refusal { code: ErrorCode::None, message: String::new() })
-        });
+        let _ =
+            self.decide(|group, cx| leave::expired(group, cx, id, kind).ok_or(Refusal { code: ErrorCode::None, message: String::new() }));
     }
 
     fn step(&mut self, op: &Op) {
@@ -309,7 +311,8 @@ impl World {
                 self.step(&Op::Join(n, 0));
             }
         }
-        let gone: Vec<String> = self.timers.iter().map(|(id, _)| id.clone()).filter(|id| self.clients.iter().all(|c| c.id != *id)).collect();
+        let gone: Vec<String> =
+            self.timers.iter().map(|(id, _)| id.clone()).filter(|id| self.clients.iter().all(|c| c.id != *id)).collect();
         gone.iter().for_each(|id| self.expire(id, TimerKind::Session));
         let away = self.clients.iter().filter(|client| !client.joined).map(|client| client.id.clone()).collect::<Vec<_>>();
         away.iter().for_each(|id| self.expire(id, TimerKind::Session));
@@ -346,13 +349,6 @@ fn epochs(owned: &Partitions) -> super::member::Owned {
     owned.iter().map(|(topic, partitions)| (*topic, partitions.iter().map(|&partition| (partition, 0)).collect())).collect()
 }
 
-fn apply(group: &mut Option<Group>, change: &Change) {
-    match change {
-        Change::Epoch(None) => *group = None,
-        _ => group.get_or_insert_default().apply(change),
-    }
-}
-
 fn replay(log: &[Pair]) -> Option<Group> {
     let mut group = None;
     for (key, value) in log {
@@ -370,7 +366,7 @@ fn compact(log: &[Pair], cut: usize, tombstones: bool) -> Vec<Pair> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     #[test]
     fn any_life_of_a_group(ops in prop::collection::vec(op(), 1..120), cut in any::<u16>()) {

@@ -1,6 +1,7 @@
 //! The records of the new protocol's groups in `__consumer_offsets`, byte for byte Kafka's (group-coordinator's ConsumerGroup*Key and *Value).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -77,6 +78,19 @@ impl Change {
         Change::TargetEpoch(Some(TargetEpoch { epoch, timestamp_ms }))
     }
 
+    /// True for what takes something away.
+    pub fn is_tombstone(&self) -> bool {
+        match self {
+            Change::Epoch(value) => value.is_none(),
+            Change::PartitionMetadata { present } => !present,
+            Change::Member(_, value) => value.is_none(),
+            Change::TargetEpoch(value) => value.is_none(),
+            Change::Target(_, value) => value.is_none(),
+            Change::Current(_, value) => value.is_none(),
+            Change::Regex(_, value) => value.is_none(),
+        }
+    }
+
     /// Key and value of the record in the log.
     pub fn encode(&self, group_id: &str) -> (Vec<u8>, Option<Vec<u8>>) {
         let mut key = BytesMut::new();
@@ -120,10 +134,10 @@ impl Change {
 /// The group id and the change that a record of one of the [`KINDS`] holds. Lengths in it are checked against the bytes there are.
 ///
 /// Errors: a key of another kind, a value of a newer version, or bytes that are neither.
-pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<(String, Change), WireError> {
+pub fn decode(key: &[u8], value: Option<&[u8]>) -> Result<(Arc<str>, Change), WireError> {
     let mut key = Reader::new(key);
     let kind = key.i16()?;
-    let group_id = text(key.classic_string()?)?;
+    let group_id = text(key.classic_string()?)?.into();
     let mut name = || text(key.classic_string()?);
     let mut value = value.map(Reader::new);
     if let Some(value) = &mut value

@@ -29,10 +29,7 @@ fn kafkas_bytes() {
         topic_regex: Some("x.*".into()),
         rebalance_timeout_ms: 300_000,
         server_assignor: Some("range".into()),
-        classic: Some(ClassicMember {
-            session_timeout_ms: 45_000,
-            protocols: vec![("range".into(), Bytes::from_static(&[1, 2, 3]))],
-        }),
+        classic: Some(ClassicMember { session_timeout_ms: 45_000, protocols: vec![("range".into(), Bytes::from_static(&[1, 2, 3]))] }),
         ..MemberMetadata::default()
     };
     let current = CurrentAssignment {
@@ -51,7 +48,7 @@ fn kafkas_bytes() {
             "000500016700016d",
             "00000269000263032f68030261026204782e2a000493e00672616e6765010012010000afc8020672616e6765040102030000",
         ),
-        (Change::Member(id.clone(), Some(MemberMetadata::default())), "000500016700016d", "0000000101010100ffffffff0000"),
+        (Change::Member(id.clone(), Some(MemberMetadata::default())), "000500016700016d", "0000000001010100ffffffff0000"),
         (Change::target_epoch(9, 1_700_000_000_000), "0006000167", "0000000000090100080000018bcfe56800"),
         (
             Change::Target(id.clone(), Some(Partitions::from([(TOPIC, BTreeSet::from([0, 5]))]))),

@@ -8,6 +8,14 @@ use super::member::{MemberId, MemberMetadata, Partitions};
 use super::topics::Topics;
 use crate::base::ids::TopicId;
 
+/// The assignor with the most votes; of several with equally many the first in the configuration.
+pub(super) fn preferred(configured: &[&str], votes: impl Fn(&Assignor) -> usize) -> Assignor {
+    let configured: Vec<Assignor> = configured.iter().filter_map(|name| Assignor::by_name(name)).collect();
+    // `max_by_key` takes the last.
+    let wanted = configured.iter().rev().filter(|assignor| votes(assignor) > 0).max_by_key(|assignor| votes(assignor));
+    wanted.or(configured.first()).copied().unwrap_or(Assignor::Uniform)
+}
+
 /// A group with the changes that are being decided.
 pub struct View<'a> {
     /// As it is.
@@ -50,8 +58,13 @@ impl<'a> View<'a> {
     pub fn topic_names(&self) -> BTreeSet<&'a str> {
         // Nearly always the counts say it all, without a look at each member.
         let gone = |id: &MemberId| self.group.members().get(id).map(|member| &member.metadata);
-        let gone: Vec<&MemberMetadata> =
-            [self.without, self.with.map(|(id, _)| id)].into_iter().flatten().collect::<BTreeSet<_>>().into_iter().filter_map(gone).collect();
+        let gone: Vec<&MemberMetadata> = [self.without, self.with.map(|(id, _)| id)]
+            .into_iter()
+            .flatten()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(gone)
+            .collect();
         let left = |name: &str| self.group.named().get(name) > gone.iter().filter(|member| member.topic_names.contains(name)).count();
         let mut names: BTreeSet<&str> = self.group.named().keys().filter(|name| left(name)).collect();
         names.extend(self.with.into_iter().flat_map(|(_, metadata)| &metadata.topic_names).map(String::as_str));
@@ -62,8 +75,9 @@ impl<'a> View<'a> {
     }
 
     /// The assignor that most members want; the first of the configured ones where they want none.
-    fn assignor(&self, configured: &[Assignor]) -> Assignor {
-        let gone = |id: Option<&MemberId>| id.and_then(|id| self.group.members().get(id)).and_then(|m| m.metadata.server_assignor.as_deref());
+    fn assignor(&self, configured: &[&str]) -> Assignor {
+        let gone =
+            |id: Option<&MemberId>| id.and_then(|id| self.group.members().get(id)).and_then(|m| m.metadata.server_assignor.as_deref());
         let (mut gone, come) = (vec![gone(self.without)], self.with.and_then(|(_, metadata)| metadata.server_assignor.as_deref()));
         if self.with.map(|(id, _)| id) != self.without {
             gone.push(self.with.and_then(|(id, _)| self.group.members().get(id)).and_then(|m| m.metadata.server_assignor.as_deref()));
@@ -72,13 +86,11 @@ impl<'a> View<'a> {
             let name = Some(assignor.name());
             self.group.assignors().get(assignor.name()) + usize::from(come == name) - gone.iter().filter(|g| **g == name).count()
         };
-        // Of several with equally many the first in the configuration; `max_by_key` takes the last.
-        let wanted = configured.iter().rev().filter(|assignor| votes(assignor) > 0).max_by_key(|assignor| votes(assignor));
-        wanted.or(configured.first()).copied().unwrap_or(Assignor::Uniform)
+        preferred(configured, votes)
     }
 
     /// The next target assignment.
-    pub fn assign(&self, configured: &[Assignor]) -> Assignment {
+    pub fn assign(&self, configured: &[&str]) -> Assignment {
         let mut subscriptions: BTreeMap<(&BTreeSet<String>, Option<&str>), BTreeSet<TopicId>> = BTreeMap::new();
         for (_, metadata) in self.members() {
             subscriptions.entry((&metadata.topic_names, metadata.regex())).or_insert_with(|| self.topics_of(metadata));

@@ -10,8 +10,6 @@ use crate::base::ids::TopicId;
 pub struct Cluster {
     topics: BTreeMap<String, (TopicId, i32)>,
     version: i64,
-    /// Of every partition.
-    pub racks: Vec<String>,
 }
 
 impl Cluster {
@@ -37,15 +35,7 @@ impl Topics for Cluster {
         self.topics.get(name).copied()
     }
 
-    fn name_of(&self, id: TopicId) -> Option<&str> {
-        self.topics.iter().find(|(_, (other, _))| *other == id).map(|(name, _)| name.as_str())
-    }
-
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_> {
         Box::new(self.topics.keys().map(String::as_str))
-    }
-
-    fn racks(&self, _: TopicId, _: i32) -> Vec<String> {
-        self.racks.clone()
     }
 }

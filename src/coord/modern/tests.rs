@@ -8,7 +8,8 @@ use super::leave::{Leave, expired, leave};
 use super::member::{MemberState, Partitions};
 use super::record::Change;
 use super::testing::Cluster;
-use super::{Context, Decision, Refusal, Reply, Seen, Settings, TimerChange, TimerKind};
+use super::{Context, Decision, Refusal, Reply, Seen, TimerChange, TimerKind};
+use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{TopicId, Uuid};
 
@@ -17,7 +18,7 @@ const T: TopicId = Uuid([1; 16]);
 struct Fixture {
     group: Group,
     cluster: Cluster,
-    settings: Settings,
+    settings: ConsumerGroupConfig,
     seen: Seen,
     now_ms: i64,
     timers: Vec<TimerChange>,
@@ -26,7 +27,7 @@ struct Fixture {
 fn fixture() -> Fixture {
     let mut cluster = Cluster::default();
     cluster.put("t", T, 6);
-    let settings = Settings { assignment_interval_ms: 0, ..Settings::default() };
+    let settings = ConsumerGroupConfig { assignment_interval_ms: 0, ..ConsumerGroupConfig::default() };
     Fixture { group: Group::default(), cluster, settings, seen: Seen::default(), now_ms: 1_700_000_000_000, timers: Vec::new() }
 }
 
@@ -75,8 +76,7 @@ impl Fixture {
     }
 
     fn leaves(&mut self, member_id: &str, instance_id: Option<&str>, for_a_while: bool) -> Result<Reply, Refusal> {
-        let request =
-            Leave { group_id: "g".into(), member_id: member_id.into(), instance_id: instance_id.map(str::to_owned), for_a_while };
+        let request = Leave { group_id: "g".into(), member_id: member_id.into(), instance_id: instance_id.map(str::to_owned), for_a_while };
         self.take(|group, cx| leave(group, cx, &request))
     }
 
@@ -90,30 +90,30 @@ impl Fixture {
 #[test]
 fn a_third_member_gets_what_the_others_have_given_up() {
     let mut f = fixture();
-    assert_eq!(f.heard(&join("a")), (1, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.heard(&join("a")), (2, Some(parts(&[0, 1, 2, 3, 4, 5]))));
     assert_eq!(f.group.state(), GroupState::Stable);
-    assert_eq!(f.heard(&join("b")), (2, Some(parts(&[]))), "everything is still in use");
+    assert_eq!(f.heard(&join("b")), (3, Some(parts(&[]))), "everything is still in use");
     assert_eq!(f.group.state(), GroupState::Reconciling);
-    assert_eq!(f.heard(&report("a", 1, None)), (1, Some(parts(&[0, 1, 2]))), "the epoch stays until it has given up the rest");
+    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[0, 1, 2]))), "the epoch stays until it has given up the rest");
     let revoking = TimerChange::Set { member_id: "a".into(), kind: TimerKind::Rebalance, after_ms: 1000 };
     assert!(f.timers.contains(&revoking), "{:?}", f.timers);
-    assert_eq!(f.heard(&report("b", 2, Some(&[]))), (2, None));
-    assert_eq!(f.heard(&report("a", 1, None)), (1, None), "silence about partitions gives up none");
-    assert_eq!(f.heard(&report("a", 1, Some(&[0, 1, 2]))), (2, None));
+    assert_eq!(f.heard(&report("b", 3, Some(&[]))), (3, None));
+    assert_eq!(f.heard(&report("a", 2, None)), (2, None), "silence about partitions gives up none");
+    assert_eq!(f.heard(&report("a", 2, Some(&[0, 1, 2]))), (3, None));
     assert!(f.timers.contains(&TimerChange::Cancel { member_id: "a".into(), kind: TimerKind::Rebalance }));
-    assert_eq!(f.heard(&report("b", 2, Some(&[]))), (2, Some(parts(&[3, 4, 5]))));
+    assert_eq!(f.heard(&report("b", 3, Some(&[]))), (3, Some(parts(&[3, 4, 5]))));
     assert_eq!(f.group.state(), GroupState::Stable);
-    assert_eq!(f.heard(&join("c")), (3, Some(parts(&[]))));
-    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[0, 1]))));
-    assert_eq!(f.heard(&report("b", 2, None)), (2, Some(parts(&[3, 4]))));
-    assert_eq!(f.heard(&report("a", 2, Some(&[0, 1]))), (3, None));
-    assert_eq!(f.heard(&report("c", 3, None)), (3, Some(parts(&[2]))));
-    assert_eq!(f.heard(&report("b", 2, Some(&[3, 4]))), (3, None));
-    assert_eq!(f.heard(&report("c", 3, None)), (3, Some(parts(&[2, 5]))));
+    assert_eq!(f.heard(&join("c")), (4, Some(parts(&[]))));
+    assert_eq!(f.heard(&report("a", 3, None)), (3, Some(parts(&[0, 1]))));
+    assert_eq!(f.heard(&report("b", 3, None)), (3, Some(parts(&[3, 4]))));
+    assert_eq!(f.heard(&report("a", 3, Some(&[0, 1]))), (4, None));
+    assert_eq!(f.heard(&report("c", 4, None)), (4, Some(parts(&[2]))));
+    assert_eq!(f.heard(&report("b", 3, Some(&[3, 4]))), (4, None));
+    assert_eq!(f.heard(&report("c", 4, None)), (4, Some(parts(&[2, 5]))));
     assert_eq!(f.group.members()["c"].current.state, MemberState::Stable);
     // Nothing new: nothing to write.
     let cx = Context { now_ms: f.now_ms, settings: &f.settings, topics: &f.cluster, seen: f.seen };
-    assert_eq!(heartbeat(&f.group, &cx, &report("c", 3, None)).unwrap().changes, []);
+    assert_eq!(heartbeat(&f.group, &cx, &report("c", 4, None)).unwrap().changes, []);
 }
 
 #[test]
@@ -121,20 +121,20 @@ fn epochs_are_checked() {
     let mut f = fixture();
     assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::UnknownMemberId);
     f.heard(&join("a"));
-    assert_eq!(f.refused(&report("a", 2, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.refused(&report("a", 3, None)), ErrorCode::FencedMemberEpoch);
     assert_eq!(f.refused(&report("a", -7, None)), ErrorCode::FencedMemberEpoch);
     f.heard(&join("b"));
-    f.heard(&report("a", 1, None));
-    f.heard(&report("a", 1, Some(&[0, 1, 2])));
-    // The answer with epoch 2 was lost.
-    assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::FencedMemberEpoch);
-    assert_eq!(f.refused(&report("a", 1, Some(&[3]))), ErrorCode::FencedMemberEpoch, "not its own any more");
-    assert_eq!(f.heard(&report("a", 1, Some(&[0, 1, 2]))), (2, None));
+    f.heard(&report("a", 2, None));
+    f.heard(&report("a", 2, Some(&[0, 1, 2])));
+    // The answer with epoch 3 was lost.
+    assert_eq!(f.refused(&report("a", 2, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.refused(&report("a", 2, Some(&[3]))), ErrorCode::FencedMemberEpoch, "not its own any more");
+    assert_eq!(f.heard(&report("a", 2, Some(&[0, 1, 2]))), (3, None));
     // Back to the beginning, with the same id.
-    assert_eq!(f.heard(&join("a")), (2, Some(parts(&[0, 1, 2]))));
+    assert_eq!(f.heard(&join("a")), (3, Some(parts(&[0, 1, 2]))));
     f.settings.max_size = 2;
     assert_eq!(f.refused(&join("c")), ErrorCode::GroupMaxSizeReached);
-    assert_eq!(f.heard(&join("b")), (2, Some(parts(&[3, 4, 5]))));
+    assert_eq!(f.heard(&join("b")), (3, Some(parts(&[3, 4, 5]))));
 }
 
 #[test]
@@ -144,15 +144,15 @@ fn leaving_and_silence_free_partitions() {
     f.heard(&join("b"));
     assert_eq!(f.leaves("x", None, false).unwrap_err().code, ErrorCode::UnknownMemberId);
     assert_eq!(f.leaves("a", None, false).unwrap().epoch, -1);
-    assert_eq!((f.group.epoch(), f.group.state()), (3, GroupState::Assigning));
-    assert_eq!(f.heard(&report("b", 2, None)), (3, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!((f.group.epoch(), f.group.state()), (4, GroupState::Assigning));
+    assert_eq!(f.heard(&report("b", 3, None)), (4, Some(parts(&[0, 1, 2, 3, 4, 5]))));
     f.heard(&join("c"));
     assert!(!f.expires("b", TimerKind::Rebalance), "it was not told to give up anything yet");
-    f.heard(&report("b", 3, None));
+    f.heard(&report("b", 4, None));
     assert!(f.expires("b", TimerKind::Rebalance), "too slow");
-    assert_eq!(f.heard(&report("c", 4, None)), (5, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.heard(&report("c", 5, None)), (6, Some(parts(&[0, 1, 2, 3, 4, 5]))));
     assert!(f.expires("c", TimerKind::Session) && !f.expires("c", TimerKind::Session));
-    assert_eq!((f.group.epoch(), f.group.state()), (6, GroupState::Empty));
+    assert_eq!((f.group.epoch(), f.group.state()), (7, GroupState::Empty));
 }
 
 #[test]
@@ -183,29 +183,29 @@ fn topics_and_patterns() {
     let mut f = fixture();
     f.heard(&join("a"));
     f.cluster.put("t", T, 8);
-    assert_eq!(f.heard(&report("a", 1, None)), (2, Some(parts(&[0, 1, 2, 3, 4, 5, 6, 7]))));
+    assert_eq!(f.heard(&report("a", 2, None)), (3, Some(parts(&[0, 1, 2, 3, 4, 5, 6, 7]))));
     f.cluster.put("other", Uuid([2; 16]), 8);
-    assert_eq!(f.heard(&report("a", 2, None)), (2, None));
+    assert_eq!(f.heard(&report("a", 3, None)), (3, None));
     f.cluster.remove("t");
-    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[]))), "at once, though it must say that it has given it up");
-    assert_eq!(f.heard(&report("a", 2, Some(&[]))), (3, None));
+    assert_eq!(f.heard(&report("a", 3, None)), (3, Some(parts(&[]))), "at once, though it must say that it has given it up");
+    assert_eq!(f.heard(&report("a", 3, Some(&[]))), (4, None));
 
     let pattern = |regex: &str, epoch| Request { topic_regex: Some(regex.into()), ..report("a", epoch, None) };
-    let refusal = f.beat(&pattern("(", 3)).unwrap_err();
+    let refusal = f.beat(&pattern("(", 4)).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::InvalidRegularExpression);
     assert!(refusal.message.starts_with("SubscribedTopicRegex `(` is not a valid regular expression: "), "{}", refusal.message);
-    assert_eq!(f.beat(&pattern("t.*", 3)).unwrap().epoch, 4);
+    assert_eq!(f.beat(&pattern("t.*", 4)).unwrap().epoch, 5);
     f.cluster.put("t2", T, 2);
     f.now_ms += 1000;
-    assert_eq!(f.heard(&report("a", 4, None)).1, Some(parts(&[0, 1])), "the first look for new topics");
+    assert_eq!(f.heard(&report("a", 5, None)).1, Some(parts(&[0, 1])), "the first look for new topics");
     f.cluster.put("t3", Uuid([3; 16]), 1);
-    assert_eq!(f.heard(&report("a", 5, None)), (5, None), "too soon to look again");
+    assert_eq!(f.heard(&report("a", 6, None)), (6, None), "too soon to look again");
     f.now_ms += 10_001;
-    let all = f.heard(&report("a", 5, None)).1.unwrap();
+    let all = f.heard(&report("a", 6, None)).1.unwrap();
     assert_eq!(all.keys().copied().collect::<Vec<_>>(), [T, Uuid([3; 16])]);
     assert_eq!(f.group.regexes()["t.*"].topics.len(), 2);
     // Nobody's pattern any more.
-    f.heard(&pattern("", 6));
+    f.heard(&pattern("", 7));
     assert!(f.group.regexes().is_empty());
 }
 
@@ -214,13 +214,13 @@ fn assignments_keep_their_distance() {
     let mut f = fixture();
     f.settings.assignment_interval_ms = 1000;
     f.heard(&join("a"));
-    assert_eq!(f.heard(&join("b")), (1, Some(parts(&[]))));
-    assert_eq!((f.group.epoch(), f.group.target_epoch()), (2, 1));
+    assert_eq!(f.heard(&join("b")), (2, Some(parts(&[]))));
+    assert_eq!((f.group.epoch(), f.group.target_epoch()), (3, 2));
     f.now_ms += 999;
-    assert_eq!(f.heard(&report("a", 1, None)), (1, None));
+    assert_eq!(f.heard(&report("a", 2, None)), (2, None));
     f.now_ms += 1;
-    assert_eq!(f.heard(&report("b", 1, None)).0, 2);
-    assert_eq!(f.heard(&report("a", 1, None)), (1, Some(parts(&[0, 1, 2]))));
+    assert_eq!(f.heard(&report("b", 2, None)).0, 3);
+    assert_eq!(f.heard(&report("a", 2, None)), (2, Some(parts(&[0, 1, 2]))));
 }
 
 #[test]
@@ -254,6 +254,6 @@ fn a_member_of_an_unknown_state_begins_anew() {
     let mut current = f.group.members()["a"].current.clone();
     current.state = MemberState::Unknown;
     f.group.apply(&Change::Current("a".into(), Some(current)));
-    assert_eq!(f.refused(&report("a", 1, None)), ErrorCode::FencedMemberEpoch);
-    assert_eq!(f.heard(&join("a")), (1, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.refused(&report("a", 2, None)), ErrorCode::FencedMemberEpoch);
+    assert_eq!(f.heard(&join("a")), (2, Some(parts(&[0, 1, 2, 3, 4, 5]))));
 }

@@ -12,20 +12,16 @@ pub trait Topics {
     fn version(&self) -> i64;
     /// Id and number of partitions of a topic.
     fn by_name(&self, name: &str) -> Option<(TopicId, i32)>;
-    /// Name of a topic.
-    fn name_of(&self, id: TopicId) -> Option<&str>;
     /// All names, sorted.
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
-    /// Racks of the replicas of a partition, in any order.
-    fn racks(&self, id: TopicId, partition: i32) -> Vec<String>;
 }
 
 /// Version of the hash's input (Kafka's `TOPIC_HASH_MAGIC_BYTE`).
 const TOPIC_HASH_VERSION: u8 = 0;
 
-/// Hash of what an assignment of these topics depends on: ids, names, numbers of partitions, racks (KIP-1101). A group whose hash differs
-/// from the one in its log needs a new assignment. Topics that do not exist count for nothing; without any it is 0. The same number as
-/// Kafka's, so that a change of brokers moves nothing.
+/// Hash of what an assignment of these topics depends on: ids, names, numbers of partitions (KIP-1101). A group whose hash differs from the
+/// one in its log needs a new assignment. Topics that do not exist count for nothing; without any it is 0. The same number as that of a
+/// Kafka whose brokers have no racks.
 pub fn metadata_hash<'a>(names: impl IntoIterator<Item = &'a str>, topics: &dyn Topics) -> i64 {
     let names: BTreeSet<&str> = names.into_iter().collect();
     let hashes: Vec<u8> = names.iter().filter_map(|name| topic_hash(name, topics)).flat_map(u64::to_le_bytes).collect();
@@ -40,15 +36,7 @@ fn topic_hash(name: &str, topics: &dyn Topics) -> Option<u64> {
     input.extend(id.0[8..].iter().rev());
     put_text(&mut input, name);
     input.extend(partitions.to_le_bytes());
-    for partition in 0..partitions {
-        input.extend(partition.to_le_bytes());
-        let mut racks = topics.racks(id, partition);
-        racks.sort_unstable();
-        for rack in racks {
-            input.extend((rack.encode_utf16().count() as i32).to_le_bytes());
-            put_text(&mut input, &rack);
-        }
-    }
+    (0..partitions).for_each(|partition| input.extend(partition.to_le_bytes()));
     Some(XxHash3_64::oneshot(&input))
 }
 
@@ -75,8 +63,7 @@ mod tests {
         assert_eq!(metadata_hash(["orders", "gone"], &cluster), 4375729222792458428);
         assert_eq!(metadata_hash(["gone"], &cluster), 0);
         assert_eq!(metadata_hash([], &cluster), 0);
-        cluster.racks = vec!["zone-b".into(), "r1".into()];
         cluster.put("é-topics", id, 30);
-        assert_eq!(topic_hash("é-topics", &cluster), Some(7070076592983857923));
+        assert_eq!(topic_hash("é-topics", &cluster), Some(-2282249215313633644i64 as u64));
     }
 }

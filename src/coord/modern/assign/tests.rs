@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::{Assignment, Assignor, GroupSpec, MemberSpec};
+use crate::base::config::table::CONSUMER_ASSIGNORS;
 use crate::base::ids::{TopicId, Uuid};
 use crate::coord::modern::member::{MemberId, Partitions};
 
@@ -173,4 +174,5 @@ fn nobody_and_nothing() {
         assert_eq!(idle[&MemberId::from("a")], Partitions::new());
     }
     assert_eq!(Assignor::by_name("sticky"), None);
+    assert!(CONSUMER_ASSIGNORS.iter().all(|name| Assignor::by_name(name).is_some()));
 }

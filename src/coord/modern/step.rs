@@ -1,0 +1,158 @@
+//! The part of a coordinator's decisions that concerns groups of the new protocol: finds the group, and turns what is decided about it into
+//! records, timers and replies.
+
+use std::time::Duration;
+
+use super::group::Group;
+use super::heartbeat::{self, Request};
+use super::leave::{self, Leave};
+use super::{Context, Decision, Refusal, TimerChange, TimerKind, describe};
+use crate::base::error::ErrorCode;
+use crate::base::ids::Uuid;
+use crate::coord::op::{Answer, Reply};
+use crate::coord::record::Record;
+use crate::coord::timers::TimerKey;
+use crate::coord::{Effects, Name, Step};
+
+/// Memory that a member costs besides what its request says.
+pub(super) const MEMBER_COST: usize = 4096;
+
+impl Effects<'_> {
+    pub(super) fn set_timers(&mut self, id: &Name, changes: Vec<TimerChange>) {
+        for change in changes {
+            match change {
+                TimerChange::Set { member_id, kind, after_ms } => {
+                    let due = self.now.mono + Duration::from_millis(after_ms.max(0) as u64);
+                    self.timers.set(TimerKey::Member(id.clone(), member_id, kind), due);
+                }
+                TimerChange::Keep { member_id, kind, after_ms } => {
+                    let key = TimerKey::Member(id.clone(), member_id, kind);
+                    if !self.timers.contains(&key) {
+                        self.timers.set(key, self.now.mono + Duration::from_millis(after_ms.max(0) as u64));
+                    }
+                }
+                TimerChange::Cancel { member_id, kind } => self.timers.cancel(&TimerKey::Member(id.clone(), member_id, kind)),
+            }
+        }
+    }
+
+    /// Lets a decision be made about a group, and takes it over.
+    pub(super) fn modern<T>(&mut self, id: &Name, decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
+        let seen = self.seen.get(id).copied().unwrap_or_default();
+        let cx = Context { now_ms: self.now.wall_ms, settings: &self.config.consumer, topics: self.topics, seen };
+        let Decision { changes, timers, seen, reply } = decide(&cx)?;
+        let first = self.records.len();
+        self.records.extend(changes.into_iter().map(|change| Record::modern(id, change)));
+        if self.records[first..].iter().any(|record| !self.fits(record)) {
+            self.records.truncate(first);
+            return Err(Refusal::new(ErrorCode::UnknownServerError, "The group's records are larger than max.message.bytes."));
+        }
+        self.seen.insert(id.clone(), seen);
+        self.set_timers(id, timers);
+        Ok(reply)
+    }
+}
+
+impl Step<'_> {
+    fn modern_group(&self, id: &Name) -> Option<&Group> {
+        self.state.group(id)?.modern.as_ref()
+    }
+
+    /// Kafka's refusal where there is no group of the new protocol.
+    fn no_modern_group(&self, id: &Name) -> Refusal {
+        let text =
+            if self.view(id).exists() { format!("Group {id} is not a consumer group.") } else { format!("Consumer group {id} not found.") };
+        Refusal::new(ErrorCode::GroupIdNotFound, text)
+    }
+
+    pub(in crate::coord) fn modern_heartbeat(&mut self, id: &Name, request: &Request, spare: usize) -> Reply {
+        let given;
+        let request = if request.member_id.is_empty() {
+            let member_id = Uuid::from_random((self.fx.random)()).to_string();
+            given = Request { member_id, ..request.clone() };
+            &given
+        } else {
+            request
+        };
+        let state = self.state;
+        let stored = state.group(id);
+        let (new, before);
+        let group = match stored.and_then(|stored| stored.modern.as_ref()) {
+            Some(group) => {
+                before = Vec::new();
+                group
+            }
+            None if !request.joins() => return Ok(Answer::Heard(Err(self.no_modern_group(id)))),
+            None => match self.instead_of_classic(id) {
+                Ok(found) => {
+                    (new, before) = found;
+                    &new
+                }
+                Err(refusal) => return Ok(Answer::Heard(Err(refusal))),
+            },
+        };
+        // What only reports is never refused: a member would lose its place.
+        let grows = request.joins() || request.topic_names.is_some();
+        if grows && request.cost() + MEMBER_COST > spare {
+            return Err(ErrorCode::CoordinatorNotAvailable);
+        }
+        let first = self.fx.records.len();
+        self.fx.records.extend(before);
+        let heard = self.fx.modern(id, |cx| heartbeat::heartbeat(group, cx, request));
+        if heard.is_err() {
+            self.fx.records.truncate(first);
+        } else if self.groups.contains_key(id) {
+            // It had members, who are in the new group, or had only given out ids.
+            self.end_classic(id);
+            let timers = leave::timers_after_load(group, self.fx.config.consumer.session_timeout_ms);
+            self.fx.set_timers(id, timers);
+        }
+        Ok(Answer::Heard(heard))
+    }
+
+    pub(in crate::coord) fn modern_leave(&mut self, id: &Name, request: &Leave) -> Reply {
+        let state = self.state;
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else {
+            return Ok(Answer::Heard(Err(self.no_modern_group(id))));
+        };
+        let first = self.fx.records.len();
+        let heard = self.fx.modern(id, |cx| leave::leave(group, cx, request));
+        self.downgrade_if_classic(id, group, first);
+        Ok(Answer::Heard(heard))
+    }
+
+    pub(in crate::coord) fn modern_describe(&self, id: &Name) -> Reply {
+        match self.modern_group(id) {
+            Some(group) => Ok(Answer::ConsumerDescribed(describe::describe(group, &self.fx.config.consumer.assignors))),
+            None if self.view(id).exists() => Ok(Answer::OtherType),
+            None => Err(ErrorCode::GroupIdNotFound),
+        }
+    }
+
+    pub(in crate::coord) fn modern_expired(&mut self, id: &Name, member: &Name, kind: TimerKind) {
+        let state = self.state;
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else { return };
+        let nothing = Refusal::new(ErrorCode::None, "");
+        // Without a decision there is nothing to be done; a refusal would have nobody to hear of it.
+        let first = self.fx.records.len();
+        let _ = self.fx.modern(id, |cx| leave::expired(group, cx, member, kind).ok_or(nothing));
+        self.downgrade_if_classic(id, group, first);
+    }
+
+    /// Everybody that the log knows has the whole session from now on.
+    pub(in crate::coord) fn modern_loaded(&mut self) {
+        let state = self.state;
+        for (id, group) in state.groups().iter().filter_map(|(id, stored)| Some((id, stored.modern.as_ref()?))) {
+            let timers = leave::timers_after_load(group, self.fx.config.consumer.session_timeout_ms);
+            self.fx.set_timers(id, timers);
+        }
+    }
+
+    /// Removes a group of the new protocol that has no members, for a classic one to take its name.
+    pub(in crate::coord) fn make_way_for_classic(&mut self, id: &Name) {
+        let state = self.state;
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else { return };
+        self.fx.records.extend(group.tombstones().into_iter().map(|change| Record::modern(id, change)));
+        self.fx.seen.remove(id);
+    }
+}
