@@ -1,3 +1,5 @@
+//! Record formats: there and back, damage, and the bytes that Kafka itself writes.
+
 use proptest::prelude::*;
 
 use super::*;
