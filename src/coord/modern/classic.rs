@@ -122,7 +122,8 @@ pub fn downgrade(group: &Group, topics: &dyn Topics, now_ms: i64) -> Option<clas
         protocol_type: CONSUMER.into(),
         generation: group.epoch(),
         protocol: Some(protocol.as_str().into()),
-        leader: None,
+        // The members are about to join again, whoever this is.
+        leader: group.members().keys().next().cloned(),
         state_ms: now_ms,
         members,
     })
