@@ -393,7 +393,7 @@ impl<R: Rt> Log<R> {
         let _turn = self.0.upkeep.enter().await;
         self.flush().await?;
         self.trim();
-        self.0.wait_until(|state| !state.running).await?;
+        self.0.wait_until(|state| !state.running && state.storing.is_empty()).await?;
         *self.0.on_progress.borrow_mut() = None;
         files::write_closing(&self.0, snapshot).await
     }
@@ -405,7 +405,7 @@ impl<R: Rt> Log<R> {
         self.0.wake.notify();
         // Nothing may make files here once the directory can be that of a new topic.
         let _turn = self.0.upkeep.enter().await;
-        poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.running)).await;
+        poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.running && state.storing.is_empty())).await;
         *self.0.on_progress.borrow_mut() = None;
         let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);
         files::remove(&self.0).await?;
@@ -439,11 +439,15 @@ impl<R: Rt> Inner<R> {
         }
     }
 
-    /// Tells everybody that offsets have moved.
-    fn progressed(&self) {
+    fn wake_waiters(&self) {
         for waker in self.waiters.take() {
             waker.wake();
         }
+    }
+
+    /// Tells everybody that offsets have moved.
+    fn progressed(&self) {
+        self.wake_waiters();
         let callback = self.on_progress.borrow().clone();
         if let Some(callback) = callback {
             callback();

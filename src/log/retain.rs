@@ -76,6 +76,8 @@ impl<R: Rt> Log<R> {
             state.tail = Box::default();
             state.segments.push(Segment::new(base, self.0.config.get().index_interval_bytes));
             state.create = true;
+            // A trim that is under way would end the writer.
+            state.trim = false;
             let kick = self.0.kick(&mut state);
             drop(state);
             self.0.start(kick);

@@ -83,7 +83,8 @@ impl<F> Segment<F> {
     /// The file has been cut to `size`.
     pub fn cut_to(&mut self, size: u64) {
         self.allocated = size;
-        self.zeroed = size;
+        // The last block is there as a whole.
+        self.zeroed = block_ceil(size);
     }
 
     /// The range to fill with zeros beside a write to `start..end`, so that the writes after it find written blocks: a flush then has no

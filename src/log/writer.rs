@@ -187,10 +187,11 @@ async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
         if let Some(index) = index {
             this.store_index(base, &index).await;
         }
-        this.state.borrow_mut().storing.remove(&base);
         for (offset, payload) in snapshots {
             files::write_snapshot(&this.rt, &this.dir, offset, payload).await;
         }
+        this.state.borrow_mut().storing.remove(&base);
+        this.wake_waiters();
     });
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds its state.
 //!
 //! A request is decided at once; its records go to the replica's log and are applied, and its replies leave when all that was appended
-//! until then is flushed, so nobody hears of what a crash could take back. A log that takes no more ends its coordinator.
+//! until then is flushed, so nobody hears of what a crash could take back. A log that takes no more ends its
+//! coordinator; one that had no room for a while has it loaded again.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -31,6 +32,8 @@ use crate::rt::{Class, Rt};
 
 /// Bytes read at a time when a log is replayed.
 const READ_BYTES: usize = 1 << 20;
+/// How long after its log had no room a coordinator is loaded again.
+const RELOAD: Duration = Duration::from_secs(1);
 
 /// How a coordinator stands.
 enum Stage {
@@ -184,8 +187,14 @@ impl<R: Rt> Shard<R> {
         if empty {
             return self.activate(&hosted, Coordinator::default());
         }
+        self.load(hosted, Duration::ZERO);
+    }
+
+    /// Replays a partition's log, `after` a while, and has its coordinator serve.
+    fn load(&self, hosted: Rc<Hosted<R>>, after: Duration) {
         let shard = self.clone();
         self.rt().spawn(Class::Background, async move {
+            shard.rt().sleep(after).await;
             let loaded = load(&hosted.replica).await;
             if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
                 return;
@@ -231,10 +240,10 @@ impl<R: Rt> Shard<R> {
         let Decision { records, replies } = decide(coordinator, context);
         let appended = append(&hosted.replica, &records, max_batch_bytes, now.wall_ms);
         if let Err(code) = appended {
-            tracing::error!("{}: its groups are served no more: {code:?}", hosted.replica.name);
+            tracing::error!("{}: what its groups decide cannot be stored: {code:?}", hosted.replica.name);
             drop(stage);
             hosted.answer(self, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
-            return self.end(hosted);
+            return self.fall_back(hosted);
         }
         records.iter().for_each(|record| coordinator.apply(record));
         if cfg!(test) {
@@ -242,10 +251,29 @@ impl<R: Rt> Shard<R> {
         }
         self.arm(coordinator.next_deadline());
         drop(stage);
-        if !replies.is_empty() {
+        if !replies.is_empty() || !records.is_empty() {
             let durable = Durable { shard: self.clone(), hosted: hosted.clone(), replies: RefCell::new(replies) };
             hosted.replica.when_flushed(Rc::new(durable));
         }
+    }
+
+    /// What a coordinator has applied is not in the log: everybody who waits looks again. Where the log had no room it goes on, and the
+    /// coordinator with it, from what is there.
+    fn fall_back(&self, hosted: &Rc<Hosted<R>>) {
+        if hosted.replica.log.fenced().is_some() {
+            return self.end(hosted);
+        }
+        let active = |stage: &mut Stage| match std::mem::replace(stage, Stage::Loading) {
+            Stage::Active(coordinator) => Some(coordinator),
+            other => {
+                *stage = other;
+                None
+            }
+        };
+        let coordinator = active(&mut hosted.stage.borrow_mut());
+        let Some(mut coordinator) = coordinator else { return };
+        hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
+        self.load(hosted.clone(), RELOAD);
     }
 
     /// Ends a coordinator: everybody who waits looks for another one.
@@ -345,7 +373,7 @@ impl<R: Rt> Sink for Durable<R> {
             return self.hosted.answer(&self.shard, replies);
         }
         self.hosted.answer(&self.shard, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
-        self.shard.end(&self.hosted);
+        self.shard.fall_back(&self.hosted);
     }
 }
 

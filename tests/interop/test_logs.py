@@ -9,9 +9,12 @@ import time
 
 from harness import KAFKA, Broker, eventually, free_port, java, temp_dir
 from raw import Connection, batch, parse_batches, values
+from test_groups import commit_body, fetch, find
 
 OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC, POLICY_VIOLATION, KAFKA_STORAGE_ERROR = 1, 3, 17, 44, 56
 LATEST, EARLIEST = -1, -2
+# What a client of a group coordinator tries again after.
+AGAIN = (14, 15, 16)
 QUICK = {"log.retention.check.interval.ms": 100, "log.initial.task.delay.ms": 100, "log.segment.delete.delay.ms": 1000}
 
 
@@ -241,3 +244,47 @@ def test_disk_full():
                 for p in (0, 1):
                     assert values(again.fetch_all("t", p)) == before[p]
             assert broker.terminate() == 0
+
+
+def test_groups_on_a_full_disk():
+    """A commit without room is refused with an error to try again after; what was acknowledged stays, and commits go on when there is room."""
+    if KAFKA:
+        return  # stops
+    with small_disk("64m") as disk:
+        if disk is None:
+            print("not allowed to mount a file system: nothing tested")
+            return
+        with Broker(directory=disk, **{"offsets.topic.num.partitions": 1}) as broker, Connection(broker.address) as c:
+            c.create_topic("t", 1)
+            find(c, "g")
+
+            def commit(offset):
+                body = commit_body("g", "t", offset, metadata="m" * 4000)
+                code = c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode
+                assert code in (0, *AGAIN), code
+                return code == 0
+
+            def committed():
+                return fetch(c, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset
+
+            eventually(lambda: commit(1))
+            filler = os.path.join(disk, "filler")
+            with open(filler, "wb") as out, contextlib.suppress(OSError):
+                while True:
+                    out.write(b"z" * (1 << 20))
+            acknowledged = 1
+            for offset in range(2, 5000):
+                if not commit(offset):
+                    break
+                acknowledged = offset
+            else:
+                raise AssertionError("it was never full")
+            assert committed() == acknowledged
+            os.remove(filler)
+            eventually(lambda: commit(9000))
+            assert committed() == 9000
+            broker.kill()
+            broker.start()
+            with Connection(broker.address) as again:
+                find(again, "g")
+                assert fetch(again, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset == 9000

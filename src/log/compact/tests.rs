@@ -104,7 +104,10 @@ impl Machine {
 
     async fn open(&self, opening: Opening) -> Log<SimRt> {
         let rt = self.sim.rt(0);
-        let log = Log::open(&rt, &Cache::new(rt.memory()), &path(), self.config, opening, &mut NoReplay).await.unwrap();
+        let log = match Log::open(&rt, &Cache::new(rt.memory()), &path(), self.config, opening, &mut NoReplay).await {
+            Err(LogError::Missing(_)) => Log::create(&rt, &Cache::new(rt.memory()), &path(), Uuid([7; 16]), self.config).await.unwrap(),
+            opened => opened.unwrap(),
+        };
         let mut model = self.model.borrow_mut();
         assert!(log.end_offset() >= model.flushed, "flushed batches are lost: {} < {}", log.end_offset(), model.flushed);
         model.cut(log.end_offset());
