@@ -3,6 +3,7 @@
 //! `SEED=7 cargo test --release --lib server::tests` runs one seed again.
 
 mod client;
+mod commits;
 mod workload;
 
 use std::cell::{Cell, RefCell};

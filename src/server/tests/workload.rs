@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use super::Machine;
 use super::client::Client;
+use super::commits::Commits;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::wire::batch::{BatchHeader, BatchSpec, Batches, build_batch, crc_ok};
@@ -21,6 +22,8 @@ use crate::wire::record::Records;
 
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 3;
+/// Offsets that a group commits.
+const COMMITS: i64 = 60;
 /// Bytes of a batch before its records.
 const HEADER: usize = 61;
 /// Batches that an idempotent producer may have under way.
@@ -80,6 +83,7 @@ pub struct Workload<'a> {
     machine: &'a Machine,
     topic_id: Cell<Uuid>,
     producers: Vec<Producer>,
+    commits: Commits,
     working: Cell<usize>,
     last_error: RefCell<Option<io::Error>>,
 }
@@ -114,7 +118,14 @@ impl<'a> Workload<'a> {
         };
         let kinds: [(i16, &[i32]); 5] = [(-1, &[0]), (-1, &[1]), (-1, &[0, 1, 2]), (1, &[0]), (1, &[2])];
         let producers = (0..).zip(kinds).map(producer).collect();
-        Workload { machine, topic_id: Cell::default(), producers, working: Cell::new(0), last_error: RefCell::default() }
+        Workload {
+            machine,
+            topic_id: Cell::default(),
+            producers,
+            commits: Commits::default(),
+            working: Cell::new(0),
+            last_error: RefCell::default(),
+        }
     }
 
     /// What was acknowledged as written only may be gone.
@@ -137,6 +148,11 @@ impl<'a> Workload<'a> {
                 self.working.set(self.working.get() - 1);
             }));
         }
+        tasks.push(Box::pin(async {
+            while self.commits.acknowledged() < COMMITS {
+                self.note(self.commits.go_on(self.machine, TOPIC, COMMITS).await);
+            }
+        }));
         tasks.push(Box::pin(async {
             while self.working.get() > 0 {
                 self.note(self.follow().await);
