@@ -84,6 +84,8 @@ struct Model {
     written: Offset,
     /// Nothing before it has to be there.
     start: Offset,
+    /// Refused for want of room since the last append. A part may have reached the file, and is found there after a crash.
+    refused: Vec<(Offset, Vec<u8>)>,
 }
 
 impl Model {
@@ -99,6 +101,15 @@ impl Model {
             out.extend(bytes);
         }
         out
+    }
+
+    /// The log was found to end there.
+    fn found(&mut self, end: Offset) {
+        let back = std::mem::take(&mut self.refused);
+        if end > self.end {
+            self.batches.extend(back.into_iter().filter(|(base, _)| *base < end));
+        }
+        self.cut(end);
     }
 
     fn cut(&mut self, end: Offset) {
@@ -163,6 +174,7 @@ impl Machine {
         batch::patch(&mut bytes, base, 3);
         model.batches.push((base, bytes));
         model.end += records as Offset;
+        model.refused.clear();
     }
 
     async fn check_read(&self, log: &Log<SimRt>, offset: Offset) -> Offset {
@@ -212,8 +224,10 @@ impl Machine {
     /// What the log has taken back, for want of room, is not expected any more.
     fn follow(&self, log: &Log<SimRt>) {
         let mut model = self.model.borrow_mut();
-        if log.end_offset() < model.end {
-            model.cut(log.end_offset());
+        let end = log.end_offset();
+        if end < model.end {
+            model.refused = model.batches.iter().filter(|(base, _)| *base >= end).cloned().collect();
+            model.cut(end);
         }
     }
 
@@ -269,7 +283,7 @@ impl Machine {
                 let end = log.end_offset();
                 assert!(end >= self.model.borrow().flushed, "flushed batches are lost");
                 assert!(!clean || end == self.model.borrow().end);
-                self.model.borrow_mut().cut(end);
+                self.model.borrow_mut().found(end);
                 assert!(log.start_offset() <= self.model.borrow().start, "records are gone that nobody has deleted");
                 assert_eq!(follow.next.or(follow.snapshot).unwrap_or(end), end);
                 assert!(follow.next.is_none() || follow.snapshot.is_some() || follow.first == Some(log.start_offset()));
