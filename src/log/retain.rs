@@ -163,7 +163,10 @@ impl<R: Rt> Inner<R> {
     fn mark_first(&self, before: Offset, marked: &mut Vec<PathBuf>) -> Result<bool, LogError> {
         let mut state = self.state.borrow_mut();
         let (base, next) = match &state.segments[..] {
-            [first, second, ..] if second.base <= before && first.base < state.writing && !self.deleted.get() => (first.base, second.base),
+            // The next one's name has to be there after a crash: it tells where the log goes on.
+            [first, second, ..] if second.base <= before && second.exists && first.base < state.writing && !self.deleted.get() => {
+                (first.base, second.base)
+            }
             _ => return Ok(false),
         };
         let mut mark = |kind| {
