@@ -1,6 +1,6 @@
 //! Compaction: of each key only the last record stays. Kafka's `LogCleaner`, for one log.
 //!
-//! A cleaning reads the dirty part and notes the last offset of every key ([`OffsetMap`]), then rewrites the complete segments from the
+//! A cleaning reads the dirty part and notes the last offset of every key (`OffsetMap`), then rewrites the complete segments from the
 //! log's start on without the records that have a later one, and puts each rewritten segment in the place of its sources
 //! (`install`). Appends and reads go on meanwhile. A crash at any point leaves the sources or their replacement.
 
