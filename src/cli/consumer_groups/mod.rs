@@ -88,7 +88,7 @@ pub struct ConsumerGroups {
     /// To what was written since then: YYYY-MM-DDThh:mm:ss.sss, in UTC or with +hh:mm behind it
     #[arg(long, value_name = "TIME")]
     to_datetime: Option<String>,
-    /// To what a CSV file says: [group,]topic,partition,offset
+    /// To what a CSV file says: `[group,]topic,partition,offset`
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
     /// With --reset-offsets: only show what would be done
