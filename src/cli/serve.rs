@@ -43,5 +43,6 @@ fn log_to_stderr(level: &str) -> Result<(), String> {
         _ => EnvFilter::new(level),
     };
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
-    lines.try_init().map_err(|error| format!("cannot start logging: {error}"))
+    // A line that cannot be written (its disk is full, say) is lost; complaining about it on the same stderr would end the process.
+    lines.log_internal_errors(false).try_init().map_err(|error| format!("cannot start logging: {error}"))
 }

@@ -257,7 +257,7 @@ class Consumer:
 
     def stop(self):
         self.process.send_signal(signal.SIGINT)
-        return self.process.wait(30)
+        return self.process.wait(90)
 
 
 def test_groups(broker):
