@@ -263,22 +263,20 @@ impl<R: Rt> Shard<R> {
         if hosted.replica.log.fenced().is_some() {
             return self.end(hosted);
         }
-        let active = |stage: &mut Stage| match std::mem::replace(stage, Stage::Loading) {
-            Stage::Active(coordinator) => Some(coordinator),
-            other => {
-                *stage = other;
-                None
-            }
-        };
-        let coordinator = active(&mut hosted.stage.borrow_mut());
-        let Some(mut coordinator) = coordinator else { return };
-        hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
-        self.load(hosted.clone(), RELOAD);
+        // Many replies may have waited for the same records: the first that fails is enough.
+        if matches!(*hosted.stage.borrow(), Stage::Active(_)) {
+            self.step_down(hosted, Stage::Loading);
+            self.load(hosted.clone(), RELOAD);
+        }
     }
 
     /// Ends a coordinator: everybody who waits looks for another one.
     fn end(&self, hosted: &Rc<Hosted<R>>) {
-        if let Stage::Active(mut coordinator) = std::mem::replace(&mut *hosted.stage.borrow_mut(), Stage::Ended) {
+        self.step_down(hosted, Stage::Ended);
+    }
+
+    fn step_down(&self, hosted: &Rc<Hosted<R>>, to: Stage) {
+        if let Stage::Active(mut coordinator) = std::mem::replace(&mut *hosted.stage.borrow_mut(), to) {
             hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
         }
     }
