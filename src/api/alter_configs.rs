@@ -6,7 +6,7 @@ use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::alter_configs_response::AlterConfigsResourceResponse;
-use crate::wire::codec::{AlterConfigsRequest, AlterConfigsResponse};
+use crate::wire::codec::{AlterConfigsRequest, AlterConfigsResponse, StrBytes};
 
 /// The operation of every entry, with IncrementalAlterConfigs' number.
 const SET: i8 = 0;
@@ -24,21 +24,35 @@ pub fn decide(request: &AlterConfigsRequest, image: &Image, broker: &BrokerView)
             reset_others: true,
         })
         .collect();
-    let mut records = Vec::new();
+    let (records, outcomes) = alter(image, broker, &asked, request.validate_only);
     let mut response = AlterConfigsResponse::default();
-    for (one, altered) in asked.iter().zip(configs::alter(image, broker, &asked)) {
+    for (one, outcome) in asked.iter().zip(outcomes) {
         let mut result = AlterConfigsResourceResponse::default();
-        (result.resource_type, result.resource_name, result.error_message) = (one.kind, one.name.into(), None);
-        match altered {
-            Ok(record) => records.extend(record),
-            Err(refusal) => (result.error_code, result.error_message) = (refusal.code.code(), error_text(&refusal.message)),
-        }
+        (result.resource_type, result.resource_name) = (one.kind, one.name.into());
+        (result.error_code, result.error_message) = outcome;
         response.responses.push(result);
     }
-    if request.validate_only {
-        records.clear();
-    }
     (records, response)
+}
+
+/// The records to commit, none with `validate_only`, and what each alteration is answered: code and text.
+pub(super) fn alter(
+    image: &Image,
+    broker: &BrokerView,
+    asked: &[Alteration],
+    validate_only: bool,
+) -> (Vec<MetadataRecord>, Vec<(i16, Option<StrBytes>)>) {
+    let (mut records, mut outcomes) = (Vec::new(), Vec::new());
+    for altered in configs::alter(image, broker, asked) {
+        outcomes.push(match altered {
+            Ok(record) => {
+                records.extend(record.filter(|_| !validate_only));
+                (0, None)
+            }
+            Err(refusal) => (refusal.code.code(), error_text(&refusal.message)),
+        });
+    }
+    (records, outcomes)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! IncrementalAlterConfigs (44): settings of topics and brokers are set, unset, and their lists added to or taken from.
 
-use super::error_text;
-use crate::cluster::configs::{self, Alteration};
+use super::alter_configs;
+use crate::cluster::configs::Alteration;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::view::BrokerView;
@@ -25,19 +25,13 @@ pub fn decide(
             reset_others: false,
         })
         .collect();
-    let mut records = Vec::new();
+    let (records, outcomes) = alter_configs::alter(image, broker, &asked, request.validate_only);
     let mut response = IncrementalAlterConfigsResponse::default();
-    for (one, altered) in asked.iter().zip(configs::alter(image, broker, &asked)) {
+    for (one, outcome) in asked.iter().zip(outcomes) {
         let mut result = AlterConfigsResourceResponse::default();
-        (result.resource_type, result.resource_name, result.error_message) = (one.kind, one.name.into(), None);
-        match altered {
-            Ok(record) => records.extend(record),
-            Err(refusal) => (result.error_code, result.error_message) = (refusal.code.code(), error_text(&refusal.message)),
-        }
+        (result.resource_type, result.resource_name) = (one.kind, one.name.into());
+        (result.error_code, result.error_message) = outcome;
         response.responses.push(result);
-    }
-    if request.validate_only {
-        records.clear();
     }
     (records, response)
 }
@@ -46,6 +40,7 @@ pub fn decide(
 mod tests {
     use super::*;
     use crate::api::testing::{broker, image, in_every_version};
+    use crate::cluster::configs;
     use crate::wire::codec::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
     use crate::wire::versions::ApiKey;
 
