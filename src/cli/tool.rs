@@ -14,6 +14,26 @@ use crate::base::config::properties;
 use crate::base::error::ErrorCode;
 use crate::client::{Client, ClientConfig, ClientError};
 
+/// The text of bytes as Java decodes them from UTF-8: what is not text becomes U+FFFD, an encoded surrogate becomes one of them and not one a byte.
+pub fn java_text(mut bytes: &[u8]) -> String {
+    let mut text = String::new();
+    while let Some(chunk) = bytes.utf8_chunks().next() {
+        text.push_str(chunk.valid());
+        if chunk.invalid().is_empty() {
+            break;
+        }
+        text.push(char::REPLACEMENT_CHARACTER);
+        bytes = &bytes[chunk.valid().len()..];
+        let skipped = match bytes {
+            [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => 3,
+            [0xed, 0xa0..=0xbf, ..] => 2,
+            _ => chunk.invalid().len(),
+        };
+        bytes = &bytes[skipped..];
+    }
+    text
+}
+
 /// How a tool ends when it does not end well.
 #[derive(Debug)]
 pub enum Failure {
@@ -219,6 +239,16 @@ mod tests {
         assert!(matches("orders", "orders") && !matches("orders", "orders2") && !matches("rders", "orders"));
         assert!(matches("a, b", "b") && matches("\"a.*\"", "abc") && matches("x|y", "y") && !matches("x|y", "xy"));
         assert!(TopicPattern::new("a(").is_err());
+    }
+
+    /// What Java 21 prints of the same bytes.
+    #[test]
+    fn javas_text() {
+        let decoded = |bytes: &[u8]| java_text(bytes).replace(char::REPLACEMENT_CHARACTER, "?");
+        assert_eq!(decoded("ab\u{e4}\u{20ac}\u{1f980}".as_bytes()), "ab\u{e4}\u{20ac}\u{1f980}");
+        assert_eq!(decoded(b"a\xed\xa0\x80b\xed\xbf\xbfc"), "a?b?c");
+        assert_eq!((decoded(b"\xed\xa0"), decoded(b"\xed\xa0A"), decoded(b"\xed\x9f")), ("?".into(), "?A".into(), "?".into()));
+        assert_eq!((decoded(b"\xe0\x80\x80"), decoded(b"\xf0\x90\x80A"), decoded(b"\xf4\x90\x80")), ("???".into(), "?A".into(), "???".into()));
     }
 
     #[test]

@@ -44,7 +44,7 @@ def fill(broker):
             p.produce("codecs", value, None if n % 3 == 0 else f"key{n}", n % 3, headers=headers, timestamp=1_700_000_000_000 + n * 1000)
             if n == 150:
                 flush(p)
-        p.produce("stamped", b"\xff\xfe\x00binary")
+        p.produce("stamped", b"\xff\xfe\x00binary \xed\xa0\x80 \xed\xbf \xe0\x80\x80 \xed")
         p.produce("dotted.name-x_y", codec, "k", number % 2)
         flush(p)
     p = producer(broker, **{"batch.num.messages": 10})

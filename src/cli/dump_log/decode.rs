@@ -3,6 +3,7 @@
 use super::coordinator::Coordinator;
 use super::json::json;
 use super::{Failed, failed};
+use crate::cli::tool::java_text;
 use crate::wire::kraft;
 use crate::wire::record::Record;
 use crate::wire::schema::{Fields, Schema, Value};
@@ -45,7 +46,7 @@ pub fn plain(class: &str) -> Result<Plain, Failed> {
 impl Plain {
     fn decode(self, bytes: &[u8], offset: i64) -> Result<String, Failed> {
         let number = match self {
-            Plain::Text => return Ok(String::from_utf8_lossy(bytes).into_owned()),
+            Plain::Text => return Ok(java_text(bytes)),
             Plain::Int => bytes.first_chunk().map(|bytes| i32::from_be_bytes(*bytes).to_string()),
             Plain::Long => bytes.first_chunk().map(|bytes| i64::from_be_bytes(*bytes).to_string()),
         };

@@ -5,6 +5,7 @@ use std::io::Write;
 use super::batches::LogFile;
 use super::decode::{self, Decoder};
 use super::{Failed, absolute, base_offset, failed, name_of, note};
+use crate::cli::tool::java_text;
 use crate::wire::batch::{BatchHeader, HEADER_LEN, TimestampType, crc_ok};
 use crate::wire::compression::{Compression, decompress};
 use crate::wire::record::{Record, Records};
@@ -141,7 +142,7 @@ fn print_record(
             none @ ..0 => none.max(-1),
             first => first.wrapping_add(record.offset_delta) & i32::MAX,
         };
-        let keys: Vec<_> = record.headers().map(|(key, _)| String::from_utf8_lossy(key)).collect();
+        let keys: Vec<_> = record.headers().map(|(key, _)| java_text(key)).collect();
         let (key_size, value_size, keys) = (size(record.key), size(record.value), keys.join(","));
         let time = time_name(header);
         write!(
