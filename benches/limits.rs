@@ -89,6 +89,7 @@ struct Figures {
     mib_per_s: f64,
     p50_us: f64,
     p99_us: f64,
+    p999_us: f64,
     max_us: f64,
 }
 
@@ -291,6 +292,7 @@ impl<'a> Run<'a> {
             mib_per_s: (done * size) as f64 / seconds / MIB as f64,
             p50_us: us(self.latencies.value_at_quantile(0.5)),
             p99_us: us(self.latencies.value_at_quantile(0.99)),
+            p999_us: us(self.latencies.value_at_quantile(0.999)),
             max_us: us(self.latencies.max()),
         })
     }
@@ -302,15 +304,15 @@ fn median(mut rounds: Vec<Figures>) -> Figures {
 }
 
 fn print(cell: &Cell, figures: &Figures, json: bool) {
-    let Figures { operations_per_s, mib_per_s, p50_us, p99_us, max_us } = figures;
+    let Figures { operations_per_s, mib_per_s, p50_us, p99_us, p999_us, max_us } = figures;
     let label = cell.label();
     if json {
         println!(
-            "{{\"cell\":\"{label}\",\"operations_per_s\":{operations_per_s:.0},\"mib_per_s\":{mib_per_s:.1},\"p50_us\":{p50_us:.1},\"p99_us\":{p99_us:.1},\"max_us\":{max_us:.1}}}"
+            "{{\"cell\":\"{label}\",\"operations_per_s\":{operations_per_s:.0},\"mib_per_s\":{mib_per_s:.1},\"p50_us\":{p50_us:.1},\"p99_us\":{p99_us:.1},\"p99.9_us\":{p999_us:.1},\"max_us\":{max_us:.1}}}"
         );
     } else {
         println!(
-            "{label:<60} {operations_per_s:>9.0} ops/s {mib_per_s:>8.1} MiB/s   p50 {p50_us:>7.0} us  p99 {p99_us:>7.0}  max {max_us:>7.0}"
+            "{label:<60} {operations_per_s:>9.0} ops/s {mib_per_s:>8.1} MiB/s   p50 {p50_us:>7.0} us  p99 {p99_us:>7.0}  p99.9 {p999_us:>7.0}  max {max_us:>7.0}"
         );
     }
 }
