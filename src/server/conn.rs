@@ -213,7 +213,8 @@ impl<R: Rt> Conn<R> {
             }
             self.touch();
             let (rest, _) = self.handle_frames(bytes).await?;
-            if !rest.is_empty() && !self.read_large(rest).await? {
+            // Boxed: an idle connection does not keep room for it.
+            if !rest.is_empty() && !Box::pin(self.read_large(rest)).await? {
                 return Ok(());
             }
         }

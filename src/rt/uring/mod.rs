@@ -10,16 +10,16 @@ mod ring;
 mod timers;
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
@@ -222,18 +222,32 @@ impl Uring {
         self.0.stopping.set(true);
     }
 
-    /// The task, with its polls counted. On a drained core it runs no further: a task that always has something to do would keep the
-    /// executor from its end.
-    async fn counted<T>(&self, task: impl Future<Output = T>) -> T {
-        let mut task = pin!(task);
-        poll_fn(|cx| {
-            if self.0.stopping.get() {
-                return Poll::Pending;
-            }
-            self.0.polls.set(self.0.polls.get() + 1);
-            task.as_mut().poll(cx)
-        })
-        .await
+    fn counted<F: Future>(&self, task: F) -> Counted<F> {
+        Counted { rt: self.clone(), task }
+    }
+}
+
+/// A task whose polls are counted. On a drained core it runs no further: a task that always has something to do would keep the executor from
+/// its end. Not an async function: that would hold its task twice, before its first poll and after.
+struct Counted<F> {
+    rt: Uring,
+    task: F,
+}
+
+impl<F: Future> Future for Counted<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        // SAFETY: `task` is pinned with `self`: it is neither moved out of it nor replaced, and there is no `Drop` that could.
+        let (rt, task) = unsafe {
+            let counted = self.get_unchecked_mut();
+            (&counted.rt, Pin::new_unchecked(&mut counted.task))
+        };
+        if rt.0.stopping.get() {
+            return Poll::Pending;
+        }
+        rt.0.polls.set(rt.0.polls.get() + 1);
+        task.poll(cx)
     }
 }
 
@@ -269,9 +283,7 @@ impl Rt for Uring {
             Class::Foreground => self.0.foreground,
             Class::Background => self.0.background,
         };
-        let rt = self.clone();
-        let task = async move { rt.counted(task).await };
-        glommio::spawn_local_into(task, queue).expect("the queue exists").detach();
+        glommio::spawn_local_into(self.counted(task), queue).expect("the queue exists").detach();
     }
 
     fn memory(&self) -> &Memory {
