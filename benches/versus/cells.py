@@ -37,9 +37,10 @@ def spread():
     for partitions in (1, 12, 100, 1000):
         load = f"--connections 16 --inflight 5 --partitions {partitions} --record-size 1k --batch-bytes 64k --acks all"
         yield Cell(f"produce to {partitions} partitions, 16 producers", "produce", load, "spread", promise="flushed / page cache")
-    for producers, partitions in ((1, 12), (200, 100)):
-        load = f"--connections {producers} --inflight 5 --partitions {partitions} --record-size 1k --batch-bytes 16k --acks all"
-        yield Cell(f"{producers} producers to {partitions} partitions, 16 KiB batches", "produce", load, "spread", promise="flushed / page cache")
+    for producers, partitions, keys in ((1, 12, 0), (16, 12, 10_000), (200, 100, 0), (200, 100, 10_000)):
+        load = f"--connections {producers} --inflight 5 --partitions {partitions} --record-size 1k --batch-bytes 16k --acks all --keys {keys}"
+        keyed = ", keyed" if keys else ""
+        yield Cell(f"{producers} producers to {partitions} partitions, 16 KiB batches{keyed}", "produce", load, "spread", promise="flushed / page cache")
     load = "--connections 8 --inflight 1 --partitions 1 --record-size 100 --batch-bytes 0 --acks all"
     yield Cell("one record a request, 8 producers, 1 partition", "produce", load, "spread", promise="flushed / page cache")
     yield Cell("one record a request, 8 producers, 1 partition, both flushed", "produce", load, "spread", kafka="flush.messages=1", promise="flushed / flushed")
