@@ -7,7 +7,7 @@ use crate::base::ids::Uuid;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::settings::BrokerSettings;
-use crate::cluster::view::{BrokerView, Endpoint, OffsetsTopic};
+use crate::cluster::view::{BrokerView, Endpoint};
 use crate::wire::codec::{self, Message};
 use crate::wire::versions::ApiKey;
 
@@ -15,16 +15,12 @@ use crate::wire::versions::ApiKey;
 pub fn broker(settings: &[(&str, &str)]) -> BrokerView {
     let endpoint = |listener: &str, host: &str, port| Endpoint { listener: listener.into(), host: host.into(), port };
     BrokerView {
-        node_id: 1,
         cluster_id: "the-cluster".into(),
         rack: Some("r1".into()),
         endpoints: vec![endpoint("PLAINTEXT", "inside", 9092), endpoint("OUTSIDE", "outside.example", 19092)],
         settings: Arc::new(settings.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect::<BTreeMap<_, _>>()),
         num_partitions: 2,
-        default_replication_factor: 1,
-        auto_create_topics: true,
-        delete_topic_enable: true,
-        offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
+        ..BrokerView::example()
     }
 }
 

@@ -248,7 +248,10 @@ mod tests {
         assert_eq!(decoded("ab\u{e4}\u{20ac}\u{1f980}".as_bytes()), "ab\u{e4}\u{20ac}\u{1f980}");
         assert_eq!(decoded(b"a\xed\xa0\x80b\xed\xbf\xbfc"), "a?b?c");
         assert_eq!((decoded(b"\xed\xa0"), decoded(b"\xed\xa0A"), decoded(b"\xed\x9f")), ("?".into(), "?A".into(), "?".into()));
-        assert_eq!((decoded(b"\xe0\x80\x80"), decoded(b"\xf0\x90\x80A"), decoded(b"\xf4\x90\x80")), ("???".into(), "?A".into(), "???".into()));
+        assert_eq!(
+            (decoded(b"\xe0\x80\x80"), decoded(b"\xf0\x90\x80A"), decoded(b"\xf4\x90\x80")),
+            ("???".into(), "?A".into(), "???".into())
+        );
     }
 
     #[test]

@@ -6,27 +6,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::cluster::settings::BrokerSettings;
-use crate::cluster::view::{Endpoint, OffsetsTopic};
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
-
-fn broker() -> BrokerView {
-    BrokerView {
-        node_id: 1,
-        cluster_id: "test".into(),
-        rack: None,
-        endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092 }],
-        settings: Arc::default(),
-        num_partitions: 1,
-        default_replication_factor: 1,
-        auto_create_topics: true,
-        delete_topic_enable: true,
-        offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
-    }
-}
 
 /// Topics `t` and `u` without settings of their own.
 fn fresh() -> Image {
@@ -44,7 +28,7 @@ fn one<'a>(kind: i8, name: &'a str, changes: &[(&'a str, i8, Option<&'a str>)]) 
 }
 
 fn made(image: &mut Image, asked: &[Alteration]) -> Vec<Result<(), (i16, String)>> {
-    let decided = alter(image, &broker(), asked);
+    let decided = alter(image, &BrokerView::example(), asked);
     for record in decided.iter().flatten().flatten() {
         image.apply(image.offset() + 1, &MetadataRecord::decode(&record.encode()).unwrap());
         image.check();

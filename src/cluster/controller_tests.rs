@@ -1,27 +1,9 @@
 //! The controller's rules and texts, and that a replay of its records gives the image it decided on.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
 use crate::base::prng::Prng;
-use crate::cluster::view::{Endpoint, OffsetsTopic};
-
-fn broker() -> BrokerView {
-    BrokerView {
-        node_id: 1,
-        cluster_id: "test".into(),
-        rack: None,
-        endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092 }],
-        settings: Arc::default(),
-        num_partitions: 3,
-        default_replication_factor: 1,
-        auto_create_topics: true,
-        delete_topic_enable: true,
-        offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
-    }
-}
 
 fn create(image: &mut Image, wanted: &[NewTopic]) -> Vec<Result<CreatedTopic, Refusal>> {
     let mut prng = Prng::new(image.offset() as u64);
@@ -30,7 +12,7 @@ fn create(image: &mut Image, wanted: &[NewTopic]) -> Vec<Result<CreatedTopic, Re
         prng.fill(&mut bytes);
         bytes
     };
-    let decided = create_topics(image, &broker(), Now::default(), wanted, &mut random);
+    let decided = create_topics(image, &BrokerView::example(), Now::default(), wanted, &mut random);
     for topic in decided.iter().flatten() {
         image.apply(image.offset() + 1, &topic.record);
         image.check();
@@ -109,11 +91,11 @@ fn what_is_created() {
     assert_eq!(made[4].as_ref().unwrap_err().code, ErrorCode::TopicAlreadyExists);
     assert!(image.topic("configured").unwrap().config.compact);
     let id = image.topic("assigned").unwrap().id;
-    assert_eq!(delete_topic(&image, &broker(), TopicKey::Id(id)), Ok(id));
-    assert_eq!(delete_topic(&image, &broker(), TopicKey::Name("assigned")), Ok(id));
-    assert_eq!(delete_topic(&image, &broker(), TopicKey::Name("..")).unwrap_err().code, ErrorCode::UnknownTopicOrPartition);
-    assert_eq!(delete_topic(&image, &broker(), TopicKey::Id(Uuid([3; 16]))).unwrap_err().code, ErrorCode::UnknownTopicId);
-    let fixed = BrokerView { delete_topic_enable: false, ..broker() };
+    assert_eq!(delete_topic(&image, &BrokerView::example(), TopicKey::Id(id)), Ok(id));
+    assert_eq!(delete_topic(&image, &BrokerView::example(), TopicKey::Name("assigned")), Ok(id));
+    assert_eq!(delete_topic(&image, &BrokerView::example(), TopicKey::Name("..")).unwrap_err().code, ErrorCode::UnknownTopicOrPartition);
+    assert_eq!(delete_topic(&image, &BrokerView::example(), TopicKey::Id(Uuid([3; 16]))).unwrap_err().code, ErrorCode::UnknownTopicId);
+    let fixed = BrokerView { delete_topic_enable: false, ..BrokerView::example() };
     assert_eq!(delete_topic(&image, &fixed, TopicKey::Id(id)).unwrap_err().code, ErrorCode::TopicDeletionDisabled);
 }
 
@@ -126,7 +108,7 @@ fn topics_made_by_asking_for_them() {
         n += 1;
         [n; 16]
     };
-    let names: Vec<String> = auto_create(&image, &broker(), Now::default(), &wanted, &mut random)
+    let names: Vec<String> = auto_create(&image, &BrokerView::example(), Now::default(), &wanted, &mut random)
         .into_iter()
         .map(|record| match record {
             MetadataRecord::Topic { name, .. } => name,
@@ -140,11 +122,13 @@ fn topics_made_by_asking_for_them() {
 fn ids_are_fresh_and_no_option_of_a_tool() {
     let mut image = Image::new(BrokerSettings::default());
     let mut given = vec![[9; 16], [7; 16], [0xff; 16], [7; 16]];
-    let first = create_topics(&image, &broker(), Now::default(), &[named("a")], &mut || given.pop().unwrap()).pop().unwrap().unwrap();
+    let first =
+        create_topics(&image, &BrokerView::example(), Now::default(), &[named("a")], &mut || given.pop().unwrap()).pop().unwrap().unwrap();
     image.apply(0, &first.record);
     // 0xfb.. begins with '-' in base64.
     let mut given = vec![[9; 16], [0xfb; 16], [7; 16]];
-    let second = create_topics(&image, &broker(), Now::default(), &[named("b")], &mut || given.pop().unwrap()).pop().unwrap().unwrap();
+    let second =
+        create_topics(&image, &BrokerView::example(), Now::default(), &[named("b")], &mut || given.pop().unwrap()).pop().unwrap().unwrap();
     assert_eq!((first.id, second.id), (Uuid::from_random([7; 16]), Uuid::from_random([9; 16])));
 }
 
@@ -193,9 +177,9 @@ proptest! {
             let records: Vec<MetadataRecord> = match &op {
                 Op::Create(topics) => {
                     let wanted: Vec<NewTopic> = topics.iter().map(|(name, partitions)| NewTopic { partitions: *partitions, ..named(name) }).collect();
-                    create_topics(&live, &broker(), Now::default(), &wanted, &mut random).into_iter().flatten().map(|t| t.record).collect()
+                    create_topics(&live, &BrokerView::example(), Now::default(), &wanted, &mut random).into_iter().flatten().map(|t| t.record).collect()
                 }
-                Op::Delete(name) => delete_topic(&live, &broker(), TopicKey::Name(name)).ok().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).into_iter().collect(),
+                Op::Delete(name) => delete_topic(&live, &BrokerView::example(), TopicKey::Name(name)).ok().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).into_iter().collect(),
                 Op::Restart => vec![MetadataRecord::NewLeaderEpochs],
                 Op::ProducerIds => vec![allocate_producer_ids(&live, 1000).1],
             };

@@ -58,4 +58,21 @@ impl BrokerView {
     pub fn endpoint(&self, listener: &str) -> &Endpoint {
         self.endpoints.iter().find(|endpoint| endpoint.listener == listener).unwrap_or(&self.endpoints[0])
     }
+
+    /// A broker with Kafka's defaults, but for three partitions a topic.
+    #[cfg(test)]
+    pub fn example() -> BrokerView {
+        BrokerView {
+            node_id: 1,
+            cluster_id: "test".into(),
+            rack: None,
+            endpoints: vec![Endpoint { listener: "PLAINTEXT".into(), host: "localhost".into(), port: 9092 }],
+            settings: Arc::default(),
+            num_partitions: 3,
+            default_replication_factor: 1,
+            auto_create_topics: true,
+            delete_topic_enable: true,
+            offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
+        }
+    }
 }
