@@ -11,8 +11,8 @@ from runs import SIDES, median, ratio, show, table
 RECORD = "--record-size 100 --batch-bytes 0 --acks all"
 LOADS = {
     "8 connections, 1 partition": f"{RECORD} --connections 8 --inflight 1 --partitions 1",
-    "open loop, 1,000/s": f"{RECORD} --connections 8 --inflight 64 --partitions 8 --rate 1000",
-    "open loop, 10,000/s": f"{RECORD} --connections 8 --inflight 64 --partitions 8 --rate 10000",
+    "open loop, 1,000 a second": f"{RECORD} --connections 8 --inflight 64 --partitions 8 --rate 1000",
+    "open loop, 10,000 a second": f"{RECORD} --connections 8 --inflight 64 --partitions 8 --rate 10000",
 }
 # The ways to make one small write durable.
 RAW = ["4 KiB QD1 write RWF_DSYNC", "4 KiB QD1 write, then fdatasync by ring", "4 KiB QD1 write linked to fdatasync", "4 KiB QD1 write, then fdatasync by call"]
