@@ -8,6 +8,7 @@ that was acknowledged before; in the end every record that was acknowledged to t
 
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -84,6 +85,11 @@ class Group:
         self.gone.append(old)
         self.members[at] = self.makers[at]()
 
+    def signal(self, number):
+        for member in self.all():
+            if member.process.poll() is None:
+                member.process.send_signal(number)
+
     def acknowledged(self):
         """The highest commit of each partition that a member was told of."""
         highest = dict.fromkeys(range(PARTITIONS), -1)
@@ -155,11 +161,15 @@ def run(rounds, seed=None, with_java=True, crash=True):
                 broker.check_alive()
                 if crash:
                     broker.kill()
+                    # Else their next commits would hide what is lost.
+                    for group in groups:
+                        group.signal(signal.SIGSTOP)
                 told = [g.acknowledged() for g in groups]
                 if crash:
                     broker.start()
                 for group, offsets in zip(groups, told):
                     group.check_offsets(offsets)
+                    group.signal(signal.SIGCONT)
                 print(f"round {number + 1} of {rounds}: {len(feed.acknowledged)} records, {sum(sum(max(o, 0) for o in t.values()) for t in told)} committed", file=sys.stderr, flush=True)
             feed.stop()
             wanted = set(feed.acknowledged)
@@ -168,7 +178,7 @@ def run(rounds, seed=None, with_java=True, crash=True):
                 group.check_offsets(group.acknowledged())
         finally:
             for group in groups:
-                for member in group.members:
+                for member in group.all():
                     member.kill()
         what = "kill -9" if crash else "members coming and going"
         return f"{rounds} rounds of {what}: {len(wanted)} records, each read by {len(groups)} groups at least once; no acknowledged commit lost"

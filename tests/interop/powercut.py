@@ -84,15 +84,18 @@ def run(*command):
 
 
 class Commits(Load):
-    """Offsets of one group, one commit after the other: no group's commits may go back. `acknowledged` holds the offsets."""
+    """Offsets of one group, one commit after the other, while not `paused`. `acknowledged` holds the offsets."""
 
     def __init__(self, broker, group, topic):
-        self.group, self.topic = group, topic
+        self.group, self.topic, self.paused = group, topic, False
         super().__init__(broker)
 
     def run(self):
         connection, offset = None, 0
         while not self.stopped:
+            if self.paused:
+                time.sleep(0.01)
+                continue
             offset += 1
             part = {"PartitionIndex": 0, "CommittedOffset": offset, "CommittedLeaderEpoch": -1, "CommittedMetadata": ""}
             body = {"GroupId": self.group, "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": [{"Name": self.topic, "Partitions": [part]}]}
@@ -151,6 +154,8 @@ def power_cuts(rounds, seed):
             time.sleep(0.2)
             told = [len(load.acknowledged) for load in loads]
             committed = [max(load.acknowledged, default=-1) for load in commits]
+            for load in commits:
+                load.paused = True  # else the next commit would hide what is lost
             machine.replace(image)
             broker.start()
             store.seen = {part: [] for part in store.seen}  # what was read before, but not flushed, may be gone
@@ -160,6 +165,7 @@ def power_cuts(rounds, seed):
             for load, offset in zip(commits, committed):
                 found = load.found()
                 assert found >= offset, f"LOST: {load.group}: {offset} was acknowledged, {found} is committed"
+                load.paused = False
             print(f"round {number + 1} of {rounds}: {sum(told)} records and {sum(len(load.acknowledged) for load in commits)} commits acknowledged", file=sys.stderr, flush=True)
         commits = sum(len(load.acknowledged) for load in commits)
         return f"{rounds} power cuts: {sum(told)} records acknowledged with acks=all, and {commits} commits; none lost"
