@@ -6,6 +6,7 @@ Corelane answers commits when they are flushed. Kafka does from the page cache, 
 import os
 import selectors
 import socket
+import struct
 import sys
 import time
 
@@ -18,10 +19,11 @@ from raw import Connection  # noqa: E402
 
 # Name, broker, further settings.
 SIDES = [("corelane", "corelane", []), ("kafka", "kafka", []), ("kafka-flushed", "kafka", ["log.flush.interval.messages=1"])]
-SETTINGS = ["group.initial.rebalance.delay.ms=0"]
+# Long enough for three members to find each other in the first generation.
+SETTINGS = ["group.initial.rebalance.delay.ms=500"]
 TOPIC, PARTITIONS = "groups", 100
+SMALL_TOPIC, SMALL_PARTITIONS = "small", 4
 REBALANCES = 100
-COMMIT_SECONDS = 3
 COMMIT_CONNECTIONS = (1, 16)
 COMMIT_PARTITIONS = 10
 GROUPS, MEMBERS, HEARTBEAT_CONNECTIONS, HEARTBEAT_ROUNDS = 10_000, 5_000, 50, 4
@@ -30,6 +32,7 @@ NOT_YET = (14, 15, 16, 3)
 
 
 def run(session):
+    seconds = float(session.options.duration.removesuffix("s"))
     for number in range(1, session.options.rounds + 1):
         for name, side, settings in SIDES:
             with session.start(side, settings=SETTINGS + settings) as broker:
@@ -37,10 +40,10 @@ def run(session):
                 commits(broker, 16, 6 if side == "kafka" else 1)
                 rebalances(broker)
                 entry = {"round": number, "side": name, "rebalance_ms": rebalances(broker)}
-                entry |= {f"commits_{count}": commits(broker, count, COMMIT_SECONDS) for count in COMMIT_CONNECTIONS}
+                entry |= {f"commits_{count}": commits(broker, count, seconds) for count in COMMIT_CONNECTIONS}
                 if name != "kafka-flushed":
-                    entry["one_member_groups"] = heartbeats(broker, [f"one-{n}" for n in range(GROUPS)])
-                    entry["one_large_group"] = heartbeats(broker, ["large"] * MEMBERS)
+                    entry["one_member_groups"] = heartbeats(broker, SMALL_TOPIC, [f"one-{n}" for n in range(GROUPS)])
+                    entry["one_large_group"] = heartbeats(broker, TOPIC, ["large"] * MEMBERS)
             session.note(entry)
             print(entry, flush=True)
     session.write(markdown([e for e in session.entries if "side" in e]))
@@ -63,9 +66,9 @@ def until_there(ask):
 
 def prepare(broker):
     with connect(broker) as c:
-        body = {"Topics": [{"Name": TOPIC, "NumPartitions": PARTITIONS, "ReplicationFactor": 1}], "timeoutMs": 30000}
+        topics = [{"Name": name, "NumPartitions": count, "ReplicationFactor": 1} for name, count in ((TOPIC, PARTITIONS), (SMALL_TOPIC, SMALL_PARTITIONS))]
         for _ in range(100):
-            if c.call("CreateTopics", 7, body).Topics[0].ErrorCode in (0, 36):
+            if all(t.ErrorCode in (0, 36) for t in c.call("CreateTopics", 7, {"Topics": topics, "timeoutMs": 30000}).Topics):
                 break
             time.sleep(0.1)
         until_there(lambda: (lambda a: (a, a.Coordinators[0].ErrorCode))(c.call("FindCoordinator", 4, {"KeyType": 0, "CoordinatorKeys": ["g"]})))
@@ -76,9 +79,14 @@ def percentiles(values):
     return {f"p{p}": values[min(len(values) - 1, len(values) * p // 100)] for p in (50, 99)}
 
 
+def subscription(number):
+    """To one topic, with user data that tells it from others: a member that comes with another one begins a rebalance."""
+    return struct.pack(">hih", 0, 1, len(TOPIC)) + TOPIC.encode() + struct.pack(">ii", 4, number)
+
+
 def rebalances(broker):
     """Three members join again, again and again: milliseconds from the first JoinGroup until the last has what it is given."""
-    group, protocol = "rebalance", [{"Name": "range", "Metadata": b"m" * 40}]
+    group, protocol = "rebalance", [{"Name": "range", "Metadata": subscription(0)}]
     join = {"GroupId": group, "SessionTimeoutMs": 30000, "RebalanceTimeoutMs": 30000, "ProtocolType": "consumer", "Protocols": protocol}
     members = [connect(broker) for _ in range(3)]
     ids = [until_there(lambda c=c: (lambda a: (a, 0 if a.ErrorCode == 79 else a.ErrorCode))(c.call("JoinGroup", 9, {**join, "MemberId": ""}))).MemberId for c in members]
@@ -86,18 +94,16 @@ def rebalances(broker):
     for number in range(REBALANCES):
         begun = time.perf_counter()
         for c, member in zip(members, ids):
-            # What has changed has the leader's rejoining begin a rebalance.
-            c.send("JoinGroup", 9, {**join, "MemberId": member, "Protocols": [{"Name": "range", "Metadata": b"%40d" % number}]})
+            c.send("JoinGroup", 9, {**join, "MemberId": member, "Protocols": [{"Name": "range", "Metadata": subscription(number)}]})
         joined = [c.receive() for c in members]
-        if any(j.ErrorCode or j.GenerationId != joined[0].GenerationId for j in joined):
-            assert number < 3, joined  # the first comes alone
-            continue
+        assert all(j.ErrorCode == 0 and j.GenerationId == joined[0].GenerationId for j in joined), joined
         for c, j in zip(members, joined):
             sync = {"GroupId": group, "GenerationId": j.GenerationId, "MemberId": j.MemberId, "ProtocolType": "consumer", "ProtocolName": "range"}
             c.send("SyncGroup", 5, {**sync, "Assignments": [{"MemberId": m.MemberId, "Assignment": b"a" * 60} for m in j.Members]})
         synced = [c.receive() for c in members]
         assert all(s.ErrorCode == 0 and s.Assignment for s in synced), synced
         took.append((time.perf_counter() - begun) * 1000)
+    del took[0]  # the first one's delay
     for c, member in zip(members, ids):
         c.call("LeaveGroup", 5, {"GroupId": group, "Members": [{"MemberId": member}]})
         c.close()
@@ -143,11 +149,11 @@ def commits(broker, count, seconds):
 class Member:
     """A member of the new protocol, which has what it is given."""
 
-    def __init__(self, connection, number, group):
-        self.connection, self.group, self.id, self.epoch, self.owned = connection, group, f"member-{number:015}", 0, []
+    def __init__(self, connection, number, topic, group):
+        self.connection, self.topic, self.group, self.id, self.epoch, self.owned = connection, topic, group, f"member-{number:015}", 0, []
 
     def body(self):
-        topics = [TOPIC] if self.epoch == 0 else None
+        topics = [self.topic] if self.epoch == 0 else None
         return {"GroupId": self.group, "MemberId": self.id, "MemberEpoch": self.epoch, "RebalanceTimeoutMs": 300000 if topics else -1, "SubscribedTopicNames": topics, "TopicPartitions": self.owned}
 
     def hear(self, answer):
@@ -160,10 +166,10 @@ class Member:
         return (self.epoch, self.owned) != before
 
 
-def heartbeats(broker, groups):
+def heartbeats(broker, topic, groups):
     """A member in each of the groups named; what a heartbeat costs when nothing changes any more."""
     connections = [connect(broker) for _ in range(HEARTBEAT_CONNECTIONS)]
-    members = [Member(connections[n % len(connections)], n, group) for n, group in enumerate(groups)]
+    members = [Member(connections[n % len(connections)], n, topic, group) for n, group in enumerate(groups)]
     memory, begun = broker.resident_mib(), time.perf_counter()
     waves = [members[at : at + 500] for at in range(0, len(members), 500)]
     until_there(lambda: (lambda a: (a, a.ErrorCode))(connections[0].call("ConsumerGroupHeartbeat", 1, members[0].body())))
