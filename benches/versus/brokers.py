@@ -88,20 +88,21 @@ class Broker:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def corelane(directory, port, cpu):
+def corelane(directory, port, cpu, settings=()):
     os.makedirs(directory)
-    settings = [f"listeners=PLAINTEXT://127.0.0.1:{port}", f"log.dirs={os.path.join(directory, 'data')}"]
+    settings = [f"listeners=PLAINTEXT://127.0.0.1:{port}", f"log.dirs={os.path.join(directory, 'data')}", *settings]
     command = [os.path.join(ROOT, "target/release/corelane"), "serve"]
     for setting in settings:
         command += ["--override", setting]
     return Broker("corelane", command, directory, port, cpu)
 
 
-def kafka(directory, port, cpu, libs, heap):
+def kafka(directory, port, cpu, libs, heap, settings=()):
     os.makedirs(directory)
     path = os.path.join(directory, "server.properties")
     with open(path, "w") as file:
         file.write(KAFKA_SETTINGS.format(port=port, controller=port + 1, data=os.path.join(directory, "data")))
+        file.writelines(f"{setting}\n" for setting in settings)
     # The options of Kafka's own start script.
     java = ["java", f"-Xmx{heap}", f"-Xms{heap}", "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35"]
     java += ["-XX:+ExplicitGCInvokesConcurrent", "-Djava.awt.headless=true", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{libs}/*"]

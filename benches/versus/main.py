@@ -2,7 +2,8 @@
 
 The load runs on another core. Sections: `matrix` is the workloads of cells.py; `opinions` has Kafka's own performance tools and
 librdkafka as clients; `cold` reads what is in no memory, alone and beside other load; `idle` has thousands of connections open that do
-nothing; `cores` compares two cores with one; `single` and `echo` compare small requests with the disk alone and with a bare io_uring loop.
+nothing; `cores` compares two cores with one; `groups` has rebalances, commits and heartbeats; `single` and `echo` compare small requests
+with the disk alone and with a bare io_uring loop.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import os
 import brokers
 from runs import Session
 
-SECTIONS = ("matrix", "opinions", "single", "cold", "idle", "cores", "echo")
+SECTIONS = ("matrix", "opinions", "single", "cold", "idle", "cores", "groups", "echo")
 
 
 def parse():

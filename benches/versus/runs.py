@@ -1,5 +1,6 @@
 """What all sections share: the load generator's program, one run of it, the file of results."""
 
+import functools
 import json
 import os
 import platform
@@ -28,7 +29,6 @@ class Session:
 
     def __init__(self, options, section):
         self.options = options
-        self.load, self.limits = programs("load", "limits")
         parent = options.dir or os.path.join(brokers.ROOT, "target", "versus")
         os.makedirs(parent, exist_ok=True)
         os.makedirs(options.out, exist_ok=True)
@@ -42,6 +42,19 @@ class Session:
         if not self.entries:
             self.note({"machine": machine(options)})
 
+    @functools.cached_property
+    def programs(self):
+        """The load generator and the disk's limits; built when a section needs them."""
+        return programs("load", "limits")
+
+    @property
+    def load(self):
+        return self.programs[0]
+
+    @property
+    def limits(self):
+        return self.programs[1]
+
     def __enter__(self):
         return self
 
@@ -54,11 +67,12 @@ class Session:
         self.file.write(json.dumps(entry) + "\n")
         self.file.flush()
 
-    def start(self, side, cpus=None):
+    def start(self, side, cpus=None, settings=()):
+        """A fresh broker; `settings` are further ones, as KEY=VALUE."""
         directory, cpus = os.path.join(self.directory, side), cpus or self.options.server_cpu
         if side == "corelane":
-            return brokers.corelane(directory, self.options.port, cpus)
-        return brokers.kafka(directory, self.options.port, cpus, os.environ["KAFKA_LIBS"], self.options.heap)
+            return brokers.corelane(directory, self.options.port, cpus, settings)
+        return brokers.kafka(directory, self.options.port, cpus, os.environ["KAFKA_LIBS"], self.options.heap, settings)
 
     def command(self, mode, arguments, broker=None, topic=None, cpus=None):
         """The command line of one run of the load generator."""

@@ -1,12 +1,13 @@
-//! DescribeConfigs (32): every setting of a topic or of this broker, where its value comes from, and what it would else be.
+//! DescribeConfigs (32): every setting of a topic, a group or this broker, where its value comes from, and what it would else be.
 
 use super::error_text;
 use crate::base::config::table::{self, Key, Kind};
 use crate::base::error::ErrorCode;
-use crate::cluster::configs::{BROKER, TOPIC};
+use crate::cluster::configs::{BROKER, GROUP, TOPIC};
+use crate::cluster::group_config;
 use crate::cluster::image::Image;
 use crate::cluster::names;
-use crate::cluster::settings::{Source, Synonym};
+use crate::cluster::settings::{Configs, Source, Synonym};
 use crate::cluster::topic_config;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::describe_configs_request::DescribeConfigsResource;
@@ -15,7 +16,7 @@ use crate::wire::codec::{DescribeConfigsRequest, DescribeConfigsResponse};
 
 type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 
-/// The answer. Topics and brokers have settings; other kinds of resources do not exist in this broker.
+/// The answer. Topics, groups and brokers have settings; other kinds of resources do not exist in this broker.
 pub fn respond(request: &DescribeConfigsRequest, image: &Image, broker: &BrokerView) -> DescribeConfigsResponse {
     let mut response = DescribeConfigsResponse::default();
     response.results = request.resources.iter().map(|resource| describe(resource, request, image, broker)).collect();
@@ -34,6 +35,7 @@ fn describe(
     let entries = match resource.resource_type {
         TOPIC => topic_entries(&resource.resource_name, image),
         BROKER => broker_entries(&resource.resource_name, image, broker),
+        GROUP => group_entries(&resource.resource_name, image),
         other => Err((ErrorCode::InvalidRequest, Some(format!("Unsupported resource type: {other}")))),
     };
     match entries {
@@ -60,6 +62,20 @@ fn topic_entries(name: &str, image: &Image) -> Entries {
     let topic = image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
     let settings = topic_config::effective(&topic.overrides, image.settings());
     Ok(settings.map(|setting| entry(setting.key, Some(&setting.value), setting.source, &setting.synonyms)).collect())
+}
+
+/// Settings of a group, which need not exist.
+fn group_entries(id: &str, image: &Image) -> Entries {
+    if id.is_empty() {
+        return Err((ErrorCode::InvalidRequest, Some("Group name must not be empty".to_owned())));
+    }
+    let (none, own) = (Configs::new(), image.group(id));
+    let configs = own.map_or(&none, |group| &group.configs);
+    let one = |(key, places): (&'static Key, Vec<Synonym>)| {
+        let first = places.first();
+        entry(key, Some(first.map_or(key.default, |place| &place.value)), first.map_or(Source::Default, |place| place.source), &places)
+    };
+    Ok(group_config::effective(configs, image.settings()).map(one).collect())
 }
 
 /// Settings of this broker: what Corelane knows, then whatever else was set.

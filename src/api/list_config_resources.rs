@@ -1,25 +1,25 @@
 //! ListConfigResources (74): the names of what has a configuration.
 
 use crate::base::error::ErrorCode;
-use crate::cluster::configs::{BROKER, TOPIC};
+use crate::cluster::configs::{BROKER, GROUP, TOPIC};
 use crate::cluster::image::Image;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::list_config_resources_response::ConfigResource;
 use crate::wire::codec::{ListConfigResourcesRequest, ListConfigResourcesResponse};
 
 const CLIENT_METRICS: i8 = 16;
-/// Kinds that Kafka knows and of which this broker has none: loggers, client metrics, groups.
-const NONE_HERE: [i8; 3] = [8, CLIENT_METRICS, 32];
+/// Kinds that Kafka knows and of which this broker has none: loggers, client metrics.
+const NONE_HERE: [i8; 2] = [8, CLIENT_METRICS];
 
 /// The answer. Nothing named means all kinds; version 0 can only ask for client metrics.
 pub fn respond(request: &ListConfigResourcesRequest, version: i16, image: &Image, broker: &BrokerView) -> ListConfigResourcesResponse {
     let kinds: &[i8] = match &request.resource_types[..] {
         _ if version == 0 => &[CLIENT_METRICS],
-        [] => &[BROKER, TOPIC],
+        [] => &[GROUP, BROKER, TOPIC],
         named => named,
     };
     let mut response = ListConfigResourcesResponse::default();
-    if !kinds.iter().all(|kind| [BROKER, TOPIC].contains(kind) || NONE_HERE.contains(kind)) {
+    if !kinds.iter().all(|kind| [GROUP, BROKER, TOPIC].contains(kind) || NONE_HERE.contains(kind)) {
         response.error_code = ErrorCode::UnsupportedVersion.code();
         return response;
     }
@@ -28,6 +28,9 @@ pub fn respond(request: &ListConfigResourcesRequest, version: i16, image: &Image
         (resource.resource_type, resource.resource_name) = (kind, name.into());
         response.config_resources.push(resource);
     };
+    if kinds.contains(&GROUP) {
+        image.groups().for_each(|group| add(GROUP, group));
+    }
     if kinds.contains(&BROKER) {
         add(BROKER, &broker.node_id.to_string());
     }
@@ -55,7 +58,7 @@ mod tests {
     fn kinds() {
         let (node, topics) = ((BROKER, "1".to_owned()), [(TOPIC, "a".to_owned()), (TOPIC, "b".to_owned())]);
         assert_eq!(listed(1, &[]), (0, [vec![node.clone()], topics.to_vec()].concat()));
-        assert_eq!(listed(1, &[TOPIC, 32]), (0, topics.to_vec()));
+        assert_eq!(listed(1, &[TOPIC, GROUP]), (0, topics.to_vec()));
         assert_eq!(listed(1, &[BROKER]), (0, vec![node]));
         assert_eq!(listed(0, &[]), (0, vec![]));
         assert_eq!(listed(1, &[TOPIC, 77]), (35, vec![]));

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-pub use groups::{ConsumerGroupConfig, GroupConfig};
+pub use groups::{ConsumerGroupConfig, GroupConfig, GroupOverrides};
 pub use listeners::Listener;
 use settings::Settings;
 

@@ -1,9 +1,10 @@
-//! Changes of configurations at run time: what is asked of a topic or of brokers becomes the record of all that it then has, or a refusal in
+//! Changes of configurations at run time: what is asked of a topic, a group or of brokers becomes the record of all that it then has, or a refusal in
 //! Kafka's words.
 
 use std::collections::BTreeSet;
 
 use super::controller::{Refusal, refuse};
+use super::group_config;
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
@@ -18,6 +19,9 @@ pub const TOPIC: i8 = 2;
 /// Likewise of brokers.
 pub const BROKER: i8 = 4;
 
+/// Likewise of groups.
+pub const GROUP: i8 = 32;
+
 /// What is to become of one setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change<'a> {
@@ -31,10 +35,10 @@ pub enum Change<'a> {
     Subtract(&'a str),
 }
 
-/// What is asked of one topic, one broker, or (without a name) of all brokers.
+/// What is asked of one topic, one group, one broker, or (without a name) of all brokers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alteration<'a> {
-    /// [`TOPIC`], [`BROKER`], or what is refused.
+    /// [`TOPIC`], [`BROKER`], [`GROUP`], or what is refused.
     pub kind: i8,
     /// Its name.
     pub name: &'a str,
@@ -63,6 +67,7 @@ pub fn alter(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Al
         match one.kind {
             TOPIC => alter_topic(image, one, &changes),
             BROKER => alter_broker(image, broker, one, &changes),
+            GROUP => alter_group(image, one, &changes),
             other => refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")),
         }
     };
@@ -151,6 +156,26 @@ fn alter_broker(image: &Image, broker: &BrokerView, asked: &Alteration, changes:
         return Ok(None);
     }
     Ok(Some(MetadataRecord::BrokerConfigs { broker: scope, configs: after.into_iter().collect() }))
+}
+
+fn alter_group(image: &Image, asked: &Alteration, changes: &[(&str, Change)]) -> Altered {
+    if asked.name.is_empty() {
+        return refuse(ErrorCode::InvalidRequest, "Default group resources are not allowed.");
+    }
+    if asked.name.len() > group_config::NAME_MAX {
+        return refuse(ErrorCode::InvalidRequest, format!("Group name is longer than {} bytes.", group_config::NAME_MAX));
+    }
+    let before = image.group(asked.name).map(|group| group.configs.clone()).unwrap_or_default();
+    let no_list = |name: &str, change: &str| {
+        let message = format!("Can't {change} to key {name} because its type is not LIST.");
+        Err(Refusal { code: ErrorCode::InvalidConfig, message })
+    };
+    let after = apply(&before, asked.reset_others, changes, no_list)?;
+    group_config::validate(&after, image.settings()).map_err(|message| Refusal { code: ErrorCode::InvalidConfig, message })?;
+    if after == before {
+        return Ok(None);
+    }
+    Ok(Some(MetadataRecord::GroupConfigs { group: asked.name.to_owned(), configs: after.into_iter().collect() }))
 }
 
 fn is_list(kind: Kind) -> bool {

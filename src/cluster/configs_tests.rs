@@ -179,10 +179,12 @@ fn any_alteration() -> impl Strategy<Value = (i8, String, String, i8, Option<Str
         Just("log.cleanup.policy"),
         Just("log.cleaner.max.compaction.lag.ms"),
         Just("log.dirs"),
+        Just("consumer.session.timeout.ms"),
+        Just("consumer.heartbeat.interval.ms"),
         Just("nope"),
     ]
     .prop_map(str::to_owned);
-    let values = prop_oneof![Just("1".to_owned()), Just("50".to_owned()), Just("compact".to_owned()), ".{0,6}"];
-    let kinds = prop_oneof![3 => Just(TOPIC), 3 => Just(BROKER), 1 => any::<i8>()];
+    let values = prop_oneof![Just("1".to_owned()), Just("50".to_owned()), Just("50000".to_owned()), Just("compact".to_owned()), ".{0,6}"];
+    let kinds = prop_oneof![3 => Just(TOPIC), 3 => Just(BROKER), 3 => Just(GROUP), 1 => any::<i8>()];
     (kinds, names, settings, -1..5i8, prop::option::weighted(0.9, values), any::<bool>())
 }

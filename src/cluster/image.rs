@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::group_config::GroupSettings;
 use super::record::MetadataRecord;
 use super::settings::{BrokerSettings, Configs};
 use super::topic_config::TopicConfig;
@@ -46,6 +47,7 @@ pub struct Image {
     settings: BrokerSettings,
     by_name: BTreeMap<Arc<str>, Arc<Topic>>,
     by_id: BTreeMap<TopicId, Arc<Topic>>,
+    groups: BTreeMap<Arc<str>, Arc<GroupSettings>>,
     next_producer_id: ProducerId,
     offset: Offset,
 }
@@ -53,7 +55,7 @@ pub struct Image {
 impl Image {
     /// The image of an empty log. `settings` are the broker's: they are what topics default to.
     pub fn new(settings: BrokerSettings) -> Image {
-        Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), next_producer_id: 0, offset: -1 }
+        Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), groups: BTreeMap::new(), next_producer_id: 0, offset: -1 }
     }
 
     /// The settings of this broker.
@@ -79,6 +81,16 @@ impl Image {
     /// All topics by name, from `name` on.
     pub fn topics_from(&self, name: &str) -> impl Iterator<Item = &Arc<Topic>> {
         self.by_name.range::<str, _>((std::ops::Bound::Included(name), std::ops::Bound::Unbounded)).map(|(_, topic)| topic)
+    }
+
+    /// The settings of a group; none for one without any.
+    pub fn group(&self, id: &str) -> Option<&GroupSettings> {
+        self.groups.get(id).map(|group| &**group)
+    }
+
+    /// The groups that have settings, by id.
+    pub fn groups(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.groups.keys()
     }
 
     /// The first producer id that nobody has.
@@ -124,6 +136,9 @@ impl Image {
             MetadataRecord::BrokerConfigs { broker, configs } => {
                 self.settings.set_dynamic(*broker, configs.iter().cloned().collect());
                 self.change_topics(|topic, settings| topic.config = TopicConfig::resolve(&topic.overrides, settings));
+                for group in self.groups.values_mut() {
+                    *group = Arc::new(GroupSettings::resolve(group.configs.clone(), &self.settings));
+                }
             }
             MetadataRecord::AddPartitions { id, leader_epochs } => {
                 if let Some(topic) = self.by_id.get(&Uuid(*id)) {
@@ -131,6 +146,13 @@ impl Image {
                     next.partitions.extend(leader_epochs.iter().map(|&leader_epoch| PartitionInfo { leader_epoch }));
                     self.insert(next);
                 }
+            }
+            MetadataRecord::GroupConfigs { group, configs } if configs.is_empty() => {
+                self.groups.remove(group.as_str());
+            }
+            MetadataRecord::GroupConfigs { group, configs } => {
+                let resolved = GroupSettings::resolve(configs.iter().cloned().collect(), &self.settings);
+                self.groups.insert(group.as_str().into(), Arc::new(resolved));
             }
         }
         self.offset = at;
@@ -174,7 +196,11 @@ impl Image {
             .settings
             .scopes()
             .map(move |broker| MetadataRecord::BrokerConfigs { broker, configs: self.settings.dynamic(broker).map(owned).collect() });
-        topics.chain(brokers).chain([MetadataRecord::ProducerIds { next: self.next_producer_id }])
+        let groups = self.groups.iter().map(|(group, own)| MetadataRecord::GroupConfigs {
+            group: group.to_string(),
+            configs: own.configs.iter().map(|(name, value)| (name.clone(), value.clone())).collect(),
+        });
+        topics.chain(brokers).chain(groups).chain([MetadataRecord::ProducerIds { next: self.next_producer_id }])
     }
 
     /// Panics if the image contradicts itself; for tests and the simulator.
@@ -184,6 +210,10 @@ impl Image {
             assert_eq!(*name, topic.name);
             assert!(Arc::ptr_eq(topic, &self.by_id[&topic.id]), "{name}");
             assert_eq!(topic.config, TopicConfig::resolve(&topic.overrides, &self.settings), "{name}");
+        }
+        for (id, group) in &self.groups {
+            assert!(!group.configs.is_empty(), "{id}");
+            assert_eq!(**group, GroupSettings::resolve(group.configs.clone(), &self.settings), "{id}");
         }
         assert!(self.next_producer_id >= 0 && self.offset >= -1);
     }
@@ -201,6 +231,7 @@ mod tests {
     fn any_record() -> impl Strategy<Value = MetadataRecord> {
         let configs = prop_oneof![Just(vec![]), Just(vec![("cleanup.policy".to_owned(), "compact".to_owned())])];
         let broker = prop_oneof![Just(vec![]), (0..9i32).prop_map(|n| vec![("message.max.bytes".to_owned(), n.to_string())])];
+        let group = prop_oneof![Just(vec![]), (0..9i32).prop_map(|n| vec![("consumer.session.timeout.ms".to_owned(), format!("5000{n}"))])];
         prop_oneof![
             4 => (1..8u8, "[a-d]", prop::collection::vec(0..3i32, 1..4), configs.clone()).prop_map(|(id, name, leader_epochs, configs)| {
                 MetadataRecord::Topic { id: [id; 16], name, leader_epochs, configs, created_ms: 1 }
@@ -211,6 +242,7 @@ mod tests {
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id: [id; 16], leader_epochs }),
             1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
             2 => (1..8u8, configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id: [id; 16], configs }),
+            2 => ("[ab]", group).prop_map(|(group, configs)| MetadataRecord::GroupConfigs { group, configs }),
             1 => (prop::option::of(0..2i32), broker).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
         ]
     }

@@ -2,6 +2,7 @@
 
 pub mod configs;
 pub mod controller;
+pub mod group_config;
 pub mod image;
 pub mod journal;
 pub mod kraft;

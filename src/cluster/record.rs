@@ -61,6 +61,13 @@ pub enum MetadataRecord {
         /// The leader epoch of each new partition.
         leader_epochs: Vec<i32>,
     },
+    /// All settings of a consumer group, in place of those that it had; the group need not exist.
+    GroupConfigs {
+        /// Its id.
+        group: String,
+        /// As they were given.
+        configs: Vec<(String, String)>,
+    },
 }
 
 /// What every log so far was written with.
@@ -130,7 +137,8 @@ mod tests {
             Just(MetadataRecord::NewLeaderEpochs),
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIds { next }),
             (any::<[u8; 16]>(), configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id, configs }),
-            (any::<Option<i32>>(), configs).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
+            (any::<Option<i32>>(), configs.clone()).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
+            (".{0,40}", configs).prop_map(|(group, configs)| MetadataRecord::GroupConfigs { group, configs }),
             (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id, leader_epochs }),
         ]

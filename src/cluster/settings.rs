@@ -29,6 +29,8 @@ pub enum Source {
     StaticBroker = 4,
     /// Nobody: built in.
     Default = 5,
+    /// The group's own setting.
+    Group = 8,
 }
 
 /// One of the places a value can come from.

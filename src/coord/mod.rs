@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::base::config::GroupConfig;
+use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::base::time::Now;
@@ -62,6 +62,14 @@ pub struct Context<'a> {
     pub max_batch_bytes: usize,
     /// The cluster's topics.
     pub topics: &'a dyn Topics,
+    /// The settings of single groups.
+    pub overrides: &'a dyn Overrides,
+}
+
+/// The settings of single groups.
+pub trait Overrides {
+    /// What a group has in place of the coordinator's settings.
+    fn of(&self, group: &str) -> GroupOverrides;
 }
 
 /// What is to be done.
@@ -80,6 +88,7 @@ pub(crate) struct Effects<'a> {
     random: &'a mut dyn FnMut() -> [u8; 16],
     max_batch_bytes: usize,
     topics: &'a dyn Topics,
+    overrides: &'a dyn Overrides,
     seen: &'a mut BTreeMap<Name, modern::Seen>,
     timers: &'a mut Timers,
     records: Vec<Record>,
@@ -282,9 +291,10 @@ impl Coordinator {
     }
 
     fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
-        let Context { now, config, random, max_batch_bytes, topics, .. } = context;
+        let Context { now, config, random, max_batch_bytes, topics, overrides, .. } = context;
         let Live { groups, seen, timers, bytes } = &mut self.live;
-        let fx = Effects { now, config, random, max_batch_bytes, topics, seen, timers, records: Vec::new(), replies: Vec::new() };
+        let fx =
+            Effects { now, config, random, max_batch_bytes, topics, overrides, seen, timers, records: Vec::new(), replies: Vec::new() };
         let mut step = Step { state: &self.state, groups, bytes, fx };
         work(&mut step);
         Decision { records: step.fx.records, replies: step.fx.replies }

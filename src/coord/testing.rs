@@ -8,8 +8,8 @@ use bytes::{BufMut, Bytes};
 use super::modern::testing::Cluster;
 use super::op::{Answer, Commit, CommitOffset, FetchOffsets, Join, Joined, Leaving, Membership, Op, Reply, Sync, Token};
 use super::record::{Decoded, Record};
-use super::{Context, Coordinator, Decision, Name, State};
-use crate::base::config::GroupConfig;
+use super::{Context, Coordinator, Decision, Name, Overrides, State};
+use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::base::prng::Prng;
@@ -24,10 +24,17 @@ pub(super) struct World {
     pub spare_bytes: usize,
     pub max_batch_bytes: usize,
     pub cluster: Cluster,
+    pub overrides: BTreeMap<String, GroupOverrides>,
     random: Prng,
     next_token: Token,
     pub waiting: BTreeSet<Token>,
     pub replies: BTreeMap<Token, Reply>,
+}
+
+impl Overrides for BTreeMap<String, GroupOverrides> {
+    fn of(&self, group: &str) -> GroupOverrides {
+        self.get(group).copied().unwrap_or_default()
+    }
 }
 
 impl World {
@@ -40,6 +47,7 @@ impl World {
             spare_bytes: 1 << 20,
             max_batch_bytes: 1 << 20,
             cluster: Cluster::default(),
+            overrides: BTreeMap::new(),
             random: Prng::new(1),
             next_token: 0,
             waiting: BTreeSet::new(),
@@ -64,6 +72,7 @@ impl World {
             spare_bytes: self.spare_bytes,
             max_batch_bytes: self.max_batch_bytes,
             topics: &self.cluster,
+            overrides: &self.overrides,
         };
         let Decision { records, replies } = decide(&mut self.coordinator, context);
         for record in records {

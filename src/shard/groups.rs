@@ -16,7 +16,7 @@ use slab::Slab;
 use super::message::{Answer, Call, Message, Ticket};
 use super::owner::{Replica, Sink};
 use super::{Shard, placement};
-use crate::base::config::GroupConfig;
+use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::image::Image;
@@ -24,7 +24,7 @@ use crate::coord::modern::topics::Topics;
 use crate::coord::op::{Listed, Op, Reply, Token};
 use crate::coord::record::Record;
 use crate::coord::replay::{self, Replay};
-use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, partition_for};
+use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, Overrides, partition_for};
 use crate::log::Read;
 use crate::partition::op::{Key, Produced};
 use crate::rt::notify::Notify;
@@ -235,8 +235,9 @@ impl<R: Rt> Shard<R> {
         let Stage::Active(coordinator) = &mut *stage else { return };
         let max_batch_bytes = usize::try_from(hosted.replica.config.borrow().max_message_bytes).unwrap_or(0);
         let now = self.rt().now();
-        let topics = ClusterTopics(self.image());
-        let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics: &topics };
+        let cluster = Cluster(self.image());
+        let (topics, overrides) = (&cluster, &cluster);
+        let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics, overrides };
         let Decision { records, replies } = decide(coordinator, context);
         let appended = append(&hosted.replica, &records, max_batch_bytes, now.wall_ms);
         if let Err(code) = appended {
@@ -341,9 +342,15 @@ impl<R: Rt> Hosted<R> {
 }
 
 /// The image as coordinators see it.
-struct ClusterTopics(Arc<Image>);
+struct Cluster(Arc<Image>);
 
-impl Topics for ClusterTopics {
+impl Overrides for Cluster {
+    fn of(&self, group: &str) -> GroupOverrides {
+        self.0.group(group).map(|group| group.overrides).unwrap_or_default()
+    }
+}
+
+impl Topics for Cluster {
     fn version(&self) -> i64 {
         self.0.offset()
     }

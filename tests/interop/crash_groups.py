@@ -1,13 +1,14 @@
 """kill -9 of the broker in the middle of rebalances, again and again: `crash_groups.py [ROUNDS]`.
 
-Three groups read one topic all the time, across the crashes: librdkafka and kafka-python with the range assignor, librdkafka
-cooperative, and Kafka's Java consumer (JAVA=0 leaves it out). Before every crash members are killed and new ones join, so that it
-finds rebalances under way. After each restart what is committed must not lie behind a commit that was acknowledged before; in the
-end every record that was acknowledged to the producer must have been read by every group.
+Groups of all kinds read one topic all the time, across the crashes: librdkafka and kafka-python with the range assignor, librdkafka
+cooperative and with the new protocol, and Kafka's Java consumer with both protocols (JAVA=0 leaves it out). Before every crash members
+are killed and new ones join, so that it finds rebalances under way. After each restart what is committed must not lie behind a commit
+that was acknowledged before; in the end every record that was acknowledged to the producer must have been read by every group.
 """
 
 import os
 import random
+import signal
 import sys
 import threading
 import time
@@ -23,6 +24,11 @@ from raw import Closed, Connection  # noqa: E402
 TOPIC, PARTITIONS = "groups", 4
 WAIT_SECONDS = 120
 SETTINGS = {"session_timeout_ms": 6000, "heartbeat_interval_ms": 300}
+# Members of the new protocol are told by the broker.
+BROKER_SETTINGS = {
+    "group_initial_rebalance_delay_ms": 100, "group_consumer_session_timeout_ms": 6000, "group_consumer_min_session_timeout_ms": 6000,
+    "group_consumer_heartbeat_interval_ms": 300, "group_consumer_min_heartbeat_interval_ms": 300, "group_consumer_assignment_interval_ms": 0,
+}
 
 
 class Feed:
@@ -79,6 +85,11 @@ class Group:
         self.gone.append(old)
         self.members[at] = self.makers[at]()
 
+    def signal(self, number):
+        for member in self.all():
+            if member.process.poll() is None:
+                member.process.send_signal(number)
+
     def acknowledged(self):
         """The highest commit of each partition that a member was told of."""
         highest = dict.fromkeys(range(PARTITIONS), -1)
@@ -110,31 +121,55 @@ class Group:
             assert found[partition] >= offset, f"LOST: {self.name} partition {partition}: {offset} was acknowledged, {found[partition]} is committed"
 
 
-def run(rounds, seed=None, with_java=True):
-    """Returns a summary; raises when a commit or a record is lost."""
+def groups_of_all_kinds(broker, dice, with_java):
+    def member(client, group, **settings):
+        return lambda: Member(client, broker, group, TOPIC, **settings)
+
+    def java(group, *args):
+        return lambda: Java(broker, group, TOPIC, *args)
+
+    eager = member("librdkafka", "eager", **SETTINGS, partition_assignment_strategy="range")
+    python = member("kafka-python", "eager", **SETTINGS)
+    cooperative = member("librdkafka", "cooperative", **SETTINGS, partition_assignment_strategy="cooperative-sticky")
+    modern = member("librdkafka", "modern", group_protocol="consumer")
+    kinds = {"eager": [eager, eager, python], "cooperative": [cooperative] * 3, "modern": [modern] * 3}
+    if with_java:
+        kinds["java"] = [java("java", "--session-timeout", "6000")] * 2
+        kinds["java-modern"] = [java("java-modern", "--group-protocol", "consumer")] * 3
+    return [Group(broker, name, makers, dice) for name, makers in kinds.items()]
+
+
+def run(rounds, seed=None, with_java=True, crash=True):
+    """Returns a summary; raises when a commit or a record is lost. Without `crash` only members come and go."""
     dice = random.Random(seed)
-    with Broker(group_initial_rebalance_delay_ms=100) as broker:
+    with Broker(**BROKER_SETTINGS) as broker:
         with Connection(broker.address) as c:
             c.create_topic(TOPIC, PARTITIONS)
-        eager = lambda: Member("librdkafka", broker, "eager", TOPIC, **SETTINGS, partition_assignment_strategy="range")  # noqa: E731
-        python = lambda: Member("kafka-python", broker, "eager", TOPIC, **SETTINGS)  # noqa: E731
-        cooperative = lambda: Member("librdkafka", broker, "cooperative", TOPIC, **SETTINGS, partition_assignment_strategy="cooperative-sticky")  # noqa: E731
         feed = Feed(broker)
-        groups = [Group(broker, "eager", [eager, eager, python], dice), Group(broker, "cooperative", [cooperative] * 3, dice)]
-        if with_java:
-            groups.append(Group(broker, "java", [lambda: Java(broker, "java", TOPIC, "--session-timeout", "6000")] * 2, dice))
+        groups = groups_of_all_kinds(broker, dice, with_java)
+        by_java = [g for g in groups if g.name.startswith("java")]
+        quick = [g for g in groups if g not in by_java]
         try:
             for number in range(rounds):
                 before = [len(g.read()) for g in groups]
                 progress(lambda: all(len(g.read()) >= n + 20 for g, n in zip(groups, before)), feed, groups)
-                dice.choice(groups[:2] if dice.random() < 0.8 else groups).shake()
+                # A JVM takes a second of a core to start.
+                shaken = [dice.choice(quick if dice.random() < 0.8 else groups)] if crash else [dice.choice(quick), dice.choice(by_java or quick)]
+                for group in shaken:
+                    group.shake()
                 time.sleep(dice.uniform(0, 1.2))
                 broker.check_alive()
-                broker.kill()
+                if crash:
+                    broker.kill()
+                    # Else their next commits would hide what is lost.
+                    for group in groups:
+                        group.signal(signal.SIGSTOP)
                 told = [g.acknowledged() for g in groups]
-                broker.start()
+                if crash:
+                    broker.start()
                 for group, offsets in zip(groups, told):
                     group.check_offsets(offsets)
+                    group.signal(signal.SIGCONT)
                 print(f"round {number + 1} of {rounds}: {len(feed.acknowledged)} records, {sum(sum(max(o, 0) for o in t.values()) for t in told)} committed", file=sys.stderr, flush=True)
             feed.stop()
             wanted = set(feed.acknowledged)
@@ -143,9 +178,10 @@ def run(rounds, seed=None, with_java=True):
                 group.check_offsets(group.acknowledged())
         finally:
             for group in groups:
-                for member in group.members:
+                for member in group.all():
                     member.kill()
-        return f"{rounds} rounds of kill -9: {len(wanted)} records, each read by {len(groups)} groups at least once; no acknowledged commit lost"
+        what = "kill -9" if crash else "members coming and going"
+        return f"{rounds} rounds of {what}: {len(wanted)} records, each read by {len(groups)} groups at least once; no acknowledged commit lost"
 
 
 def progress(done, feed, groups, missing=lambda _: ""):

@@ -195,7 +195,7 @@ def write_properties(path, port, data, more, controller_port=None):
     """A server.properties as people write it for one KRaft node."""
     controller_port = controller_port or free_port()
     lines = {
-        "process.roles": "broker,controller", "node.id": 1, "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+        "process.roles": "broker,controller", "node.id": 1, "controller.quorum.voters": f"{more.get('node.id', 1)}@127.0.0.1:{controller_port}",
         "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}",
         "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}", "controller.listener.names": "CONTROLLER",
         "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT", "log.dirs": data, **more,

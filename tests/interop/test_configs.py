@@ -9,9 +9,9 @@ from kafka.admin import ConfigResource as PythonResource, ConfigResourceType
 from harness import KAFKA, Broker, eventually, java
 from raw import Connection, batch
 
-TOPIC, BROKER = 2, 4
+TOPIC, BROKER, GROUP = 2, 4, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
-BY_TOPIC, BY_BROKER, FOR_ALL_BROKERS, BY_FILE, BUILT_IN = 1, 2, 3, 4, 5
+BY_TOPIC, BY_BROKER, FOR_ALL_BROKERS, BY_FILE, BUILT_IN, BY_GROUP = 1, 2, 3, 4, 5, 8
 INVALID_CONFIG, INVALID_REQUEST, UNKNOWN_TOPIC, INVALID_TOPIC = 40, 42, 3, 17
 OVERRIDES = {"message.max.bytes": 2_000_000, "log.retention.minutes": 50}
 TOOL = "kafka.admin.ConfigCommand"
@@ -306,3 +306,90 @@ def test_kafka_python(broker):
             admin.alter_configs([PythonResource(ConfigResourceType.TOPIC, "py", configs={"retention.ms": value})], incremental=incremental)
             eventually(lambda: described(c, TOPIC, "py", "retention.ms")[:2] == (value, BY_TOPIC))
         admin.close()
+
+
+SESSION, HEARTBEAT, ASSIGNMENT = "consumer.session.timeout.ms", "consumer.heartbeat.interval.ms", "consumer.assignment.interval.ms"
+
+
+def listed_groups(c):
+    return sorted(r.ResourceName for r in c.call("ListConfigResources", 1, {"ResourceTypes": [GROUP]}).ConfigResources)
+
+
+def test_settings_of_groups(broker):
+    """Each refusal with Kafka's code and text; groups need not exist to have settings."""
+    with Connection(broker.address) as c:
+        def group(*changes, name="g"):
+            return alter(c, (GROUP, name, [(n, SET, v) for n, v in changes]))[0]
+
+        assert described(c, GROUP, "g", SESSION) == ("45000", BUILT_IN, [(f"group.{SESSION}", "45000", BUILT_IN)])
+        assert listed_groups(c) == []
+        assert group((SESSION, "50000"), (ASSIGNMENT, "5")) == (0, None)
+        becomes(c, GROUP, "g", SESSION, ("50000", BY_GROUP, [(SESSION, "50000", BY_GROUP), (f"group.{SESSION}", "45000", BUILT_IN)]))
+        for name, value, text in [
+            (SESSION, "44999", f"{SESSION} must be greater than or equal to group.consumer.min.session.timeout.ms"),
+            (SESSION, "60001", f"{SESSION} must be less than or equal to group.consumer.max.session.timeout.ms"),
+            (SESSION, "0", f"Invalid value 0 for configuration {SESSION}: Value must be at least 1"),
+            (SESSION, "x", f"Invalid value x for configuration {SESSION}: Not a number of type INT"),
+            (HEARTBEAT, "4999", f"{HEARTBEAT} must be greater than or equal to group.consumer.min.heartbeat.interval.ms"),
+            (HEARTBEAT, "15001", f"{HEARTBEAT} must be less than or equal to group.consumer.max.heartbeat.interval.ms"),
+            (ASSIGNMENT, "-1", f"Invalid value -1 for configuration {ASSIGNMENT}: Value must be at least 0"),
+            (ASSIGNMENT, "20000", f"{ASSIGNMENT} must be less than or equal to group.consumer.max.assignment.interval.ms"),
+            ("nope", "1", "Unknown group config name: nope"),
+        ]:
+            assert group((name, value)) == (INVALID_CONFIG, text), (name, value)
+        assert alter(c, (GROUP, "g", [(SESSION, APPEND, "1")])) == [(INVALID_CONFIG, f"Can't APPEND to key {SESSION} because its type is not LIST.")]
+        assert group((SESSION, "50000"), name="") == (INVALID_REQUEST, "Default group resources are not allowed.")
+        nameless = c.call("DescribeConfigs", 4, {"Resources": [{"ResourceType": GROUP, "ResourceName": "", "ConfigurationKeys": None}]}).Results[0]
+        assert (nameless.ErrorCode, nameless.ErrorMessage) == (INVALID_REQUEST, "Group name must not be empty")
+        assert alter(c, (GROUP, "other", [(SESSION, SET, "50000")]), validate=True) == [(0, None)]
+        assert alter(c, (GROUP, "other", [("nope", DELETE, None)])) == [(0, None)]
+        time.sleep(0.2)
+        assert listed_groups(c) == ["g"], listed_groups(c)
+        assert alter_old(c, GROUP, "g", {HEARTBEAT: "6000"}) == (0, None)
+        becomes(c, GROUP, "g", SESSION, ("45000", BUILT_IN, [(f"group.{SESSION}", "45000", BUILT_IN)]))
+        assert alter_old(c, GROUP, "g", {}) == (0, None)
+        eventually(lambda: listed_groups(c) == [])
+
+
+def test_kafka_configs_of_groups(broker):
+    tool = ["--bootstrap-server", broker.bootstrap]
+    assert java(TOOL, *tool, "--alter", "--entity-type", "groups", "--entity-name", "kg", "--add-config", f"{SESSION}=50000")[:2] == (0, "Completed updating config for group kg.\n")
+    expected = f"Dynamic configs for group kg are:\n  {SESSION}=50000 sensitive=false synonyms={{DYNAMIC_GROUP_CONFIG:{SESSION}=50000, DEFAULT_CONFIG:group.{SESSION}=45000}}\n"
+    assert java(TOOL, *tool, "--describe", "--group", "kg")[:2] == (0, expected)
+    assert java(TOOL, *tool, "--describe", "--entity-type", "groups")[:2] == (0, expected)
+    code, out, _ = java(TOOL, *tool, "--describe", "--group", "kg", "--all")
+    assert code == 0 and f"  {HEARTBEAT}=5000 sensitive=false synonyms={{DEFAULT_CONFIG:group.{HEARTBEAT}=5000}}\n" in out, out
+    code, out, err = java(TOOL, *tool, "--alter", "--group", "kg", "--add-config", f"{SESSION}=1")
+    assert code == 1 and f"{SESSION} must be greater than or equal to group.consumer.min.session.timeout.ms" in err, (code, out, err)
+    assert java(TOOL, *tool, "--alter", "--group", "kg", "--delete-config", SESSION)[0] == 0
+    assert java(TOOL, *tool, "--describe", "--group", "kg")[:2] == (0, "The group 'kg' doesn't exist and doesn't have dynamic config.\n")
+
+
+def heartbeat(c, group, member, epoch, topics=None):
+    body = {"GroupId": group, "MemberId": member, "MemberEpoch": epoch, "RebalanceTimeoutMs": 60000 if epoch == 0 else -1, "SubscribedTopicNames": topics, "TopicPartitions": [] if epoch == 0 else None}
+    return eventually(lambda: (lambda a: a if a.ErrorCode not in (14, 15, 16) else None)(c.call("ConsumerGroupHeartbeat", 1, body)))
+
+
+def test_settings_of_groups_count_at_once_and_after_a_restart():
+    """The heartbeat interval that a member is told is its group's, and a member is removed by its group's session timeout."""
+    short = {"group_consumer_min_session_timeout_ms": 1000, "group_consumer_min_heartbeat_interval_ms": 100}
+    with Broker(**short) as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+            eventually(lambda: c.call("FindCoordinator", 4, {"KeyType": 0, "CoordinatorKeys": ["own", "others"]}).Coordinators[0].ErrorCode == 0)
+            member = "member-000000000000001"
+            first = heartbeat(c, "own", member, 0, ["t"])
+            assert (first.ErrorCode, first.HeartbeatIntervalMs) == (0, 5000), first
+            assert alter(c, (GROUP, "own", [(HEARTBEAT, SET, "700"), (SESSION, SET, "1500")])) == [(0, None)]
+            eventually(lambda: heartbeat(c, "own", member, first.MemberEpoch).HeartbeatIntervalMs == 700)
+            other = heartbeat(c, "others", member, 0, ["t"])
+            assert other.HeartbeatIntervalMs == 5000, other
+        broker.terminate()
+        broker.start()
+        with Connection(broker.address) as c:
+            eventually(lambda: described(c, GROUP, "own", SESSION)[:2] == ("1500", BY_GROUP))
+            again = heartbeat(c, "own", member, first.MemberEpoch)
+            assert (again.ErrorCode, again.HeartbeatIntervalMs) in ((0, 700), (25, 0)), again
+            # Nobody reports any more: the group with the short session loses its member, the other one does not.
+            eventually(lambda: heartbeat(c, "own", member, first.MemberEpoch, None).ErrorCode == 25, pause=2)
+            assert heartbeat(c, "others", member, other.MemberEpoch).ErrorCode == 0

@@ -1,4 +1,4 @@
-"""The short forms of scripts/crash, scripts/crash-compact and scripts/crash-groups."""
+"""The short forms of scripts/crash, scripts/crash-compact and scripts/crash-groups, and the last one's without crashes."""
 
 import crash
 import crash_compact
@@ -15,3 +15,8 @@ def test_five_rounds_while_compacting():
 
 def test_three_rounds_of_rebalances():
     crash_groups.run(3, with_java=False)
+
+
+def test_members_of_all_kinds_come_and_go():
+    """Joins, leaves and kills under load, with Java's clients too: every record is read, no acknowledged commit is undone."""
+    crash_groups.run(8, crash=False)

@@ -325,3 +325,20 @@ def check_resets(broker):
     assert ours(broker, "consumer-groups", "--delete", "--group", "g1") == (0, text, "")
     code, out, err = ours(broker, "consumer-groups", "--delete", "--group", "g1")
     assert "* Group 'g1' could not be deleted due to: org.apache.kafka.common.errors.GroupIdNotFoundException: The group id does not exist." in out, out
+
+
+def test_formatters_of_the_offsets_topic():
+    """What is in `__consumer_offsets` as the console consumers show it."""
+    with Broker(offsets_topic_num_partitions=1, **OVERRIDES) as broker:
+        made(broker, "tf", 2)
+        assert ours(broker, "console-producer", "--topic", "tf", stdin="a\nb\n")[0] == 0
+        for protocol in ("classic", "consumer"):
+            read = ("--topic", "tf", "--group", f"tf-{protocol}", "--from-beginning", "--max-messages", "2", "--timeout-ms", "20000", "--command-property", f"group.protocol={protocol}")
+            assert ours(broker, "console-consumer", *read)[0] == 0
+        code, out, err = ours(broker, "consumer-groups", "--delete-offsets", "--group", "tf-classic", "--topic", "tf:1")
+        assert code == 0, (code, out, err)
+        for formatter in ("OffsetsMessageFormatter", "GroupMetadataMessageFormatter"):
+            args = ("console-consumer", "--topic", "__consumer_offsets", "--partition", "0", "--offset", "earliest", "--timeout-ms", "4000", "--formatter", f"org.apache.kafka.tools.consumer.{formatter}")
+            theirs, mine = kafkas(broker, *args), ours(broker, *args)
+            assert mine[:2] == theirs[:2] and mine[0] == 0, (mine, theirs)
+            assert len(re.findall(r'{"key":{"type":\d,"data":', mine[1])) >= 2, mine

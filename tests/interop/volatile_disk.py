@@ -2,7 +2,8 @@
 
 A small FUSE file system with one file, `disk`, for a loop device to sit on. Every write goes to IMAGE at once, where it is read back, and is
 remembered until the next flush. On the line `cut FILE SEED` FILE becomes what a power cut would leave: all that was flushed and, of the
-rest, a random part, sector by sector; nothing of it with seed 0. Needs root and /dev/fuse.
+rest, a random part, sector by sector; nothing of it with seed 0. From the line `hold` until the cut no flush ends: what is acknowledged
+meanwhile has not waited for one. Needs root and /dev/fuse.
 """
 
 import ctypes
@@ -31,6 +32,8 @@ class Disk:
         self.file, self.flushed = os.open(image, os.O_RDWR), os.open(self.durable, os.O_RDWR)
         self.size = os.path.getsize(image)
         self.pending = []
+        # The flushes that wait for the cut; none when they are not held up.
+        self.held = None
         self.fuse = os.open("/dev/fuse", os.O_RDWR)
         libc = ctypes.CDLL(None, use_errno=True)
         options = f"fd={self.fuse},rootmode=40000,user_id=0,group_id=0".encode()
@@ -44,7 +47,13 @@ class Disk:
                 line = sys.stdin.readline().split()
                 if not line:
                     return
-                self.cut(line[1], int(line[2]))
+                if line[0] == "hold":
+                    self.held = self.held or []
+                else:
+                    self.cut(line[1], int(line[2]))
+                    held, self.held = self.held or [], None
+                    for request in held:
+                        self.answer(request)
                 print("done", flush=True)
             if self.fuse in ready:
                 try:
@@ -68,6 +77,9 @@ class Disk:
     def answer(self, request):
         _, opcode, unique, node = struct.unpack_from("<IIQQ", request)
         if opcode in (FORGET, BATCH_FORGET, INTERRUPT):
+            return
+        if opcode == FSYNC and self.held is not None:
+            self.held.append(request)
             return
         error, body = self.handle(opcode, node, request[40:])
         os.write(self.fuse, struct.pack("<IiQ", 16 + len(body), -error, unique) + body)

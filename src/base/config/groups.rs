@@ -1,5 +1,7 @@
 //! The settings of consumer groups.
 
+use std::borrow::Cow;
+
 use super::ConfigError;
 use super::settings::Settings;
 use super::table::CONSUMER_ASSIGNORS;
@@ -72,6 +74,17 @@ impl Default for GroupConfig {
     }
 }
 
+/// What one group has in place of the broker's settings, each within the broker's bounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupOverrides {
+    /// See [`ConsumerGroupConfig::session_timeout_ms`].
+    pub session_timeout_ms: Option<i32>,
+    /// See [`ConsumerGroupConfig::heartbeat_interval_ms`].
+    pub heartbeat_interval_ms: Option<i32>,
+    /// See [`ConsumerGroupConfig::assignment_interval_ms`].
+    pub assignment_interval_ms: Option<i32>,
+}
+
 /// The settings of groups of the new protocol (KIP-848).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupConfig {
@@ -94,6 +107,19 @@ pub struct ConsumerGroupConfig {
 }
 
 impl ConsumerGroupConfig {
+    /// The settings of a group that has some of its own.
+    pub fn with(&self, own: GroupOverrides) -> Cow<'_, ConsumerGroupConfig> {
+        if own == GroupOverrides::default() {
+            return Cow::Borrowed(self);
+        }
+        Cow::Owned(ConsumerGroupConfig {
+            session_timeout_ms: own.session_timeout_ms.unwrap_or(self.session_timeout_ms),
+            heartbeat_interval_ms: own.heartbeat_interval_ms.unwrap_or(self.heartbeat_interval_ms),
+            assignment_interval_ms: own.assignment_interval_ms.unwrap_or(self.assignment_interval_ms),
+            ..self.clone()
+        })
+    }
+
     fn read(settings: &Settings) -> Result<ConsumerGroupConfig, ConfigError> {
         let policy = settings.value("group.consumer.migration.policy");
         let config = ConsumerGroupConfig {

@@ -14,10 +14,12 @@ use clap::Args;
 
 use self::formatter::Formatter;
 use self::source::{Source, Start};
+use super::dump_log::coordinator::{self, Coordinator};
 use super::tool::{Failure, Outcome, TopicPattern, client, number, pairs, read_properties, usage};
 use crate::base::ids::Offset;
 use crate::client::consumer::{Chunk, EARLIEST, FetchConfig, LATEST};
 use crate::client::membership::MembershipConfig;
+use crate::client::records::Received;
 
 /// Print records of topics
 #[derive(Debug, Default, Args)]
@@ -225,7 +227,7 @@ impl ConsoleConsumer {
     }
 
     /// None prints nothing.
-    fn formatter(&self) -> Outcome<Option<Formatter>> {
+    fn formatter(&self) -> Outcome<Option<Format>> {
         let mut properties = self.formatter_config.as_deref().map_or_else(|| Ok(BTreeMap::new()), read_properties)?;
         for (name, class) in [("key.deserializer", &self.key_deserializer), ("value.deserializer", &self.value_deserializer)] {
             if let Some(class) = class.as_ref().filter(|class| !class.is_empty()) {
@@ -235,7 +237,11 @@ impl ConsoleConsumer {
         properties.append(&mut pairs(&self.formatter_properties));
         let class = self.formatter.as_deref().unwrap_or("DefaultMessageFormatter");
         match class.rsplit('.').next().unwrap_or_default() {
-            "DefaultMessageFormatter" => Formatter::new(&properties).map(Some).map_err(Failure::Failed),
+            "DefaultMessageFormatter" => {
+                Formatter::new(&properties).map(|formatter| Some(Format::Columns(formatter))).map_err(Failure::Failed)
+            }
+            "OffsetsMessageFormatter" => Ok(Some(Format::Coordinator(coordinator::groups(), &[0, 1]))),
+            "GroupMetadataMessageFormatter" => Ok(Some(Format::Coordinator(coordinator::groups(), &[2]))),
             "NoOpMessageFormatter" => Ok(None),
             _ => Err(Failure::Failed(format!("--formatter {class}: classes of Java cannot be loaded"))),
         }
@@ -252,9 +258,31 @@ fn stop_flag() -> io::Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
+/// How records are printed.
+#[derive(Debug)]
+enum Format {
+    /// As Kafka's DefaultMessageFormatter does.
+    Columns(Formatter),
+    /// Records of these kinds of a coordinator's topic as JSON, one after the other without a line's end, as Kafka does; others not at all.
+    Coordinator(Coordinator, &'static [i16]),
+}
+
+impl Format {
+    fn put(&self, out: &mut Vec<u8>, partition: i32, record: &Received) -> Result<(), String> {
+        match self {
+            Format::Columns(formatter) => formatter.put(out, partition, record)?,
+            Format::Coordinator(coordinator, kinds) => {
+                let message = record.key.as_deref().and_then(|key| coordinator.message(kinds, key, record.value.as_deref()));
+                out.extend(message.unwrap_or_default().into_bytes());
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Prints records and counts them.
 struct Printer {
-    formatter: Option<Formatter>,
+    formatter: Option<Format>,
     skip_errors: bool,
     count: i64,
     max: Option<i64>,
@@ -327,7 +355,6 @@ fn consume(mut source: Source, printer: &mut Printer, patience: Option<Duration>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::records::Received;
     use crate::wire::batch::TimestampType;
     use clap::Parser;
 

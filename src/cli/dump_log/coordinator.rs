@@ -199,7 +199,24 @@ impl Coordinator {
         Coordinator { kinds: descriptions.iter().map(kind).collect() }
     }
 
-    /// Key and value as text, in Kafka's form; what cannot be decoded is told in place of the key.
+    /// A record of one of these kinds as Kafka's console consumer shows it; none for others and for what cannot be decoded.
+    pub fn message(&self, kinds: &[i16], key: &[u8], bytes: Option<&[u8]>) -> Option<String> {
+        let (number, key) = split_number(key)?;
+        let (key_schema, value_schema) = self.kinds.iter().find(|(schema, _)| schema.key == number && kinds.contains(&number))?;
+        let (key, _) = key_schema.decode(0, key).ok()?;
+        let value = match bytes {
+            None => Value::Null,
+            Some(bytes) => {
+                let (version, body) = split_number(bytes)?;
+                let (fields, _) = value_schema.decode(version, body).ok()?;
+                object([("version", Value::Int(version.into())), ("data", Value::Fields(fields))])
+            }
+        };
+        let key = object([("type", Value::Int(number.into())), ("data", Value::Fields(key))]);
+        Some(json(&object([("key", key), ("value", value)])))
+    }
+
+    /// Key and value as text, in the form of Kafka's dump tool; what cannot be decoded is told in place of the key.
     pub fn decode(&self, record: &Record, offset: i64) -> Result<(Option<String>, Option<String>), String> {
         let Some(key) = record.key else {
             return Err(format!("Failed to decode message at offset {offset} using the specified decoder (message had a missing key)"));

@@ -1,7 +1,7 @@
 //! `corelane dump-log` (Kafka's `kafka-dump-log`): what is in the files of a data directory, without a broker.
 
 mod batches;
-mod coordinator;
+pub mod coordinator;
 mod decode;
 mod index;
 mod json;

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::super::heartbeat::Request;
 use super::super::leave::Leave;
 use super::super::member::Partitions;
+use crate::base::config::GroupOverrides;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::coord::Name;
@@ -339,6 +340,40 @@ fn join(id: &str, owned: &[i32]) -> Join {
         needs_known_id: id.is_empty() && owned.is_empty(),
         can_skip_assignment: false,
     }
+}
+
+/// What a group has of its own counts from the next heartbeat on, and after a restart.
+#[test]
+fn settings_of_one_group() {
+    let mut host = host();
+    let heartbeat = |host: &mut Host, epoch: i32| {
+        let request = Request {
+            group_id: "g".into(),
+            member_id: "m".into(),
+            member_epoch: epoch,
+            rebalance_timeout_ms: (epoch == 0).then_some(1000),
+            topic_names: (epoch == 0).then(|| ["t".to_owned()].into()),
+            owned: (epoch == 0).then(Partitions::default),
+            ..Request::default()
+        };
+        match host.ask(Op::ConsumerHeartbeat(Box::new(request))) {
+            Ok(Answer::Heard(answer)) => answer.map(|reply| (reply.epoch, reply.heartbeat_interval_ms)).map_err(|refusal| refusal.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    let (epoch, interval) = heartbeat(&mut host, 0).unwrap();
+    assert_eq!(interval, 5000);
+    let own = GroupOverrides { session_timeout_ms: Some(2000), heartbeat_interval_ms: Some(700), assignment_interval_ms: None };
+    host.0.overrides.insert("g".into(), own);
+    host.0.pass(3000);
+    assert_eq!(heartbeat(&mut host, epoch), Ok((epoch, 700)));
+    host.0.pass(1999);
+    assert_eq!(heartbeat(&mut host, epoch), Ok((epoch, 700)));
+    host.0.restart();
+    host.0.pass(1999);
+    assert_eq!(heartbeat(&mut host, epoch), Ok((epoch, 700)));
+    host.0.pass(2001);
+    assert_eq!(heartbeat(&mut host, epoch), Err(ErrorCode::UnknownMemberId));
 }
 
 proptest! {

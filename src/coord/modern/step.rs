@@ -1,12 +1,14 @@
 //! The part of a coordinator's decisions that concerns groups of the new protocol: finds the group, and turns what is decided about it into
 //! records, timers and replies.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use super::group::Group;
 use super::heartbeat::{self, Request};
 use super::leave::{self, Leave};
 use super::{Context, Decision, Refusal, TimerChange, TimerKind, describe};
+use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::coord::op::{Answer, Reply};
@@ -17,7 +19,12 @@ use crate::coord::{Effects, Name, Step};
 /// Memory that a member costs besides what its request says.
 pub(super) const MEMBER_COST: usize = 4096;
 
-impl Effects<'_> {
+impl<'a> Effects<'a> {
+    /// The settings of a group.
+    fn settings(&self, id: &str) -> Cow<'a, ConsumerGroupConfig> {
+        self.config.consumer.with(self.overrides.of(id))
+    }
+
     pub(super) fn set_timers(&mut self, id: &Name, changes: Vec<TimerChange>) {
         for change in changes {
             match change {
@@ -39,7 +46,8 @@ impl Effects<'_> {
     /// Lets a decision be made about a group, and takes it over.
     pub(super) fn modern<T>(&mut self, id: &Name, decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
         let seen = self.seen.get(id).copied().unwrap_or_default();
-        let cx = Context { now_ms: self.now.wall_ms, settings: &self.config.consumer, topics: self.topics, seen };
+        let settings = self.settings(id);
+        let cx = Context { now_ms: self.now.wall_ms, settings: &settings, topics: self.topics, seen };
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
         let first = self.records.len();
         self.records.extend(changes.into_iter().map(|change| Record::modern(id, change)));
@@ -104,7 +112,7 @@ impl Step<'_> {
         } else if self.groups.contains_key(id) {
             // It had members, who are in the new group, or had only given out ids.
             self.end_classic(id);
-            let timers = leave::timers_after_load(group, self.fx.config.consumer.session_timeout_ms);
+            let timers = leave::timers_after_load(group, self.fx.settings(id).session_timeout_ms);
             self.fx.set_timers(id, timers);
         }
         Ok(Answer::Heard(heard))
@@ -143,7 +151,7 @@ impl Step<'_> {
     pub(in crate::coord) fn modern_loaded(&mut self) {
         let state = self.state;
         for (id, group) in state.groups().iter().filter_map(|(id, stored)| Some((id, stored.modern.as_ref()?))) {
-            let timers = leave::timers_after_load(group, self.fx.config.consumer.session_timeout_ms);
+            let timers = leave::timers_after_load(group, self.fx.settings(id).session_timeout_ms);
             self.fx.set_timers(id, timers);
         }
     }
