@@ -92,6 +92,8 @@ impl<F> Segment<F> {
     /// kernel starts without a worker thread. Not for large writes, which would only be doubled.
     pub fn zero_ahead(&mut self, start: u64, end: u64) -> Option<(u64, u64)> {
         self.zeroed = self.zeroed.max(end);
+        // More may have come while so much was allocated as there was room for: the write makes the file longer itself.
+        self.allocated = self.allocated.max(end);
         if end - start > ZERO_LIMIT || self.zeroed - end >= ZERO_STEP / 2 {
             return None;
         }
