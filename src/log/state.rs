@@ -186,6 +186,12 @@ pub(super) struct State<F> {
     pub gather: Gather,
     /// Bases of complete segments whose index files are being written.
     pub storing: BTreeSet<Offset>,
+    /// Bytes appended since a recovery point was last set.
+    pub behind_point: u64,
+    /// The content of a new recovery point, to be stored when all below the offset is flushed.
+    pub point: Option<(Offset, Vec<u8>)>,
+    /// A recovery point is being stored.
+    pub storing_point: bool,
     chunk_size: usize,
     chunk_opened: Duration,
 }
@@ -225,9 +231,17 @@ impl<F> State<F> {
             snapshots: Vec::new(),
             gather: Gather::default(),
             storing: BTreeSet::new(),
+            behind_point: 0,
+            point: None,
+            storing_point: false,
             chunk_size: CHUNK_MIN,
             chunk_opened: Duration::ZERO,
         }
+    }
+
+    /// Some task makes or changes files of the log.
+    pub fn at_work(&self) -> bool {
+        self.running || self.storing_point || !self.storing.is_empty()
     }
 
     pub fn last_segment(&mut self) -> &mut Segment<F> {
@@ -322,6 +336,7 @@ impl<F> State<F> {
             index.note(relative, position, batch.len(), ms);
         }
         segment.size += batch.len() as u64;
+        self.behind_point += batch.len() as u64;
         self.changed = true;
         self.trim = false;
     }
