@@ -132,6 +132,11 @@ impl Cache {
         Seat(self.0.clone())
     }
 
+    /// Logs with an append chunk.
+    pub(super) fn active(&self) -> usize {
+        self.0.active.get()
+    }
+
     /// The largest append chunk that a log may have, so that all of them together leave half of the memory to everything else.
     pub(super) fn chunk_share(&self) -> usize {
         self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / 2 / self.0.active.get().max(1))

@@ -14,10 +14,15 @@ mod files;
 mod gather;
 mod index;
 mod lookup;
+#[cfg(test)]
+mod model_tests;
 mod read;
 #[cfg(test)]
 mod read_tests;
 mod recover;
+mod recovery_point;
+#[cfg(test)]
+mod recovery_tests;
 mod retain;
 #[cfg(test)]
 mod retain_tests;
@@ -282,6 +287,19 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow_mut().snapshots.push((offset, payload));
     }
 
+    /// True when so much was appended since [`Log::set_recovery_point`] that a start after a crash would take long.
+    pub fn recovery_point_due(&self) -> bool {
+        self.0.recovery_point_due()
+    }
+
+    /// A start after a crash is to look at nothing below the log's end as it is now. Has the log flushed; `snapshot` is the state of
+    /// producers, stored with the recovery point.
+    pub fn set_recovery_point(&self, snapshot: Vec<u8>) {
+        if let Some(offset) = self.0.set_recovery_point(snapshot) {
+            self.want_flush(offset);
+        }
+    }
+
     /// Replaces the leader-epoch checkpoint (Kafka's text form, opaque here).
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
         self.0.state.borrow_mut().owed_epochs = None;
@@ -393,7 +411,7 @@ impl<R: Rt> Log<R> {
         let _turn = self.0.upkeep.enter().await;
         self.flush().await?;
         self.trim();
-        self.0.wait_until(|state| !state.running && state.storing.is_empty()).await?;
+        self.0.wait_until(|state| !state.at_work()).await?;
         *self.0.on_progress.borrow_mut() = None;
         files::write_closing(&self.0, snapshot).await
     }
@@ -405,7 +423,7 @@ impl<R: Rt> Log<R> {
         self.0.wake.notify();
         // Nothing may make files here once the directory can be that of a new topic.
         let _turn = self.0.upkeep.enter().await;
-        poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.running && state.storing.is_empty())).await;
+        poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.at_work())).await;
         *self.0.on_progress.borrow_mut() = None;
         let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);
         files::remove(&self.0).await?;

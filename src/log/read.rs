@@ -240,7 +240,7 @@ impl<R: Rt> Inner<R> {
         self.cache.insert(self.this.clone(), key, bytes);
     }
 
-    /// Where to read for `offset`: exactly behind a cached span if one ends there, else at the index entry before it.
+    /// Where to read for `offset`: behind the cached span before it or at the index entry before it, whichever is nearer.
     async fn place(&self, offset: Offset) -> Result<Place, LogError> {
         let base = {
             let state = self.state.borrow();
@@ -249,16 +249,17 @@ impl<R: Rt> Inner<R> {
         self.with_index(base).await?;
         let state = self.state.borrow();
         let Some(segment) = state.segments.iter().find(|segment| segment.base == base) else { return Err(self.gone(base)) };
-        let behind = state.spans.range(..=offset).next_back().map(|(_, s)| s).filter(|s| s.segment == base && s.next == offset);
-        let position = match (behind, &segment.index) {
-            (Some(span), _) => span.batches_end(),
-            (None, Some(index)) => index.position((offset - base).max(0) as u32) as u64,
-            (None, None) => 0,
+        // What is read must not reach back over a cached span: the batches behind that one would be looked for in it.
+        let before = state.spans.range(..=offset).next_back().map(|(_, s)| s).filter(|s| s.segment == base && s.next <= offset);
+        let indexed = segment.index.as_ref().map_or(0, |index| index.position((offset - base).max(0) as u32) as u64);
+        let (floor, position) = match before {
+            Some(span) if span.batches_end() >= indexed => (span.next, span.batches_end()),
+            _ => (base, indexed),
         };
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
-        let floor = if behind.is_some() { offset } else { base };
-        Ok(Place { base, floor, position, limit, end: segment.size, sequential: behind.map(Span::last_len) })
+        let sequential = before.filter(|s| s.next == offset).map(Span::last_len);
+        Ok(Place { base, floor, position, limit, end: segment.size, sequential })
     }
 
     fn next_segment(&self, base: Offset, offset: Offset) -> Result<Offset, LogError> {

@@ -99,3 +99,24 @@ fn readers_in_different_places_get_everything() {
         }
     });
 }
+
+/// The index knows only the segment's start; of three pieces in memory the first and the last have gone.
+#[test]
+fn what_lies_behind_a_cached_piece_is_found_without_an_index_entry_between() {
+    let sim = Sim::new(3, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let config = LogConfig { index_interval_bytes: 64 << 20, ..CONFIG };
+        rt.create_dir_all(Path::new("/data")).unwrap();
+        let log = Log::create(&rt, &Cache::new(rt.memory()), Path::new(PATH), Uuid([7; 16]), config).await.unwrap();
+        while log.0.state.borrow().spans.len() < 4 {
+            let base = log.end_offset();
+            log.append(&build_batch(&BatchSpec::default(), &[(None, Some(&[7; 1000]), 1000)]), base, 1, None).unwrap();
+            log.flush().await.unwrap();
+        }
+        let pieces: Vec<Offset> = log.0.state.borrow().spans.keys().copied().collect();
+        log.0.state.borrow_mut().spans.retain(|first, _| [pieces[1], pieces[3]].contains(first));
+        assert_eq!(read(&log, pieces[2] + 1).await, (log.end_offset(), true));
+        assert_eq!(read(&log, 0).await, (log.end_offset(), true));
+    });
+}

@@ -7,6 +7,7 @@ use std::path::Path;
 use super::error::LogError;
 use super::files;
 use super::index::Index;
+use super::recovery_point::{self, RecoveryPoint};
 use super::span::block_floor;
 use super::state::{Segment, State};
 use super::{LogConfig, Opening, Replay, compact};
@@ -16,7 +17,8 @@ use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
 use crate::wire::batch::{BatchHeader, NO_TIMESTAMP};
 
-/// The walking buffer's largest size in bytes.
+/// The walking buffer's first and largest size in bytes.
+const FIRST_WINDOW: u64 = 64 << 10;
 const WINDOW: u64 = 1 << 20;
 /// Bytes of a batch header.
 const HEADER: usize = 61;
@@ -29,6 +31,8 @@ struct Walk<'a, R: Rt> {
     size: u64,
     /// Position of the buffer's first byte.
     start: u64,
+    /// Bytes of the next read: there may be little to look at.
+    window: u64,
     chunk: Option<Chunk>,
 }
 
@@ -54,7 +58,7 @@ struct End {
 
 impl<'a, R: Rt> Walk<'a, R> {
     fn new(rt: &'a R, file: &'a R::File, path: &'a Path, size: u64) -> Self {
-        Walk { rt, file, path, size, start: 0, chunk: None }
+        Walk { rt, file, path, size, start: 0, window: FIRST_WINDOW, chunk: None }
     }
 
     /// The bytes from `position` on: at least `want` (at most a few hundred) of them, or what is left of the file.
@@ -63,8 +67,9 @@ impl<'a, R: Rt> Walk<'a, R> {
         let enough = position >= self.start && (position + want as u64).min(self.size) <= self.start + held;
         if !enough {
             let start = block_floor(position);
-            let len = (self.size - start).next_multiple_of(BLOCK as u64).min(WINDOW) as usize;
-            let mut chunk = match self.chunk.take() {
+            let len = (self.size - start).next_multiple_of(BLOCK as u64).min(self.window) as usize;
+            self.window = (self.window * 4).min(WINDOW);
+            let mut chunk = match self.chunk.take().filter(|chunk| chunk.capacity() >= len) {
                 Some(chunk) => chunk,
                 None => self.rt.memory().chunk(len).await,
             };
@@ -193,7 +198,11 @@ struct Opener<'a, R: Rt> {
     segments: Vec<Segment<R::File>>,
     /// Offsets of the stored snapshots, newest first.
     snapshots: Vec<Offset>,
-    /// All below was flushed, says the checkpoint.
+    /// The log's own recovery point, if it is one of this log.
+    point: Option<RecoveryPoint>,
+    /// The last segment's index up to the recovery point, where there is one in it.
+    resume: Option<Index>,
+    /// All below was flushed, says the checkpoint or the recovery point.
     flushed: Offset,
     replay: &'a mut dyn Replay,
     /// Batches from here on are replayed.
@@ -210,22 +219,28 @@ pub(super) async fn open<R: Rt>(
 ) -> Result<State<R::File>, LogError> {
     let interval = config.index_interval_bytes;
     let (segments, snapshots) = list(rt, dir, opening.log_start, interval).await?;
-    let mut opener = Opener { rt, dir, interval, segments, snapshots, flushed: opening.recovery_point, replay, replay_from: 0 };
+    let flushed = opening.recovery_point;
+    let mut opener = Opener { rt, dir, interval, segments, snapshots, point: None, resume: None, flushed, replay, replay_from: 0 };
     let end = match opening.clean {
         true => opener.clean_end().await?,
         false => None,
     };
+    if end.is_none() {
+        opener.read_point().await?;
+    }
+    let flushed = opener.flushed;
     let checked_from = match end {
         // Nothing to check.
         Some(end) => end,
-        None => opener.segments[opener.segments.partition_point(|s| s.base <= opening.recovery_point).saturating_sub(1)].base,
+        None => opener.segments[opener.segments.partition_point(|s| s.base <= flushed).saturating_sub(1)].base,
     };
-    opener.choose_snapshot(end.unwrap_or(checked_from.max(opening.recovery_point)))?;
+    opener.choose_snapshot(end.unwrap_or(checked_from.max(flushed)))?;
     let end = opener.walk(checked_from, end).await?;
-    if end < opening.recovery_point {
-        tracing::error!("{} ends at offset {end}, though it was once flushed up to {}", dir.display(), opening.recovery_point);
+    if end < flushed {
+        tracing::error!("{} ends at offset {end}, though it was once flushed up to {flushed}", dir.display());
+        opener.drop_point().await?;
     }
-    let settled = end > opener.segments[0].base && (opening.clean || end > opening.recovery_point);
+    let settled = end > opener.segments[0].base && (opening.clean || end > flushed);
     if settled && !opening.clean {
         // The last process may have died between making a file and making its name durable, and what is found now counts as flushed.
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
@@ -235,8 +250,10 @@ pub(super) async fn open<R: Rt>(
     let last = opener.segments.last().map_or((0, 0), |segment| (segment.base, segment.size));
     let tail = tail(rt, dir, last.0, last.1).await?;
     let start = opener.segments[0].base.max(opening.log_start).min(end);
+    let behind_point = last.1 - opener.point.as_ref().filter(|point| point.segment == last.0).map_or(0, |p| p.position.into()).min(last.1);
     let mut state = State::new(opener.segments, start, end, tail);
     state.settled = settled;
+    state.behind_point = behind_point;
     Ok(state)
 }
 
@@ -314,10 +331,64 @@ impl<R: Rt> Opener<'_, R> {
         Ok(Some(end.next))
     }
 
+    /// Looks for the log's own recovery point. It counts if the log still has the batch that was the last one below it.
+    async fn read_point(&mut self) -> Result<(), LogError> {
+        let at = self.segments.len() - 1;
+        let Some(point) = recovery_point::read(self.rt, self.dir) else { return Ok(()) };
+        if point.segment == self.segments[at].base {
+            self.resume = self.index_up_to(at, &point).await?;
+            if self.resume.is_none() {
+                tracing::warn!("{}: does not belong to the log: checking more of it", self.dir.join(recovery_point::NAME).display());
+                return self.drop_point().await;
+            }
+        }
+        // One in an earlier segment tells an offset only: that may have been compacted since.
+        if self.segments.iter().any(|segment| segment.base == point.segment) {
+            self.flushed = self.flushed.max(point.offset());
+            self.point = Some(point);
+        }
+        Ok(())
+    }
+
+    async fn index_up_to(&self, at: usize, point: &RecoveryPoint) -> Result<Option<Index>, LogError> {
+        let (position, size) = (point.position as u64, self.segments[at].size);
+        if position > size {
+            return Ok(None);
+        }
+        if let Some(last) = point.last_header() {
+            let file = self.file(at, Open::Read).await?;
+            let path = files::name(self.dir, point.segment, "log");
+            let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
+            if !walk.at(position - last.total_len() as u64, HEADER).await?.starts_with(&point.last) {
+                return Ok(None);
+            }
+        }
+        Ok(point.index(self.interval))
+    }
+
+    /// Removes the stored recovery point, for good: the log may get other batches in its place.
+    async fn drop_point(&mut self) -> Result<(), LogError> {
+        (self.point, self.resume) = (None, None);
+        let path = self.dir.join(recovery_point::NAME);
+        match self.rt.remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io("remove", &path)(e)),
+            _ => self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir)),
+        }
+    }
+
     /// Offers the snapshots that are not newer than `limit`, newest first; what lies behind the accepted one will be replayed.
     fn choose_snapshot(&mut self, limit: Offset) -> Result<(), LogError> {
         self.replay_from = self.segments[0].base;
-        for offset in std::mem::take(&mut self.snapshots) {
+        let mut point = self.point.as_ref();
+        let offsets = std::mem::take(&mut self.snapshots).into_iter().map(Some).chain([None]);
+        for offset in offsets {
+            if let Some(point) = point.take_if(|point| offset.is_none_or(|offset| offset <= point.offset()))
+                && self.replay.snapshot(point.offset(), &point.snapshot)
+            {
+                self.replay_from = point.offset();
+                return Ok(());
+            }
+            let Some(offset) = offset else { break };
             let path = files::name(self.dir, offset, "snapshot");
             if offset > limit || offset < self.segments[0].base {
                 // State of batches that may be cut off, or without that of batches which were deleted.
@@ -337,6 +408,9 @@ impl<R: Rt> Opener<'_, R> {
     async fn walk(&mut self, checked_from: Offset, clean_end: Option<Offset>) -> Result<Offset, LogError> {
         if clean_end.is_some_and(|end| self.replay_from >= end) {
             return Ok(clean_end.unwrap_or_default());
+        }
+        if self.point.as_ref().is_some_and(|point| self.replay_from < point.offset()) {
+            self.resume = None;
         }
         let first = self.segments.partition_point(|s| s.base <= self.replay_from.min(checked_from)).saturating_sub(1);
         let mut end = End { position: 0, next: self.segments[first].base, epoch: -1, reason: None };
@@ -359,8 +433,14 @@ impl<R: Rt> Opener<'_, R> {
 
     async fn walk_segment(&mut self, at: usize, before: End, check: bool) -> Result<End, LogError> {
         let (base, size, exists) = (self.segments[at].base, self.segments[at].size, self.segments[at].exists);
-        let mut index = Index::new(self.interval);
-        let from = End { position: 0, next: base, epoch: before.epoch, reason: None };
+        let point = self.point.as_ref().filter(|point| point.segment == base).zip(self.resume.take_if(|_| check));
+        let (mut index, from) = match point {
+            Some((point, index)) => {
+                let epoch = point.last_header().map_or(before.epoch, |header| header.partition_leader_epoch);
+                (index, End { position: point.position.into(), next: point.offset(), epoch, reason: None })
+            }
+            None => (Index::new(self.interval), End { position: 0, next: base, epoch: before.epoch, reason: None }),
+        };
         if !exists || size == 0 {
             self.segments[at].index = Some(index);
             return Ok(from);

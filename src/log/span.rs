@@ -83,6 +83,11 @@ impl Span {
         (self.end - self.marks.last().map_or(0, |m| m.at as usize)) as u64
     }
 
+    /// The last batch, if there is one.
+    pub fn last_batch(&self) -> Option<&[u8]> {
+        self.marks.last().map(|mark| &self.chunk.filled()[mark.at as usize..self.end])
+    }
+
     /// File position behind the last batch.
     pub fn batches_end(&self) -> u64 {
         self.file_start + self.end as u64

@@ -32,6 +32,7 @@ impl<F> State<F> {
         self.carried.retain(|(_, next)| *next <= end);
         self.spans.retain(|_, span| span.next <= end);
         self.snapshots.clear();
+        self.point.take_if(|(offset, _)| *offset > end);
         self.wanted = self.wanted.filter(|(first, _)| *first <= end).map(|(first, last)| (first, last.min(end)));
         self.end = end;
         let segment = self.last_segment();

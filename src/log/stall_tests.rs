@@ -167,3 +167,13 @@ fn a_log_without_room_can_be_closed_and_deleted() {
         }
     }
 }
+
+/// What more has come while little was allocated makes the file longer than that: it is cut when the segment is complete.
+#[test]
+fn a_write_beyond_what_was_allocated_is_allocated_too() {
+    let mut segment = super::state::Segment::<()>::new(0, 4096);
+    segment.allocated = 16 << 10;
+    segment.size = 31_231;
+    segment.zero_ahead(12 << 10, 32 << 10);
+    assert!(segment.allocated > segment.size, "or nobody would cut it");
+}

@@ -92,6 +92,8 @@ impl<F> Segment<F> {
     /// kernel starts without a worker thread. Not for large writes, which would only be doubled.
     pub fn zero_ahead(&mut self, start: u64, end: u64) -> Option<(u64, u64)> {
         self.zeroed = self.zeroed.max(end);
+        // More may have come while so much was allocated as there was room for: the write makes the file longer itself.
+        self.allocated = self.allocated.max(end);
         if end - start > ZERO_LIMIT || self.zeroed - end >= ZERO_STEP / 2 {
             return None;
         }
@@ -184,6 +186,12 @@ pub(super) struct State<F> {
     pub gather: Gather,
     /// Bases of complete segments whose index files are being written.
     pub storing: BTreeSet<Offset>,
+    /// Bytes appended since a recovery point was last set.
+    pub behind_point: u64,
+    /// The content of a new recovery point, to be stored when all below the offset is flushed.
+    pub point: Option<(Offset, Vec<u8>)>,
+    /// A recovery point is being stored.
+    pub storing_point: bool,
     chunk_size: usize,
     chunk_opened: Duration,
 }
@@ -223,9 +231,17 @@ impl<F> State<F> {
             snapshots: Vec::new(),
             gather: Gather::default(),
             storing: BTreeSet::new(),
+            behind_point: 0,
+            point: None,
+            storing_point: false,
             chunk_size: CHUNK_MIN,
             chunk_opened: Duration::ZERO,
         }
+    }
+
+    /// Some task makes or changes files of the log.
+    pub fn at_work(&self) -> bool {
+        self.running || self.storing_point || !self.storing.is_empty()
     }
 
     pub fn last_segment(&mut self) -> &mut Segment<F> {
@@ -320,6 +336,7 @@ impl<F> State<F> {
             index.note(relative, position, batch.len(), ms);
         }
         segment.size += batch.len() as u64;
+        self.behind_point += batch.len() as u64;
         self.changed = true;
         self.trim = false;
     }

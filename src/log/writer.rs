@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_lite::future::{or, zip};
 
 use super::error::LogError;
+use super::recovery_point::RecoveryPoint;
 use super::span::block_ceil;
 use super::state::{Flight, Job, Segment};
 use super::{Inner, files, recover, stall};
@@ -40,6 +41,7 @@ pub(super) async fn run<R: Rt>(log: Rc<Inner<R>>) {
             log.fence(&e);
         }
         log.cache_retired();
+        log.store_recovery_point();
         log.progressed();
     }
     log.state.borrow_mut().running = false;
@@ -176,8 +178,13 @@ async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let (base, index, snapshots) = {
         let mut state = log.state.borrow_mut();
         let at = state.segment_of(state.writing);
-        state.writing = state.segments[at + 1].base;
-        let snapshots = std::mem::take(&mut state.snapshots);
+        let next = state.segments[at + 1].base;
+        state.writing = next;
+        let snapshots: Vec<_> = state.snapshots.extract_if(.., |(offset, _)| *offset <= next).collect();
+        let snapshot = snapshots.iter().find(|(offset, _)| *offset == next).map(|(_, snapshot)| snapshot.clone());
+        if let Some(snapshot) = snapshot.filter(|_| state.point.as_ref().is_none_or(|(offset, _)| *offset <= next)) {
+            state.point = Some((next, RecoveryPoint { segment: next, snapshot, ..RecoveryPoint::default() }.encode()));
+        }
         let (base, index) = (state.segments[at].base, state.segments[at].index.clone());
         state.storing.insert(base);
         (base, index, snapshots)

@@ -329,6 +329,9 @@ impl<R: Rt> Replica<R> {
             stored.stamp(ms);
         }
         partition.appended(&stored, base_offset, records.len());
+        if self.log.recovery_point_due() {
+            self.log.set_recovery_point(partition.producers.encode_snapshot());
+        }
         Ok(())
     }
 

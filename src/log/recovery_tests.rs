@@ -1,0 +1,144 @@
+//! Tests of what a start after a crash looks at: the part behind the log's own recovery point, or more where that cannot be trusted.
+
+use super::cache::Cache;
+use super::model_tests::Follow;
+use super::recovery_point::NAME;
+use super::tests::{CONFIG, create, path, read_all, segment};
+use super::{Log, Opening, files};
+use crate::base::ids::Offset;
+use crate::rt::{Open, Rt};
+use crate::sim::{Sim, SimRt};
+use crate::wire::batch::{self, BatchSpec, build_batch};
+
+/// Batches of the log, each of one record with a timestamp of its own.
+const COUNT: Offset = 700;
+/// Its recovery point.
+const POINT: Offset = 600;
+
+async fn append(log: &Log<SimRt>, offsets: std::ops::Range<Offset>) -> Vec<u8> {
+    let mut all = Vec::new();
+    for offset in offsets {
+        let mut bytes = build_batch(&BatchSpec::default(), &[(None, Some(&[7; 200]), 1000 + offset)]);
+        log.append(&bytes, offset, 1, None).unwrap();
+        batch::patch(&mut bytes, offset, 1);
+        all.extend(bytes);
+    }
+    log.flush().await.unwrap();
+    all
+}
+
+/// A log of one segment with a recovery point, whose process was killed; what it holds.
+fn killed(sim: &Sim) -> Vec<u8> {
+    let rt = sim.rt(0);
+    let all = sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        let mut all = append(&log, 0..POINT).await;
+        log.set_recovery_point(POINT.to_string().into_bytes());
+        all.extend(append(&log, POINT..COUNT).await);
+        log.0.wait_until(|state| !state.storing_point && state.point.is_none()).await.unwrap();
+        all
+    });
+    sim.kill();
+    all
+}
+
+async fn reopen(rt: &SimRt) -> (Log<SimRt>, Follow) {
+    let mut follow = Follow::default();
+    let log = Log::open(rt, &Cache::new(rt.memory()), &path(), CONFIG, Opening::default(), &mut follow).await.unwrap();
+    (log, follow)
+}
+
+/// Changes one bit of the first segment.
+async fn damage(rt: &SimRt, position: usize) {
+    let file = rt.open(&segment(0), Open::Write).await.unwrap();
+    let (start, at) = (position / 4096 * 4096, position % 4096);
+    let (read, mut chunk) = rt.read_at(&file, start as u64, rt.memory().chunk(4096).await, 4096).await;
+    read.unwrap();
+    let mut block = chunk.filled().to_vec();
+    block[at] ^= 1;
+    assert!(chunk.try_reset());
+    chunk.spare()[..4096].copy_from_slice(&block);
+    rt.write_at(&file, start as u64, chunk.window(0..4096), true).await.unwrap();
+}
+
+#[test]
+fn nothing_below_the_recovery_point_is_looked_at() {
+    let sim = Sim::new(1, 1);
+    let whole = killed(&sim);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let batch = whole.len() / COUNT as usize;
+        // Whoever looked at it would cut the log here.
+        damage(&rt, batch * 300 + 16).await;
+        let (log, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, follow.first, follow.batches), (Some(POINT), Some(POINT), (COUNT - POINT) as usize));
+        assert_eq!(log.end_offset(), COUNT);
+        damage(&rt, batch * 300 + 16).await;
+        assert!(read_all(&log).await == whole);
+        for offset in [5, POINT - 1, POINT, COUNT - 1] {
+            assert_eq!(log.offset_for_timestamp(1000 + offset, COUNT).await.unwrap(), Some((offset, 1000 + offset)));
+        }
+        assert_eq!(log.max_timestamp_offset(COUNT).await.unwrap(), Some((COUNT - 1, 999 + COUNT)));
+    });
+}
+
+#[test]
+fn a_recovery_point_that_is_not_whole_means_nothing() {
+    let sim = Sim::new(2, 1);
+    let whole = killed(&sim);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let stored = rt.read_file(&path().join(NAME)).unwrap();
+        let damages: [&dyn Fn(Vec<u8>) -> Vec<u8>; 4] =
+            [&|_| Vec::new(), &|b| vec![0; b.len()], &|b| b[1..].to_vec(), &|b| [&b[..], &b].concat()];
+        for damage in damages {
+            rt.replace_file(&path().join(NAME), damage(stored.clone())).await.unwrap();
+            let (log, follow) = reopen(&rt).await;
+            assert_eq!((follow.snapshot, follow.batches, log.end_offset()), (None, COUNT as usize, COUNT));
+            assert!(read_all(&log).await == whole);
+        }
+        rt.replace_file(&path().join(NAME), stored).await.unwrap();
+        assert_eq!(reopen(&rt).await.1.snapshot, Some(POINT));
+    });
+}
+
+/// Its last batch is another one than the recovery point tells: nothing in the log is certain then.
+#[test]
+fn a_recovery_point_of_another_log_means_nothing_and_goes() {
+    let sim = Sim::new(3, 1);
+    let whole = killed(&sim);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let batch = whole.len() / COUNT as usize;
+        damage(&rt, batch * (POINT as usize - 1) + 20).await;
+        let (log, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, log.end_offset()), (None, POINT - 1));
+        assert!(rt.read_file(&path().join(NAME)).is_err());
+        assert!(read_all(&log).await == whole[..batch * (POINT as usize - 1)]);
+    });
+}
+
+/// A segment begins with a recovery point: how much was written before it does not matter.
+#[test]
+fn a_new_segment_sets_a_recovery_point() {
+    let sim = Sim::new(4, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, super::LogConfig { segment_bytes: 20_000, ..CONFIG }).await;
+        for offset in 0..200 {
+            if log.append(&build_batch(&BatchSpec::default(), &[(None, Some(&[7; 200]), 1000)]), offset, 1, None).unwrap() {
+                log.set_snapshot(offset, offset.to_string().into_bytes());
+            }
+        }
+        log.flush().await.unwrap();
+        log.0.wait_until(|state| !state.storing_point && state.point.is_none()).await.unwrap();
+    });
+    sim.kill();
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let last = rt.list(&path()).unwrap().iter().filter_map(|entry| files::base_of(&entry.name, "log")).max().unwrap();
+        let (log, follow) = reopen(&rt).await;
+        assert!(last > 100);
+        assert_eq!((follow.snapshot, follow.first, log.end_offset()), (Some(last), Some(last), 200));
+    });
+}
