@@ -371,7 +371,7 @@ impl<R: Rt> Opener<'_, R> {
         (self.point, self.resume) = (None, None);
         let path = self.dir.join(recovery_point::NAME);
         match self.rt.remove_file(&path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LogError::io("remove", &path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(LogError::io("remove", &path)(e)),
             _ => self.rt.sync_dir(self.dir).await.map_err(LogError::io("flush", self.dir)),
         }
     }
