@@ -122,7 +122,7 @@ pub const BROKER: &[Key] = &[
         "log.flush.offset.checkpoint.interval.ms",
         Int(0, I32),
         "60000",
-        "How often the recovery points are written, from where a restart after a crash reads the logs.",
+        "How often the recovery points of Kafka's form are written, and all logs flushed. After a crash a log is checked from there or from its own recovery point, which follows what is written: about 512 MiB in all.",
     ),
     key("log.cleaner.backoff.ms", Long(0, I64), "15000", "How often a core looks for logs to compact while there are none."),
     key(
