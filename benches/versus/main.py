@@ -3,7 +3,7 @@
 The load runs on another core. Sections: `matrix` is the workloads of cells.py; `opinions` has Kafka's own performance tools and
 librdkafka as clients; `cold` reads what is in no memory, alone and beside other load; `idle` has thousands of connections open that do
 nothing; `cores` compares two cores with one; `groups` has rebalances, commits and heartbeats; `single` and `echo` compare small requests
-with the disk alone and with a bare io_uring loop.
+with the disk alone and with a bare io_uring loop; `upkeep` has retention and compaction begin under load.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import os
 import brokers
 from runs import Session
 
-SECTIONS = ("matrix", "opinions", "single", "cold", "idle", "cores", "groups", "echo")
+SECTIONS = ("matrix", "opinions", "single", "cold", "idle", "cores", "groups", "echo", "upkeep")
 
 
 def parse():
@@ -21,6 +21,7 @@ def parse():
     parser.add_argument("section", nargs="?", default="matrix", choices=SECTIONS)
     parser.add_argument("--only", action="append", help="matrix: only cells whose name contains this; may be repeated")
     parser.add_argument("--group", default="", choices=("", "throughput", "spread", "fetch", "latency"), help="matrix: only cells of this group")
+    parser.add_argument("--alone", action="store_true", help="upkeep: without Kafka")
     parser.add_argument("--add", action="store_true", help="add to the results that are there instead of replacing them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--duration", default="4s", help="measured time of each run (default: %(default)s)")

@@ -95,8 +95,8 @@ pub struct Config {
     pub send_zc_bytes: usize,
     /// How long a core with a write at the disk looks for its end before it sleeps.
     pub spin: Duration,
-    /// The settings that begin with `log.cleaner.`.
-    pub cleaner: Cleaner,
+    /// `log.cleaner.enable`; the other settings of the cleaner can be changed at run time.
+    pub cleaner_enable: bool,
     /// `corelane.log.level`.
     pub log_level: String,
     /// Topic settings that were set for the broker, under the topic's name and in the topic's unit (`retention.ms` for
@@ -109,36 +109,6 @@ pub struct Config {
     pub unknown: Vec<String>,
     /// Other things that the operator should be told.
     pub warnings: Vec<String>,
-}
-
-/// How logs are compacted: of the whole process, to be shared by its cores.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cleaner {
-    /// Whether at all.
-    pub enable: bool,
-    /// The pause before logs are looked at again.
-    pub backoff: Duration,
-    /// Bytes for the keys.
-    pub dedupe_bytes: usize,
-    /// How full the table of keys may get, in millionths.
-    pub load_ppm: u32,
-    /// Bytes for reading and writing.
-    pub buffer_bytes: usize,
-    /// Bytes read and written each second.
-    pub bytes_per_second: f64,
-}
-
-impl Cleaner {
-    fn read(settings: &Settings) -> Result<Cleaner, ConfigError> {
-        Ok(Cleaner {
-            enable: settings.flag("log.cleaner.enable")?,
-            backoff: Duration::from_millis(settings.number("log.cleaner.backoff.ms")?),
-            dedupe_bytes: settings.number("log.cleaner.dedupe.buffer.size")?,
-            load_ppm: settings.parsed("log.cleaner.io.buffer.load.factor", |value| value.parse().ok().map(|v: f64| (v * 1e6) as u32))?,
-            buffer_bytes: settings.number("log.cleaner.io.buffer.size")?,
-            bytes_per_second: settings.parsed("log.cleaner.io.max.bytes.per.second", |value| value.parse().ok())?,
-        })
-    }
 }
 
 /// Why there is no configuration.
@@ -221,7 +191,7 @@ impl Config {
             ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,
             send_zc_bytes: settings.size("corelane.send.zc.bytes")?,
             spin: Duration::from_micros(settings.number("corelane.spin.us")?),
-            cleaner: Cleaner::read(&settings)?,
+            cleaner_enable: settings.flag("log.cleaner.enable")?,
             log_level: settings.parsed("corelane.log.level", |value| Some(value.to_owned()))?,
             topic_defaults: topic_defaults(&settings)?,
             raw: settings.raw(),

@@ -152,6 +152,10 @@ fn alter_broker(image: &Image, broker: &BrokerView, asked: &Alteration, changes:
     if after.get("log.retention.ms").is_some_and(|value| value.trim() == "0") {
         return invalid("requirement failed: log.retention.ms must be unlimited (-1) or, greater than or equal to 1".to_owned());
     }
+    let then = image.settings().with_dynamic(scope, after.clone());
+    if then.number("log.cleaner.dedupe.buffer.size") / then.number("log.cleaner.threads").max(1) < 1 << 20 {
+        return invalid("requirement failed: log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread.".to_owned());
+    }
     if after == before {
         return Ok(None);
     }

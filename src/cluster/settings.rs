@@ -1,6 +1,7 @@
 //! The broker's settings by place: changed at run time for this broker or for all, configured at the start, built in.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::base::config::table::{self, Key, Kind, parse_bool};
@@ -91,8 +92,17 @@ impl BrokerSettings {
 
     /// A setting with a built-in value, as a whole number.
     pub fn number(&self, name: &str) -> i64 {
-        let built_in = table::find(name).map_or("0", |key| key.default);
-        self.get(name).and_then(|value| value.trim().parse().ok()).or_else(|| built_in.parse().ok()).unwrap_or(0)
+        self.parsed(name)
+    }
+
+    /// Likewise with a fraction.
+    pub fn fraction(&self, name: &str) -> f64 {
+        self.parsed(name)
+    }
+
+    fn parsed<T: FromStr + Default>(&self, name: &str) -> T {
+        let built_in = || table::find(name).and_then(|key| key.default.parse().ok());
+        self.get(name).and_then(|value| value.trim().parse().ok()).or_else(built_in).unwrap_or_default()
     }
 
     fn places(&self) -> impl Iterator<Item = (Source, &Configs)> {

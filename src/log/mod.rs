@@ -44,7 +44,7 @@ use std::task::{Poll, Waker};
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
 use crate::rt::notify::Notify;
-use crate::rt::{Class, Rt};
+use crate::rt::{Class, Open, Rt};
 use crate::wire::batch::BatchHeader;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
@@ -200,7 +200,14 @@ impl<R: Rt> Log<R> {
         replay: &mut dyn Replay,
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
-        let state = recover::open(rt, dir, config, opening, replay).await?;
+        let mut state = recover::open(rt, dir, config, opening, replay).await?;
+        let last = state.last_segment();
+        last.begun_ms = rt.now().wall_ms;
+        if last.size > 0 {
+            let path = files::name(dir, last.base, "log");
+            let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
+            last.since_ms = recover::first_timestamp(rt, &file, &path).await?;
+        }
         let log = Self::assemble(rt, cache, dir, topic_id, config, state);
         // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
         log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });
@@ -258,7 +265,11 @@ impl<R: Rt> Log<R> {
             return Err(LogError::BadBatch(format!("base offset {base_offset} is below the log's end {}", state.end)));
         }
         let ms = log_append_time.unwrap_or(header.max_timestamp);
-        let roll = state.rolls(batch.len(), last, ms, &config, |base| inner.roll_ms(base));
+        let now_ms = || inner.rt.now().wall_ms;
+        let roll = state.rolls(batch.len(), last, &config, |segment| {
+            let age = segment.since_ms.map_or_else(|| now_ms() - segment.begun_ms, |since| ms.saturating_sub(since));
+            (age, inner.roll_ms(segment.base))
+        });
         let memory = inner.rt.memory();
         let spare = || memory.budget().saturating_sub(memory.used().saturating_sub(inner.cache.bytes()));
         let limit = || (spare() / 8).min(inner.cache.chunk_share());
@@ -274,6 +285,9 @@ impl<R: Rt> Log<R> {
             if !std::mem::replace(&mut state.listed, true) {
                 inner.cache.insert_active(inner.this.clone());
             }
+        }
+        if ms < 0 && state.last_segment().size == 0 {
+            state.last_segment().begun_ms = now_ms();
         }
         state.push(batch, &header, base_offset, epoch, log_append_time);
         let kick = inner.kick(&mut state);

@@ -155,8 +155,15 @@ impl<R: Rt> Inner<R> {
                 if segment.size == 0 { Some(i64::MIN) } else { largest }
             }
         };
-        // Batches without timestamps have no age.
-        Ok(largest.is_some_and(|largest| (largest >= 0 || largest == i64::MIN) && now_ms.saturating_sub(largest) > ms))
+        let largest = match largest.filter(|largest| *largest >= 0 || *largest == i64::MIN) {
+            Some(largest) => largest,
+            // Without timestamps the file's age counts, as in Kafka.
+            None => {
+                let path = self.segment_path(base);
+                self.rt.modified_ms(&path).map_err(LogError::io("look at", &path))?
+            }
+        };
+        Ok(now_ms.saturating_sub(largest) > ms)
     }
 
     /// Renames the files of the first segment, if it ends at or below `before`, and forgets it. False when there is none to go.

@@ -46,11 +46,42 @@ fn a_segment_ends_by_time_after_its_first_record() {
         let rolled: Vec<bool> = [5000, 6000, 5500, 6001, 6500, 7002, 0, 9000].into_iter().map(|ts| append(&log, ts)).collect();
         assert_eq!(rolled, [false, false, false, true, false, true, false, true]);
         log.close(Vec::new()).await.unwrap();
-        // The time counts on after a restart, from the first write on.
+        // The time counts on after a restart.
         let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
-        assert!(!append(&log, 9500));
+        assert!(append(&log, 10_001) && !append(&log, 11_001));
+        log.close(Vec::new()).await.unwrap();
+        let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
+        assert!(!append(&log, 11_001));
+    });
+}
+
+/// As in Kafka: such a segment is as old as the process's knowledge of it when it comes to its end, and as its file when it comes to deletion.
+#[test]
+fn without_timestamps_the_clock_and_the_file_tell_the_age() {
+    let sim = Sim::new(5, 1);
+    let rt = sim.rt(0);
+    let config = LogConfig { segment_ms: 1000, file_delete_delay_ms: 1000, ..CONFIG };
+    let by_age = |ms| Retention { ms: Some(ms), bytes: None };
+    sim.run_until(async {
+        let log = create(&rt, config).await;
+        assert!(!append(&log, -1) && !append(&log, 5000));
+        rt.sleep(Duration::from_millis(1100)).await;
+        assert!(append(&log, -1) && !append(&log, -1));
+        log.close(Vec::new()).await.unwrap();
+        rt.sleep(Duration::from_millis(1100)).await;
+        let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
+        assert!(!append(&log, -1));
+        rt.sleep(Duration::from_millis(1100)).await;
+        assert!(append(&log, -1));
         log.flush().await.unwrap();
-        assert!(append(&log, 10_001));
+        assert_eq!(bases(&log), [0, 2, 5]);
+        let written = |base| rt.modified_ms(&segment(base)).unwrap();
+        // The first one has a timestamp, be it of 1970.
+        assert_eq!(retain(&log, by_age(written(2) - 5000), written(2)).await, 0);
+        assert_eq!(retain(&log, by_age(50), written(2) + 50).await, 1);
+        assert_eq!(retain(&log, by_age(50), written(2) + 51).await, 1);
+        assert_eq!(retain(&log, by_age(50), written(5) + 51).await, 1);
+        assert_eq!((log.start_offset(), log.end_offset()), (6, 6));
     });
 }
 

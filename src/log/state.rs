@@ -40,8 +40,10 @@ pub(super) struct Segment<F> {
     pub file: Option<F>,
     /// `None`: to be loaded when needed.
     pub index: Option<Index>,
-    /// The largest timestamp (ms) of the first batch, from which `segment.ms` counts; `None`: unknown, or it has none.
+    /// The largest timestamp (ms) of the first batch, from which `segment.ms` counts; `None`: it has none, or is in a complete segment.
     pub since_ms: Option<i64>,
+    /// When (ms) the segment was begun, or opened by this process: what `segment.ms` counts from where the first batch has no timestamp.
+    pub begun_ms: i64,
     /// The largest timestamp (ms) of a complete segment, once it was looked for.
     pub largest_ms: Option<i64>,
     /// The file still has the name that ends in `.swap`: it replaces others.
@@ -60,6 +62,7 @@ impl<F> Segment<F> {
             file: None,
             index: Some(Index::new(interval)),
             since_ms: None,
+            begun_ms: 0,
             largest_ms: None,
             swapping: false,
         }
@@ -264,11 +267,14 @@ impl<F> State<F> {
         self.segments.get_mut(at).filter(|segment| segment.base == base)
     }
 
-    /// True when a batch of `len` bytes up to offset `last` and timestamp `ms` has to start a new segment. `roll_ms`: `segment.ms` less
-    /// the jitter of a segment with that base.
-    pub fn rolls(&self, len: usize, last: Offset, ms: i64, config: &LogConfig, roll_ms: impl FnOnce(Offset) -> i64) -> bool {
+    /// True when a batch of `len` bytes up to offset `last` has to start a new segment. `age_and_limit`: by a segment that is not empty, how
+    /// old (ms) it is when that batch comes, and `segment.ms` less its jitter.
+    pub fn rolls(&self, len: usize, last: Offset, config: &LogConfig, age_and_limit: impl FnOnce(&Segment<F>) -> (i64, i64)) -> bool {
         let segment = self.segments.last().expect("a log has a segment");
-        let aged = || segment.since_ms.is_some_and(|since| ms.saturating_sub(since) > roll_ms(segment.base));
+        let aged = || {
+            let (age, limit) = age_and_limit(segment);
+            age > limit
+        };
         let full = || segment.index.as_ref().is_some_and(|index| index.is_full(config.segment_index_bytes));
         let large = segment.size + len as u64 > config.segment_bytes as u64;
         segment.size > 0 && (large || last - segment.base > i32::MAX as i64 || aged() || full())

@@ -9,7 +9,7 @@ use super::error::LogError;
 use super::recovery_point::RecoveryPoint;
 use super::span::block_ceil;
 use super::state::{Flight, Job, Segment};
-use super::{Inner, files, recover, stall};
+use super::{Inner, files, stall};
 use crate::base::ids::Offset;
 use crate::rt::{Class, Open, Rt};
 
@@ -218,13 +218,13 @@ async fn trim<R: Rt>(log: &Rc<Inner<R>>) -> Result<bool, LogError> {
 
 /// The file of the segment being written, opened, and created durably if it is new.
 pub(super) async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R::File), LogError> {
-    let (base, exists, first, unknown) = {
+    let (base, exists, first) = {
         let mut state = log.state.borrow_mut();
         let first = !state.opened_for_writing;
         let segment = state.writing_segment();
         match &segment.file {
             Some(file) if !first => return Ok((segment.base, file.clone())),
-            _ => (segment.base, segment.exists, first, segment.size > 0 && segment.since_ms.is_none()),
+            _ => (segment.base, segment.exists, first),
         }
     };
     if first && exists {
@@ -243,16 +243,11 @@ pub(super) async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R
         log.rt.sync_dir(&log.dir).await.map_err(LogError::io("flush", &log.dir))?;
     }
     files::write_owed_epochs(log).await?;
-    let since_ms = match first && exists && unknown {
-        true => recover::first_timestamp(&log.rt, &file, &path).await?,
-        false => None,
-    };
     let mut state = log.state.borrow_mut();
     state.settled = true;
     state.opened_for_writing = true;
     let segment: &mut Segment<R::File> = state.writing_segment();
     segment.exists = true;
-    segment.since_ms = segment.since_ms.or(since_ms);
     segment.file = Some(file.clone());
     Ok((base, file))
 }

@@ -137,6 +137,8 @@ pub trait Rt: Clone + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a file that may be large, without stalling the core meanwhile.
     fn unlink(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// When a file was last written to or cut, in milliseconds since 1970.
+    fn modified_ms(&self, path: &Path) -> io::Result<i64>;
     /// Bytes of the file system that holds `dir`: all, and those still to be had.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
     /// Removes a directory and all in it.

@@ -122,9 +122,9 @@ pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Ar
     rt.spawn(Class::Background, async move { retaining.retain_logs(interval).await });
     let reopening = shard.clone();
     rt.spawn(Class::Background, async move { reopening.reopen_replicas().await });
-    if process.config.cleaner.enable {
-        let (cleaning, means) = (shard.clone(), process.config.cleaner);
-        rt.spawn(Class::Background, async move { cleaning.clean_logs(means).await });
+    if process.config.cleaner_enable {
+        let cleaning = shard.clone();
+        rt.spawn(Class::Background, async move { cleaning.clean_logs().await });
     }
     if rt.core() == crate::shard::CONTROLLER_CORE {
         let result = lead(&shard, &process).await;

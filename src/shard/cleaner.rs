@@ -1,5 +1,6 @@
 //! Compaction of a core's logs: the one with the largest share of uncompacted data first, one at a time, in the background.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::rc::Rc;
 use std::time::Duration;
@@ -7,13 +8,14 @@ use std::time::Duration;
 use super::Shard;
 use super::op::Key;
 use super::owner::Replica;
-use crate::base::config::Cleaner;
 use crate::base::ids::Offset;
 use crate::base::limits::{BLOCK, REGION};
+use crate::cluster::settings::BrokerSettings;
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::LogError;
 use crate::log::compact::{Dirt, Means, Pace, Rules};
 use crate::rt::Rt;
+use crate::rt::notify::Notify;
 
 /// Shortest pause between two looks at the logs.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -24,24 +26,29 @@ const MAP_MIN: usize = 1 << 20;
 /// Smallest buffer for reading, and for writing.
 const BUFFER_MIN: usize = 64 << 10;
 
+/// What this core's cleaner goes by besides the settings themselves.
+pub struct Cleaner {
+    pace: Pace,
+    /// `log.cleaner.backoff.ms` as it was last seen.
+    backoff: Cell<i64>,
+    backoff_changed: Notify,
+}
+
+impl Default for Cleaner {
+    fn default() -> Cleaner {
+        Cleaner { pace: Pace::new(f64::MAX), backoff: Cell::default(), backoff_changed: Notify::default() }
+    }
+}
+
 impl<R: Rt> Shard<R> {
-    /// Compacts this core's logs when they are due, for as long as the core runs. `settings` are those of the whole process.
-    pub async fn clean_logs(&self, settings: Cleaner) {
-        let cores = self.rt().cores();
-        let pace = Pace::new((settings.bytes_per_second / cores as f64).max(1.0));
-        let means = Means {
-            // A quarter of the process's memory at most: the pools have three of them.
-            map_bytes: (settings.dedupe_bytes / cores).min(self.rt().memory().budget() / 3).max(MAP_MIN),
-            map_load_ppm: settings.load_ppm.max(1),
-            buffer: (settings.buffer_bytes / cores / 2).clamp(BUFFER_MIN, REGION) / BLOCK * BLOCK,
-            pace: &pace,
-        };
+    /// Compacts this core's logs when they are due, for as long as the core runs.
+    pub async fn clean_logs(&self) {
         // Logs that could not be cleaned: not before the next start, as in Kafka.
         let mut damaged = HashSet::new();
         while !self.0.stopped.get() {
             let mut stuck = HashSet::new();
             while let Some((key, replica, dirt)) = self.filthiest(&mut damaged, &stuck).await {
-                match replica.clean(self.rt(), &dirt, &means).await {
+                match replica.clean(self.rt(), &dirt, &self.means()).await {
                     Ok(true) => {}
                     Ok(false) => {
                         stuck.insert(key);
@@ -52,7 +59,31 @@ impl<R: Rt> Shard<R> {
                 }
             }
             damaged.retain(|key| self.0.owner.replica(key).is_some());
-            self.rt().sleep(settings.backoff.max(PAUSE)).await;
+            let backoff = Duration::from_millis(self.0.cleaner.backoff.get().max(0) as u64).max(PAUSE);
+            futures_lite::future::or(self.rt().sleep(backoff), self.0.cleaner.backoff_changed.notified()).await;
+        }
+    }
+
+    /// The settings may have changed: a pause between or within cleanings is cut short if it has another length now.
+    pub(super) fn cleaner_follows(&self, settings: &BrokerSettings) {
+        let (cleaner, cores) = (&self.0.cleaner, self.rt().cores() as f64);
+        cleaner.pace.set_rate((settings.fraction("log.cleaner.io.max.bytes.per.second") / cores).max(1.0));
+        let backoff = settings.number("log.cleaner.backoff.ms");
+        if cleaner.backoff.replace(backoff) != backoff {
+            cleaner.backoff_changed.notify();
+        }
+    }
+
+    /// This core's part of what the settings allow the whole process.
+    fn means(&self) -> Means<'_> {
+        let (image, cores) = (self.image(), self.rt().cores());
+        let bytes = |name| usize::try_from(image.settings().number(name)).unwrap_or(0);
+        Means {
+            // A quarter of the process's memory at most: the pools have three of them.
+            map_bytes: (bytes("log.cleaner.dedupe.buffer.size") / cores).min(self.rt().memory().budget() / 3).max(MAP_MIN),
+            map_load_ppm: ((image.settings().fraction("log.cleaner.io.buffer.load.factor") * 1e6) as u32).max(1),
+            buffer: (bytes("log.cleaner.io.buffer.size") / cores / 2).clamp(BUFFER_MIN, REGION) / BLOCK * BLOCK,
+            pace: &self.0.cleaner.pace,
         }
     }
 

@@ -33,6 +33,7 @@ use crate::partition::op::{
 };
 use crate::rt::Rt;
 use crate::rt::notify::Notify;
+use cleaner::Cleaner;
 use groups::Groups;
 use mailbox::{Grid, Mailboxes};
 use message::{Answer, Call, Connection, Decide, Ids, Message, Position, Ticket, Watched};
@@ -73,6 +74,7 @@ struct Inner<R: Rt> {
     owner: Owner<R>,
     cache: Cache,
     groups: Groups<R>,
+    cleaner: Cleaner,
     image: RefCell<Arc<Image>>,
     waiting: RefCell<Slab<Waiting>>,
     /// Waits of other cores at our partitions.
@@ -106,6 +108,7 @@ impl<R: Rt> Shard<R> {
             owner: Owner::new(rt.clone()),
             cache: Cache::new(rt.memory()),
             groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
+            cleaner: Cleaner::default(),
             mailboxes,
             image: RefCell::new(Arc::new(Image::new(BrokerSettings::default()))),
             waiting: RefCell::default(),

@@ -111,6 +111,7 @@ impl<R: Rt> Shard<R> {
             Call::Epochs(items) => self.send(from, Message::Reply(ticket, Answer::Epochs(self.0.owner.epochs(&items)))),
             Call::Assign(image, assignments) => self.answer_later(from, ticket, async move |shard| {
                 shard.assign(&image, assignments).await;
+                shard.cleaner_follows(image.settings());
                 let before = std::mem::replace(&mut *shard.0.image.borrow_mut(), image);
                 shard.groups_follow(&before);
                 Answer::Assigned

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::exec::Exec;
 use crate::base::limits::BLOCK;
@@ -66,6 +67,7 @@ struct Content {
     lost: BTreeSet<u64>,
     len: u64,
     durable_len: u64,
+    modified_ms: i64,
     /// Bytes charged to the disk's space.
     allocated: u64,
 }
@@ -241,6 +243,7 @@ pub struct Disk {
     tree: RefCell<Tree>,
     faults: RefCell<Vec<Planned>>,
     free: Cell<Option<u64>>,
+    slow: RefCell<Option<(String, Duration)>>,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -253,7 +256,7 @@ fn clean(path: &Path) -> PathBuf {
 
 impl Disk {
     pub fn new(exec: Rc<Exec>) -> Disk {
-        Disk { exec, tree: RefCell::default(), faults: RefCell::default(), free: Cell::new(None) }
+        Disk { exec, tree: RefCell::default(), faults: RefCell::default(), free: Cell::new(None), slow: RefCell::default() }
     }
 
     pub fn inject(&self, op: FaultOp, path: &str, skip: u64, fault: Fault) {
@@ -262,6 +265,23 @@ impl Disk {
 
     pub fn set_free_space(&self, bytes: Option<u64>) {
         self.free.set(bytes.map(|bytes| bytes / BLOCK as u64 * BLOCK as u64));
+    }
+
+    pub fn set_slow(&self, slow: Option<(String, Duration)>) {
+        self.slow.replace(slow);
+    }
+
+    /// How much longer than others a write or a flush of this file takes.
+    pub fn stall(&self, file: &OpenFile) -> Duration {
+        let slow = self.slow.borrow();
+        slow.as_ref().filter(|(path, _)| file.path.to_string_lossy().contains(path)).map_or(Duration::ZERO, |(_, stall)| *stall)
+    }
+
+    pub fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        match self.tree.borrow().names.get(&clean(path)) {
+            Some(Node::File(content)) => Ok(content.borrow().modified_ms),
+            _ => Err(errno(libc::ENOENT)),
+        }
     }
 
     /// Bytes in all and free ones.
@@ -363,6 +383,7 @@ impl Disk {
         let mut content = file.content.borrow_mut();
         let end = position + bytes.len() as u64;
         self.charge(&mut content, end)?;
+        content.modified_ms = self.exec.now().wall_ms;
         for (i, block) in bytes.chunks(BLOCK).enumerate() {
             if outcome.is_ok() || self.exec.chance(1, 2) {
                 content.set(position / BLOCK as u64 + i as u64, Some(block.into()));
@@ -401,6 +422,7 @@ impl Disk {
         self.check(FaultOp::Truncate, &file.path)?;
         let mut content = file.content.borrow_mut();
         content.truncate(len);
+        content.modified_ms = self.exec.now().wall_ms;
         self.give_back(&mut content, len);
         Ok(())
     }

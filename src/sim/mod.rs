@@ -142,6 +142,11 @@ impl Sim {
         self.disk.set_free_space(bytes);
     }
 
+    /// Writes and flushes of files whose path contains the text take so much longer; `None`: none do, the state at the start.
+    pub fn set_slow(&self, slow: Option<(&str, Duration)>) {
+        self.disk.set_slow(slow.map(|(path, stall)| (path.to_owned(), stall)));
+    }
+
     /// Connects to a listener from outside of the machine.
     pub async fn connect(&self, address: SocketAddr) -> io::Result<SimClient> {
         SimClient::connect(&self.net, self.exec.clone(), address).await

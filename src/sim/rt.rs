@@ -86,6 +86,16 @@ impl SimRt {
         self.0.memory.set_reclaim(Rc::new(|_| {}));
     }
 
+    /// What a slow disk adds to a write or a flush of this file.
+    fn stall(&self, file: &SimFile) -> impl Future<Output = ()> + 'static {
+        let (exec, stall) = (self.0.exec.clone(), self.0.disk.stall(&file.0));
+        async move {
+            if !stall.is_zero() {
+                exec.sleep(stall).await;
+            }
+        }
+    }
+
     fn alive(&self) -> io::Result<()> {
         if self.0.stopped.get() { Err(io::Error::other("this core has crashed")) } else { Ok(()) }
     }
@@ -245,8 +255,10 @@ impl Rt for SimRt {
         let address = window.as_ptr() as u64;
         assert!(aligned(position) && aligned(window.len() as u64) && aligned(address), "direct I/O needs whole blocks");
         self.alive()?;
+        let stall = self.stall(file);
         let (exec, disk, file) = (self.0.exec.clone(), self.0.disk.clone(), file.0.clone());
         let operation = async move {
+            stall.await;
             exec.latency().await;
             disk.write(&file, position, &window.to_vec())?;
             exec.latency().await;
@@ -266,6 +278,7 @@ impl Rt for SimRt {
     }
 
     async fn sync(&self, file: &SimFile) -> io::Result<()> {
+        self.stall(file).await;
         let file = file.0.clone();
         self.disk(move |disk| disk.harden(&file, 0, u64::MAX)).await
     }
@@ -303,6 +316,11 @@ impl Rt for SimRt {
     async fn unlink(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         self.disk(move |disk| disk.remove_file(&path)).await
+    }
+
+    fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        self.alive()?;
+        self.0.disk.modified_ms(path)
     }
 
     fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {

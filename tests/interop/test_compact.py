@@ -45,7 +45,8 @@ def fill(c, topic, tag, count):
 
 def read(c, topic):
     """What is there: offset, key and value of every record (uncompressed)."""
-    return [(r.offset, r.key, r.value) for b in c.fetch_all(topic, 0) for r in b.records]
+    start = c.list_offset(topic, 0, -2).Offset
+    return [(r.offset, r.key, r.value) for b in c.fetch_all(topic, 0, start) for r in b.records]
 
 
 def consume(broker, topic):
@@ -168,6 +169,56 @@ def test_lag(broker):
         compacted(lambda: read(c, "no-lag"), KEYS + SEGMENT // 4000 + 20)
         time.sleep(1)
         assert len(read(c, "lag")) == 700
+
+
+def test_what_has_waited_too_long_is_compacted():
+    """max.compaction.lag.ms: however little there is to gain, and from the last segment too, which ends for it when the next record comes."""
+    with Broker(**OVERRIDES) as broker, Connection(broker.address) as c:
+        clean = {"cleanup_policy": "compact", "min_cleanable_dirty_ratio": 1.0}
+        c.create_topic("overdue", **clean, max_compaction_lag_ms=1500)
+        c.create_topic("waiting", **clean)
+        for topic in ("overdue", "waiting"):
+            for n in range(10):
+                c.produce_ok(topic, 0, batch([(b"k", b"%d" % n)]))
+        time.sleep(2)
+        for topic in ("overdue", "waiting"):
+            c.produce_ok(topic, 0, batch([(b"k", b"last")]))
+        left = compacted(lambda: read(c, "overdue"), 2)
+        assert left == [(9, b"k", b"9"), (10, b"k", b"last")]
+        assert len(read(c, "waiting")) == 11
+
+
+def test_compacted_and_deleted():
+    """cleanup.policy=compact,delete: the last value of each key stays, until its segment is too old or the log too large."""
+    eager = {**OVERRIDES, "log.retention.check.interval.ms": 100, "log.initial.task.delay.ms": 100}
+    with Broker(**eager) as broker, Connection(broker.address) as c:
+        both = {**SMALL, "cleanup_policy": "compact,delete", "message_timestamp_type": "CreateTime"}
+        hour = 3600_000
+        now = int(time.time() * 1000)
+        c.create_topic("by-age", **both, retention_ms=hour)
+        c.create_topic("by-size", **both, retention_ms=-1, retention_bytes=2 * SEGMENT)
+        # Too old, and of a key that nothing newer replaces.
+        for n in range(140):
+            c.produce_ok("by-age", 0, batch([(b"old-%d" % n, os.urandom(8000))], timestamps=[now - 2 * hour]))
+        for n in range(280):
+            c.produce_ok("by-age", 0, batch([(b"new-%d" % (n % 5), os.urandom(8000))], timestamps=[now]))
+        left = compacted(lambda: read(c, "by-age"), 140 + 5)
+        start = eventually(lambda: c.list_offset("by-age", 0, -2).Offset)
+        left = read(c, "by-age")
+        assert start >= 120 and {key for _, key, _ in left} >= {b"new-%d" % n for n in range(5)}
+        assert not [key for offset, key, _ in left if key.startswith(b"old") and offset < 120], "deleted by age"
+        for n in range(600):
+            c.produce_ok("by-size", 0, batch([(b"%d" % n, os.urandom(8000))]))
+        eventually(lambda: c.list_offset("by-size", 0, -2).Offset > 0)
+        sizes = eventually(lambda: (lambda total: total <= 3 * SEGMENT and total)(sum(len(v) for _, _, v in read(c, "by-size"))))
+        assert sizes >= SEGMENT
+        end = c.list_offset("by-age", 0, -1).Offset
+        broker.kill()
+        broker.start()
+        with Connection(broker.address) as again:
+            wait_ready(again, "by-age")
+            assert again.list_offset("by-age", 0, -1).Offset == end
+            assert latest(read(again, "by-age")) == latest(left)
 
 
 def test_keyless_records_are_refused(broker):

@@ -1,5 +1,6 @@
 """Settings of topics and of the broker changed at run time: by hand, by Kafka's kafka-configs, by librdkafka and kafka-python."""
 
+import os
 import time
 
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
@@ -117,6 +118,11 @@ def test_refusals(broker):
         assert node("1", ("log.retention.ms", "0")) == (INVALID_REQUEST, zero)
         assert node("5", ("log.retention.ms", "9")) == (INVALID_REQUEST, "Unexpected broker id, expected 1, but received 5")
         assert node("x", ("log.retention.ms", "9")) == (INVALID_REQUEST, "Node id must be an integer, but it is: x")
+
+        assert node("", ("log.cleaner.enable", "false"), ("log.retention.check.interval.ms", "5")) == (
+            INVALID_REQUEST, "Cannot update these configs dynamically: [log.cleaner.enable, log.retention.check.interval.ms]")
+        small = "requirement failed: log.cleaner.dedupe.buffer.size must be at least 1MB per cleaner thread."
+        assert node("1", ("log.cleaner.dedupe.buffer.size", "1000000")) == (INVALID_REQUEST, small)
 
         old = alter_old(c, TOPIC, "refused", {"segment.ms": "0"})
         assert old == (INVALID_CONFIG, "Invalid value 0 for configuration segment.ms: Value must be at least 1"), old
@@ -278,6 +284,42 @@ def test_kafka_configs_of_brokers(broker):
     for scope in (("--broker", "1"), ("--broker-defaults",)):
         code, out, err = kafka_configs(broker, "--alter", *scope, "--delete-config", "log.segment.bytes")
         assert code == 0, (out, err)
+
+
+def test_kafka_configs_of_the_cleaner():
+    """How often and how fast logs are compacted follows the settings, in the middle of a pause and of a cleaning too."""
+
+    def set_all(name, value):
+        code, out, err = kafka_configs(broker, "--alter", "--broker-defaults", "--add-config", f"{name}={value}")
+        assert code == 0, (out, err)
+
+    def load(topic):
+        """Two full segments of one key, and some."""
+        c.create_topic(topic, cleanup_policy="compact", segment_bytes=1 << 20, min_cleanable_dirty_ratio=0.01)
+        for _ in range(25):
+            c.produce_ok(topic, 0, batch([(b"k", os.urandom(100_000))]))
+
+    def left(topic):
+        return sum(len(b.records) for b in c.fetch_all(topic, 0))
+
+    with Broker(**{"log.cleaner.backoff.ms": 3600_000}) as broker, Connection(broker.address) as c:
+        load("one")
+        time.sleep(1)
+        assert left("one") == 25
+        set_all("log.cleaner.backoff.ms", 100)
+        eventually(lambda: left("one") <= 12, 30)
+        if not KAFKA:  # which keeps a pause until its end
+            set_all("log.cleaner.io.max.bytes.per.second", 1000)
+        load("two")
+        time.sleep(1)
+        assert KAFKA or left("two") == 25
+        set_all("log.cleaner.io.max.bytes.per.second", 1e9)
+        eventually(lambda: left("two") <= 12, 30)
+        for name, value in (("log.cleaner.dedupe.buffer.size", 4 << 20), ("log.cleaner.io.buffer.size", 1 << 17), ("log.cleaner.io.buffer.load.factor", 0.5)):
+            set_all(name, value)
+            assert described(c, BROKER, "1", name)[:2] == (str(value), FOR_ALL_BROKERS)
+        load("three")
+        eventually(lambda: left("three") <= 12, 30)
 
 
 def test_librdkafka(broker):

@@ -3,11 +3,16 @@
 import contextlib
 import json
 import os
+import resource
 import shutil
+import signal
+import socket
 import subprocess
+import threading
 import time
 
 from harness import KAFKA, Broker, eventually, free_port, java, temp_dir
+from powercut import Machine
 from raw import Connection, batch, parse_batches, values
 from test_groups import commit_body, fetch, find
 
@@ -101,6 +106,49 @@ def test_segment_ms():
         eventually(lambda: sorted(files(broker, "t-0", ".log")) == [f"{n:020}.log" for n in (0, 3, 5)])
 
 
+def test_segment_ms_goes_on_after_a_restart():
+    """The first write after a restart already ends a segment whose first record is too old."""
+    with Broker(start=False) as broker:
+        for stop in (broker.terminate, broker.kill):
+            broker.start()
+            topic = f"t-{stop.__name__}"
+            with Connection(broker.address) as c:
+                c.create_topic(topic, segment_ms=1000, retention_ms=-1)
+                eventually(lambda: c.produce(topic, 0, batch([b"0"], timestamps=[5000])).ErrorCode == 0)
+                c.produce_ok(topic, 0, batch([b"1"], timestamps=[5999]))
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                eventually(lambda: c.produce(topic, 0, batch([b"2"], timestamps=[6001])).ErrorCode == 0)
+                eventually(lambda: sorted(files(broker, f"{topic}-0", ".log")) == [f"{n:020}.log" for n in (0, 2)])
+                assert values(c.fetch_all(topic, 0)) == [b"0", b"1", b"2"]
+            stop()
+
+
+def test_records_without_timestamps():
+    """The clock tells when their segments end, the files' times when they go."""
+    with quick() as broker, Connection(broker.address) as c:
+        c.create_topic("t", segment_ms=1000, retention_ms=3600_000)
+        for n in range(2):
+            c.produce_ok("t", 0, batch([b"%d" % n], timestamps=[-1]))
+        time.sleep(1.5)
+        c.produce_ok("t", 0, batch([b"2"], timestamps=[-1]))
+        eventually(lambda: sorted(files(broker, "t-0", ".log")) == [f"{n:020}.log" for n in (0, 2)])
+        time.sleep(0.5)
+        assert earliest(c, "t") == 0
+
+        def aged(base, start):
+            path = os.path.join(broker.data, "t-0", f"{base:020}.log")
+            with contextlib.suppress(FileNotFoundError):
+                os.utime(path, (time.time() - 7200,) * 2)
+            return earliest(c, "t") == start
+
+        eventually(lambda: aged(0, 2))
+        assert values(c.fetch_all("t", 0, 2)) == [b"2"]
+        eventually(lambda: aged(2, 3))
+        assert c.produce_ok("t", 0, batch([b"3"], timestamps=[-1])) == 3
+
+
 def test_delete_records():
     with quick() as broker:
         with Connection(broker.address) as c:
@@ -176,6 +224,88 @@ def test_log_dirs():
         shown = json.loads(out.splitlines()[-1])["brokers"][0]["logDirs"][0]
         assert shown["error"] is None and shown["logDir"] == broker.data
         assert {p["partition"]: p["size"] for p in shown["partitions"]} == {"a-0": 0, "a-1": size}, shown
+
+
+def test_descriptors_run_out():
+    """Below a limit that is reached, what is open goes on; partitions that need a file are refused and new connections wait, until there are some."""
+    if KAFKA:
+        return  # stops
+    with Broker(**{"corelane.log.idle.ms": 600_000}) as broker, Connection(broker.address) as c:
+        c.create_topic("open")
+        c.create_topic("rolling", segment_bytes=1 << 20)
+        for topic in ("open", "rolling"):
+            c.produce_ok(topic, 0, batch([b"first"]))
+        c.create_topic("closed")
+        pid, limits = broker.process.pid, resource.prlimit(broker.process.pid, resource.RLIMIT_NOFILE)
+        waiting = None
+        try:
+            used = max(int(fd) for fd in os.listdir(f"/proc/{pid}/fd")) + 1
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (used, limits[1]))
+            # Numbers below the limit may be free.
+            idle = [socket.create_connection(broker.address) for _ in range(used)]
+            time.sleep(0.5)
+            assert c.produce("closed", 0, batch([b"refused"])).ErrorCode == KAFKA_STORAGE_ERROR
+            assert c.produce_ok("open", 0, batch([b"second"])) == 1
+            told = [c.produce("rolling", 0, batch([b"%02d" % n + b"x" * 300_000])) for n in range(8)]
+            codes = {answer.ErrorCode for answer in told}
+            assert codes == {0, KAFKA_STORAGE_ERROR}, codes
+            kept = [b"%02d" % n for n, answer in enumerate(told) if answer.ErrorCode == 0]
+            assert values(c.fetch_all("open", 0)) == [b"first", b"second"]
+            waiting = socket.create_connection(broker.address)
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+            for one in idle:
+                one.close()
+        eventually(lambda: c.produce("closed", 0, batch([b"taken"])).ErrorCode == 0)
+        eventually(lambda: c.produce("rolling", 0, batch([b"99"])).ErrorCode == 0)
+        assert values(c.fetch_all("closed", 0)) == [b"taken"]
+        assert [v[:2] for v in values(c.fetch_all("rolling", 0))] == [b"fi", *kept, b"99"]
+        waiting.close()
+        with Connection(broker.address) as another:
+            assert another.list_offset("open", 0, LATEST).Offset == 2
+
+
+def test_stalled_disk():
+    """One of two disks answers nothing for seconds: partitions on the other one go on, those on it wait, and lose nothing."""
+    if KAFKA:
+        return  # its threads wait for the disk
+    directory = temp_dir()
+    try:
+        machine = Machine(directory)
+    except (AssertionError, OSError) as error:
+        print(f"not allowed to make a file system: nothing tested ({error})")
+        return
+    quick_dir, slow_dir = os.path.join(directory, "quick"), os.path.join(machine.mount, "slow")
+    broker = Broker(directory=directory, start=False, **{"log.dirs": f"{quick_dir},{slow_dir}"})
+    try:
+        broker.start()
+        with Connection(broker.address) as c, Connection(broker.address) as held:
+            c.create_topic("t", 4)
+            for p in range(4):
+                c.produce_ok("t", p, batch([b"0"]))
+            slow = [p for p in range(4) if os.path.exists(os.path.join(slow_dir, f"t-{p}"))]
+            others = [p for p in range(4) if p not in slow]
+            assert slow and others, "new partitions go to both disks"
+            os.kill(machine.disk.pid, signal.SIGSTOP)
+            try:
+                answers = []
+                waiter = threading.Thread(target=lambda: answers.append(held.produce("t", slow[0], batch([b"1"]))))
+                waiter.start()
+                for n in range(1, 300):
+                    for p in others:
+                        assert c.produce_ok("t", p, batch([b"%d" % n])) == n
+                assert not answers, "the disk was not stalled"
+            finally:
+                os.kill(machine.disk.pid, signal.SIGCONT)
+            waiter.join(60)
+            assert [(a.ErrorCode, a.BaseOffset) for a in answers] == [(0, 1)]
+            for p in slow:
+                assert values(c.fetch_all("t", p)) == [b"0", b"1"][: 2 if p == slow[0] else 1]
+        assert broker.terminate() == 0
+    finally:
+        broker.kill()
+        machine.down()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ import subprocess
 from confluent_kafka import KafkaException
 
 import fill
-from harness import CORELANE, KAFKA, Broker, Kafka, eventually
+from harness import CORELANE, KAFKA, Broker, Kafka, eventually, temp_dir
 from raw import Connection, batch
 
 # Settings of one test's Kafka: segments and snapshots that small need little data.
@@ -55,20 +55,21 @@ def filled(broker):
 
 def successor(kafka):
     """On Kafka's directory, Corelane (or, to see that the test is right, Kafka again). It deletes and compacts nothing meanwhile."""
-    broker = Broker(directory=kafka.directory, start=False, **{"log.initial.task.delay.ms": 600_000, "log.cleaner.enable": "false"})
+    dirs = {"log.dirs": kafka.overrides["log.dirs"]} if "log.dirs" in kafka.overrides else {}
+    broker = Broker(directory=kafka.directory, start=False, **{"log.initial.task.delay.ms": 600_000, "log.cleaner.enable": "false", **dirs})
     broker.start()
     return broker
 
 
+def quietly(check, *arguments):
+    """`None` while Kafka does not serve all of its partitions yet, which it may do after it accepts connections."""
+    with contextlib.suppress(KafkaException):
+        return check(*arguments)
+
+
 def settled(check):
-    """Kafka accepts connections before it serves its partitions."""
-
-    def checked():
-        with contextlib.suppress(KafkaException):
-            return check()
-
     if KAFKA:
-        eventually(checked, 60)
+        eventually(lambda: quietly(check), 60)
 
 
 def read_all(broker):
@@ -123,6 +124,44 @@ def test_after_a_clean_stop():
 def test_after_kill_9():
     with Kafka(**EAGER) as kafka:
         check(kafka, kafka.kill)
+
+
+def test_several_directories():
+    """Each partition stays in the directory where Kafka had it, after a clean stop and after a kill; new ones go to both."""
+
+    def own(broker):
+        """Without what comes by itself, and what this test adds."""
+        return {where: records for where, records in read_all(broker).items() if not where[0].startswith(("__", "new"))}
+
+    for stop in ("terminate", "kill"):
+        directory = temp_dir()
+        dirs = [os.path.join(directory, name) for name in ("data", "more")]
+
+        def partitions():
+            return [sorted(n for n in os.listdir(d) if re.fullmatch(r"(?!__)[\w.-]+-\d+", n)) for d in dirs]
+
+        with Kafka(directory=directory, **{"log.dirs": ",".join(dirs)}) as kafka:
+            fill.fill(kafka)
+            expected = eventually(lambda: quietly(own, kafka))
+            getattr(kafka, stop)()
+            before = partitions()
+            assert all(before) and sum(map(len, before)) == 7, before
+            with contextlib.ExitStack() as stack:
+                broker = successor(kafka)
+                stack.callback(broker.kill)
+                settled(lambda: own(broker) == expected)
+                assert own(broker) == expected and partitions() == before
+                fill.create(broker, {"new": (6, {})})
+                with Connection(broker.address) as c:
+                    for p in range(6):
+                        eventually(lambda p=p: c.produce("new", p, batch([b"x"])).ErrorCode == 0)
+                now = partitions()
+                assert all(len(a) > len(b) for a, b in zip(now, before, strict=True)), now
+                for crash in (False, True):
+                    broker.kill() if crash else broker.terminate()
+                    broker.start()
+                    settled(lambda: own(broker) == expected)
+                    assert own(broker) == expected and partitions() == now
 
 
 def start_fails(kafka, *more):

@@ -145,7 +145,7 @@ pub const BROKER: &[Key] = &[
         "1.7976931348623157E308",
         "Bytes that compaction reads and writes each second at most, shared by the cores.",
     ),
-    key("log.cleaner.threads", Int(0, I32), "1", "Accepted: each core compacts its own logs, one at a time."),
+    key("log.cleaner.threads", Int(0, I32), "1", "Accepted, without effect: each core compacts its own logs, one at a time."),
     key(
         "num.recovery.threads.per.data.dir",
         Int(1, 1024),
@@ -226,8 +226,18 @@ pub const BROKER: &[Key] = &[
 ];
 
 /// Those of [`BROKER`] that can be changed at run time.
-const DYNAMIC: &[&str] =
-    &["corelane.ack", "max.connections", "max.connections.per.ip", "num.recovery.threads.per.data.dir", "producer.id.expiration.ms"];
+const DYNAMIC: &[&str] = &[
+    "corelane.ack",
+    "log.cleaner.backoff.ms",
+    "log.cleaner.dedupe.buffer.size",
+    "log.cleaner.io.buffer.load.factor",
+    "log.cleaner.io.buffer.size",
+    "log.cleaner.io.max.bytes.per.second",
+    "max.connections",
+    "max.connections.per.ip",
+    "num.recovery.threads.per.data.dir",
+    "producer.id.expiration.ms",
+];
 
 /// Settings of the broker that are defaults for topics: the setting, and the topic's name for it.
 pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// The rate at which a core's cleanings read and write.
 pub struct Pace {
     /// Bytes a second.
-    rate: f64,
+    rate: Cell<f64>,
     /// When what was read and written so far may have been.
     due: Cell<Duration>,
 }
@@ -33,17 +33,24 @@ pub struct Pace {
 impl Pace {
     /// At most `rate` bytes a second, above 0.
     pub fn new(rate: f64) -> Pace {
-        Pace { rate, due: Cell::default() }
+        Pace { rate: Cell::new(rate), due: Cell::default() }
+    }
+
+    /// From now on at most `rate` bytes a second, above 0; a pause for the sake of another rate ends.
+    pub fn set_rate(&self, rate: f64) {
+        if self.rate.replace(rate) != rate {
+            self.due.set(Duration::ZERO);
+        }
     }
 
     /// Waits as long as `bytes` more take, unless the log is to be left alone.
     async fn spend<R: Rt>(&self, log: &Inner<R>, bytes: u64) -> Result<(), LogError> {
         let now = || log.rt.now().mono;
-        let due = self.due.get().max(now()) + Duration::try_from_secs_f64(bytes as f64 / self.rate).unwrap_or(LONGEST).min(LONGEST);
+        let due = self.due.get().max(now()) + Duration::try_from_secs_f64(bytes as f64 / self.rate.get()).unwrap_or(LONGEST).min(LONGEST);
         self.due.set(due);
         log.rt.yield_now().await;
         log.still_open()?;
-        while let Some(wait) = due.checked_sub(now()).filter(|wait| *wait >= SHORTEST) {
+        while let Some(wait) = self.due.get().checked_sub(now()).filter(|wait| *wait >= SHORTEST) {
             log.rt.sleep(wait.min(LOOK)).await;
             log.still_open()?;
         }

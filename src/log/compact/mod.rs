@@ -71,7 +71,7 @@ impl<R: Rt> Inner<R> {
         pairs.map(|pair| Sealed { base: pair[0].base, size: pair[0].size, next: pair[1].base }).collect()
     }
 
-    fn segment_path(&self, base: Offset) -> PathBuf {
+    pub(super) fn segment_path(&self, base: Offset) -> PathBuf {
         files::name(&self.dir, base, "log")
     }
 

@@ -1,10 +1,11 @@
 //! Files: direct reads and writes, lengths, names, small files.
 
 use std::path::Path;
+use std::process::Command;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{World, on_both, pattern};
+use super::{World, on_both, on_real_cores, pattern};
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
@@ -102,6 +103,30 @@ async fn names_and_small_files<W: World>(world: Rc<W>) {
     assert_eq!(rt.read_file(&dir.join("c/two")).unwrap().len(), 10_001);
     rt.remove_dir_all(&dir.join("c")).unwrap();
     assert!(rt.list(&dir.join("c")).is_err() && names(&dir).is_empty());
+}
+
+/// The kernel writes what there is room for and says how much that was: the write goes on behind it, and fails there.
+#[test]
+fn a_write_that_is_cut_short_by_a_full_disk_fails() {
+    const ROOM: usize = 64;
+    on_real_cores(1, |world| async move {
+        let (rt, dir) = (world.rt(), world.dir().join("small"));
+        rt.create_dir_all(&dir).unwrap();
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&dir).output();
+        if !mount.is_ok_and(|done| done.status.success()) {
+            return eprintln!("not allowed to mount a file system: nothing tested");
+        }
+        let file = rt.open(&dir.join("short"), Open::Create).await.unwrap();
+        let bytes = pattern(0, 2 * ROOM * BLOCK);
+        let chunk = chunk_of(rt, &bytes).await;
+        let written = rt.write_at(&file, 0, chunk.window(0..bytes.len()), false).await;
+        let len = rt.file_len(&file).unwrap() as usize;
+        let (read, found) = rt.read_at(&file, 0, rt.memory().chunk(bytes.len()).await, bytes.len()).await;
+        let unmounted = Command::new("umount").arg("-l").arg(&dir).status().unwrap();
+        assert_eq!(written.unwrap_err().raw_os_error(), Some(libc::ENOSPC));
+        assert!(unmounted.success() && len == read.unwrap() && (1..=ROOM * BLOCK).contains(&len));
+        assert!(found.filled() == &bytes[..len]);
+    });
 }
 
 /// Whoever lets go of a write must get neither its memory back before the kernel is done with it nor a torn block.

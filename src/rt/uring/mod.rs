@@ -405,6 +405,11 @@ impl Rt for Uring {
         file::unlink(&self.0.ring, path).await
     }
 
+    fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+        let modified = std::fs::metadata(path)?.modified()?;
+        Ok(modified.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64))
+    }
+
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)> {
         file::space(dir)
     }

@@ -38,6 +38,11 @@ impl<'a> Client<'a> {
         }
     }
 
+    /// The machine with the broker.
+    pub fn machine(&self) -> &'a Machine {
+        self.machine
+    }
+
     /// Sends a request in pieces; its answer is to be received in turn.
     pub async fn send<R: Request>(&self, version: i16, request: &R) -> io::Result<Due> {
         let correlation_id = self.next.replace(self.next.get() + 1);

@@ -2,8 +2,10 @@
 //!
 //! `SEED=7 cargo test --release --lib server::tests` runs one seed again.
 
+mod churn;
 mod client;
 mod commits;
+mod slow;
 mod workload;
 
 use std::cell::{Cell, RefCell};

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use super::Machine;
+use super::churn::Churn;
 use super::client::Client;
 use super::commits::Commits;
 use crate::base::error::ErrorCode;
@@ -22,10 +23,12 @@ use crate::wire::record::Records;
 
 const TOPIC: &str = "orders";
 const PARTITIONS: i32 = 3;
+/// How often another topic comes and goes.
+const CHURN: u64 = 6;
 /// Offsets that a group commits.
 const COMMITS: i64 = 60;
 /// Bytes of a batch before its records.
-const HEADER: usize = 61;
+pub const HEADER: usize = 61;
 /// Batches that an idempotent producer may have under way.
 const WINDOW: usize = 5;
 
@@ -84,6 +87,7 @@ pub struct Workload<'a> {
     topic_id: Cell<Uuid>,
     producers: Vec<Producer>,
     commits: Commits,
+    churn: Churn,
     working: Cell<usize>,
     last_error: RefCell<Option<io::Error>>,
 }
@@ -123,6 +127,7 @@ impl<'a> Workload<'a> {
             topic_id: Cell::default(),
             producers,
             commits: Commits::default(),
+            churn: Churn::new(),
             working: Cell::new(0),
             last_error: RefCell::default(),
         }
@@ -151,6 +156,11 @@ impl<'a> Workload<'a> {
         tasks.push(Box::pin(async {
             while self.commits.acknowledged() < COMMITS {
                 self.note(self.commits.go_on(self.machine, TOPIC, COMMITS).await);
+            }
+        }));
+        tasks.push(Box::pin(async {
+            while self.churn.rounds() < CHURN {
+                self.note(self.churn.go_on(self.machine, CHURN).await);
             }
         }));
         tasks.push(Box::pin(async {
