@@ -297,6 +297,10 @@ fn limits<R: Rt>(shard: &Shard<R>, files: usize) -> Limits {
 
 /// Connections, logs, checkpoints, marker: in this order.
 async fn stop<R: Rt>(shard: &Shard<R>, control: Option<Rc<Control<R>>>) -> Result<(), String> {
+    let disconnects: Vec<_> = (0..shard.rt().cores()).map(|core| shard.disconnect_core(core)).collect();
+    for disconnect in disconnects {
+        disconnect.await;
+    }
     let stops: Vec<_> = (0..shard.rt().cores()).map(|core| shard.stop_core(core)).collect();
     let mut positions = Vec::new();
     for stop in stops {

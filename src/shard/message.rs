@@ -87,7 +87,9 @@ pub enum Call {
     ListGroups(Vec<String>, Vec<String>),
     /// Flush all logs and say how far they are.
     Checkpoint,
-    /// Finish what was read, close connections and logs.
+    /// Finish what was read, end groups and connections.
+    Disconnect,
+    /// Close the logs, once all cores are disconnected.
     Stop,
 }
 
@@ -115,6 +117,8 @@ pub enum Answer {
     Checkpoint(Vec<Position>),
     /// See [`Call::Assign`].
     Assigned,
+    /// See [`Call::Disconnect`].
+    Disconnected,
     /// See [`Call::Stop`].
     Stopped(Vec<Position>),
 }

@@ -319,7 +319,15 @@ impl<R: Rt> Shard<R> {
         self.0.asked.notified().await;
     }
 
-    /// Stops a core: its connections end, its logs are closed. The positions of the logs that were closed cleanly.
+    /// Ends a core's connections. All cores' come first, then [`Shard::stop_core`]: nobody is to ask for a log that is closed already.
+    pub fn disconnect_core(&self, core: usize) -> impl Future<Output = ()> {
+        let answer = self.call_now(core, Call::Disconnect);
+        async {
+            answer.await;
+        }
+    }
+
+    /// Stops a core: its logs are closed. The positions of the logs that were closed cleanly.
     pub fn stop_core(&self, core: usize) -> impl Future<Output = Vec<Position>> {
         let answer = self.call_now(core, Call::Stop);
         async {

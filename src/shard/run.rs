@@ -129,6 +129,10 @@ impl<R: Rt> Shard<R> {
             Call::Checkpoint => {
                 self.answer_later(from, ticket, async |shard| Answer::Checkpoint(shard.checkpoint().await));
             }
+            Call::Disconnect => self.answer_later(from, ticket, async |shard| {
+                shard.disconnect().await;
+                Answer::Disconnected
+            }),
             Call::Stop => self.answer_later(from, ticket, async |shard| Answer::Stopped(shard.close_all().await)),
         }
     }
@@ -283,14 +287,18 @@ impl<R: Rt> Shard<R> {
         positions
     }
 
-    /// Closes the connections, then the logs.
-    async fn close_all(&self) -> Vec<Position> {
+    /// Ends the groups and closes the connections of this core.
+    async fn disconnect(&self) {
         self.end_groups();
         let stop = self.0.on_stop.borrow().clone();
         if let Some(stop) = stop {
             stop.notify();
             self.0.connections_closed.notified().await;
         }
+    }
+
+    /// Closes the logs.
+    async fn close_all(&self) -> Vec<Position> {
         let positions = Rc::new(RefCell::new(Vec::new()));
         let (shard, closed) = (self.clone(), positions.clone());
         let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
