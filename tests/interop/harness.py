@@ -245,6 +245,8 @@ def in_threads(functions, timeout=240):
 def run_file(path, wanted):
     """Runs one file's tests in this process, printing one line each; returns how many failed."""
     raise_file_limit()
+    # Who is started in the background of a shell ignores SIGINT and has its children ignore it: a Java tool would then never end.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     name = os.path.basename(path)[: -len(".py")]
     module = importlib.import_module(name)
     tests = [(n, f) for n, f in vars(module).items() if n.startswith("test_") and callable(f) and f.__module__ == name]
