@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 
+use super::files::REMOVALS;
 use super::read::{COLD_READS, Gate};
 use crate::base::ids::Offset;
 use crate::rt::mem::Memory;
@@ -41,12 +42,13 @@ struct Inner {
     active: Cell<usize>,
     memory: Option<Memory>,
     cold_reads: Gate,
+    removals: Gate,
 }
 
 impl Default for Inner {
     fn default() -> Inner {
-        let cold_reads = Gate::new(COLD_READS);
-        Inner { entries: RefCell::default(), bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads }
+        let (cold_reads, removals) = (Gate::new(COLD_READS), Gate::new(REMOVALS));
+        Inner { entries: RefCell::default(), bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads, removals }
     }
 }
 
@@ -113,6 +115,11 @@ impl Cache {
     /// Where the cold reads of one core wait for their turn at the device.
     pub(super) fn cold_reads(&self) -> &Gate {
         &self.0.cold_reads
+    }
+
+    /// Removals of large files of this core.
+    pub(super) fn removals(&self) -> &Gate {
+        &self.0.removals
     }
 
     /// Takes a span into account.

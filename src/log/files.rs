@@ -1,18 +1,25 @@
 //! The files of a partition's directory: names, small ones whole, derived ones.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::Inner;
+use super::cache::Cache;
 use super::error::LogError;
 use super::index::Index;
 use crate::base::ids::{Offset, TopicId};
-use crate::rt::{Open, Rt};
+use crate::rt::{Class, Open, Rt};
 
 /// The leader-epoch checkpoint's name.
 pub(super) const EPOCHS: &str = "leader-epoch-checkpoint";
 /// Files beside a segment's that can be rebuilt from it.
 pub(super) const DERIVED: [&str; 3] = ["index", "timeindex", "txnindex"];
 const METADATA: &str = "partition.metadata";
+/// Large files that one core removes at a time; bytes of them that go at once, and the pause after that. One core removes 1 to 2 GB/s so.
+pub(super) const REMOVALS: usize = 2;
+const REMOVED_AT_ONCE: u64 = 1 << 20;
+const REMOVAL_PAUSE: Duration = Duration::from_millis(1);
 
 /// A segment file's name: `kind` is `log`, one of [`DERIVED`] or `snapshot`.
 pub(super) fn name(dir: &Path, base: Offset, kind: &str) -> PathBuf {
@@ -155,10 +162,37 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
     Ok(())
 }
 
-/// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, then removes it.
+/// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, and removes that in the background; what is left of it by then goes at the next
+/// start.
 pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
     let gone = rename_with(&log.rt, &log.dir, "delete").await?;
-    log.rt.remove_dir_all(&gone).map_err(LogError::io("remove", &gone))
+    let (rt, cache) = (log.rt.clone(), log.cache.clone());
+    log.rt.spawn(Class::Background, async move {
+        let segments = rt.list(&gone).unwrap_or_default().into_iter().filter(|entry| entry.name.contains(".log"));
+        for segment in segments {
+            // What cannot be removed now cannot be below either, and is told there.
+            let _ = remove_segment(&rt, &cache, &gone.join(segment.name)).await;
+        }
+        if let Err(e) = rt.remove_dir_all(&gone) {
+            tracing::warn!("cannot remove {}: {e}; it will be at the next start", gone.display());
+        }
+    });
+    Ok(())
+}
+
+/// Removes a segment's file from its end, a piece at a time: a disk that is told of freed blocks at once is busy with a large file for tens of
+/// milliseconds, and every write waits.
+pub(super) async fn remove_segment<R: Rt>(rt: &R, cache: &Cache, path: &Path) -> io::Result<()> {
+    let _turn = cache.removals().enter().await;
+    let file = rt.open(path, Open::Write).await?;
+    let mut left = rt.file_len(&file)?;
+    while left > REMOVED_AT_ONCE {
+        left -= REMOVED_AT_ONCE;
+        rt.truncate(&file, left).await?;
+        rt.sleep(REMOVAL_PAUSE).await;
+    }
+    drop(file);
+    rt.unlink(path).await
 }
 
 /// Renames a partition's directory, durably, to `TOPIC-PARTITION.ID-SUFFIX` with a random id, cut to 255 bytes as Kafka does.

@@ -199,12 +199,14 @@ impl<R: Rt> Inner<R> {
 
     /// Removes files after `file.delete.delay.ms`.
     pub(super) fn remove_later(&self, marked: Vec<PathBuf>) {
-        let rt = self.rt.clone();
+        let (rt, cache) = (self.rt.clone(), self.cache.clone());
         let delay = Duration::from_millis(self.config.get().file_delete_delay_ms.max(0) as u64);
         self.rt.spawn(Class::Background, async move {
             rt.sleep(delay).await;
             for path in marked {
-                match rt.unlink(&path).await {
+                let segment = path.to_string_lossy().ends_with(".log.deleted");
+                let removed = if segment { files::remove_segment(&rt, &cache, &path).await } else { rt.unlink(&path).await };
+                match removed {
                     // Its topic may have been deleted meanwhile.
                     Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                         tracing::warn!("cannot remove {}: {e}; it will be at the next start", path.display());

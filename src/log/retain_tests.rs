@@ -256,3 +256,23 @@ fn a_deleted_topic_is_not_in_the_way_of_files_to_be_removed() {
         assert!(rt.list(Path::new("/data")).unwrap().is_empty() && rt.read_file(&segment(0)).is_err());
     });
 }
+
+/// A disk that hears of freed blocks at once is busy with a large file for tens of milliseconds.
+#[test]
+fn a_large_segment_is_removed_in_pieces() {
+    const MIB: u64 = 1 << 20;
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        let gone = path().join("0.log.deleted");
+        let file = rt.open(&gone, crate::rt::Open::Create).await.unwrap();
+        rt.allocate(&file, 10 * MIB + 7).await.unwrap();
+        log.0.remove_later(vec![gone.clone()]);
+        rt.sleep(Duration::from_millis(CONFIG.file_delete_delay_ms as u64 + 4)).await;
+        let left = rt.file_len(&file).unwrap();
+        assert!((MIB..10 * MIB).contains(&left), "{left}");
+        rt.sleep(Duration::from_secs(1)).await;
+        assert!(!names(&rt).contains(&"0.log.deleted".to_owned()));
+    });
+}
