@@ -9,6 +9,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 START_SECONDS = 60
+REMOVAL_SECONDS = 15
 # What one node of Kafka needs, and deleted topics gone at once: the disk is not large. Everything else is its default.
 KAFKA_SETTINGS = """process.roles=broker,controller
 node.id=1
@@ -52,6 +53,12 @@ class Broker:
     def accepts(self):
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def await_removal(self):
+        """Until deleted topics are off the disk: both brokers remove them in the background, and the next load would run beside that."""
+        deadline = time.monotonic() + REMOVAL_SECONDS
+        while time.monotonic() < deadline and any(name.endswith("-delete") for _, names, _ in os.walk(self.directory) for name in names):
+            time.sleep(0.2)
 
     def resident_mib(self):
         with open(f"/proc/{self.pid}/status") as status:

@@ -57,6 +57,7 @@ def run_side(session, side, chosen, number):
                 arguments += " --delete-topic"
             result = session.run(cell.mode, arguments, broker, f"cell-{index}")
             session.note({"round": number, "side": side, "cell": cell.name, "result": result})
+            broker.await_removal()
             print(f"round {number} {side:9} {cell.name}: {summary(result)}", flush=True)
         before = broker.cpu_seconds()
         time.sleep(IDLE_SECONDS)

@@ -18,8 +18,8 @@ use crate::wire::batch::BatchHeader;
 pub(super) const NAME: &str = "corelane-recovery-point";
 /// Bytes that all logs of a process together let grow behind their recovery points, about: so many are checked after a crash.
 const BEHIND: u64 = 512 << 20;
-/// The part of one log, at least and at most.
-const LEAST_SHARE: u64 = 1 << 20;
+/// The part of one log, at least and at most: with very many busy logs more is checked, or they would do little but set recovery points.
+const LEAST_SHARE: u64 = 4 << 20;
 const MOST_SHARE: u64 = 64 << 20;
 const VERSION: u8 = 0;
 /// Bytes of a batch header.
