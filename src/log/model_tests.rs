@@ -75,6 +75,7 @@ impl Model {
             self.batches.extend(back.into_iter().filter(|(base, _)| *base < end));
         }
         self.cut(end);
+        self.written = end;
     }
 
     fn cut(&mut self, end: Offset) {
