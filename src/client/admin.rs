@@ -414,16 +414,16 @@ impl Client {
         self.ask_leaders(partitions, |client, leader, asked| {
             let mut request = ListOffsetsRequest::default();
             (request.replica_id, request.isolation_level) = (-1, isolation_level);
-            for (topic, index) in asked {
-                if request.topics.last().is_none_or(|last| last.name.as_str() != topic) {
-                    let mut entry = list_offsets_request::ListOffsetsTopic::default();
-                    entry.name = topic.as_str().into();
-                    request.topics.push(entry);
-                }
+            let of_partition = |(_, index): &TopicPartition| {
                 let mut partition = list_offsets_request::ListOffsetsPartition::default();
                 (partition.partition_index, partition.timestamp) = (*index, timestamp);
-                request.topics.last_mut().expect("just made").partitions.push(partition);
-            }
+                partition
+            };
+            request.topics = by_topic(asked, of_partition, |topic, partitions| {
+                let mut entry = list_offsets_request::ListOffsetsTopic::default();
+                (entry.name, entry.partitions) = (topic.into(), partitions);
+                entry
+            });
             let response = client.ask_node(leader, &request)?;
             let topics = response.topics.into_iter();
             Ok(topics
@@ -449,16 +449,16 @@ impl Client {
         self.ask_leaders(before.keys().cloned().collect(), |client, leader, asked| {
             let mut request = DeleteRecordsRequest::default();
             request.timeout_ms = CHANGE_TIMEOUT_MS;
-            for (topic, index) in asked {
-                if request.topics.last().is_none_or(|last| last.name.as_str() != topic) {
-                    let mut entry = delete_records_request::DeleteRecordsTopic::default();
-                    entry.name = topic.as_str().into();
-                    request.topics.push(entry);
-                }
+            let of_partition = |asked: &TopicPartition| {
                 let mut partition = delete_records_request::DeleteRecordsPartition::default();
-                (partition.partition_index, partition.offset) = (*index, before[&(topic.clone(), *index)]);
-                request.topics.last_mut().expect("just made").partitions.push(partition);
-            }
+                (partition.partition_index, partition.offset) = (asked.1, before[asked]);
+                partition
+            };
+            request.topics = by_topic(asked, of_partition, |topic, partitions| {
+                let mut entry = delete_records_request::DeleteRecordsTopic::default();
+                (entry.name, entry.partitions) = (topic.into(), partitions);
+                entry
+            });
             let response = client.ask_node(leader, &request)?;
             let topics = response.topics.into_iter();
             Ok(topics
@@ -475,6 +475,16 @@ impl Client {
                 .collect())
         })
     }
+}
+
+/// The part of a request that is grouped by topic. `partitions` are in the order of their topics.
+pub fn by_topic<P, T>(
+    partitions: &[TopicPartition],
+    of_partition: impl Fn(&TopicPartition) -> P,
+    of_topic: impl Fn(&str, Vec<P>) -> T,
+) -> Vec<T> {
+    let topics = partitions.chunk_by(|a, b| a.0 == b.0);
+    topics.map(|partitions| of_topic(&partitions[0].0, partitions.iter().map(&of_partition).collect())).collect()
 }
 
 fn listing(topic: &metadata_response::MetadataResponseTopic) -> TopicListing {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::admin::TopicPartition;
+use super::admin::{TopicPartition, by_topic};
 use super::records::{Received, decode};
 use super::{Client, ClientError};
 use crate::base::error::ErrorCode;
@@ -126,18 +126,18 @@ impl Fetcher {
         (request.replica_id, request.session_id, request.session_epoch) = (-1, 0, -1);
         (request.max_wait_ms, request.min_bytes, request.max_bytes) = (max_wait_ms, self.config.min_bytes, self.config.max_bytes);
         request.isolation_level = self.config.read_committed.into();
-        for (topic, index) in partitions {
-            if request.topics.last().is_none_or(|last| last.topic.as_str() != topic) {
-                let mut entry = fetch_request::FetchTopic::default();
-                entry.topic = topic.as_str().into();
-                request.topics.push(entry);
-            }
+        let of_partition = |read: &TopicPartition| {
             let mut partition = fetch_request::FetchPartition::default();
-            (partition.partition, partition.fetch_offset) = (*index, self.positions[&(topic.clone(), *index)]);
+            (partition.partition, partition.fetch_offset) = (read.1, self.positions[read]);
             (partition.current_leader_epoch, partition.last_fetched_epoch, partition.log_start_offset) = (-1, -1, -1);
             partition.partition_max_bytes = self.config.partition_bytes;
-            request.topics.last_mut().expect("just made").partitions.push(partition);
-        }
+            partition
+        };
+        request.topics = by_topic(partitions, of_partition, |topic, partitions| {
+            let mut entry = fetch_request::FetchTopic::default();
+            (entry.topic, entry.partitions) = (topic.into(), partitions);
+            entry
+        });
         request
     }
 

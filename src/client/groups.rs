@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::admin::TopicPartition;
+use super::admin::{TopicPartition, by_topic};
 use super::{Api, Client, ClientError};
 use crate::base::error::ErrorCode;
 use crate::base::ids::{BrokerId, Offset};
@@ -192,7 +192,7 @@ impl Client {
         if offsets.is_empty() {
             return Ok(());
         }
-        let request = commit_request(group, offsets.iter().map(|(partition, offset)| (partition, *offset)));
+        let request = commit_request(group, offsets);
         self.ask_coordinator(group, &request, |response| check_commit(&response)).map(|(_, ())| ())
     }
 
@@ -204,16 +204,17 @@ impl Client {
     ) -> Result<BTreeMap<TopicPartition, ErrorCode>, ClientError> {
         let mut request = OffsetDeleteRequest::default();
         request.group_id = group.into();
-        for (topic, index) in partitions {
-            if request.topics.last().is_none_or(|last| last.name.as_str() != topic) {
-                let mut entry = offset_delete_request::OffsetDeleteRequestTopic::default();
-                entry.name = topic.as_str().into();
-                request.topics.push(entry);
-            }
+        let partitions: Vec<TopicPartition> = partitions.iter().cloned().collect();
+        let of_partition = |(_, index): &TopicPartition| {
             let mut partition = offset_delete_request::OffsetDeleteRequestPartition::default();
             partition.partition_index = *index;
-            request.topics.last_mut().expect("just made").partitions.push(partition);
-        }
+            partition
+        };
+        request.topics = by_topic(&partitions, of_partition, |topic, partitions| {
+            let mut entry = offset_delete_request::OffsetDeleteRequestTopic::default();
+            (entry.name, entry.partitions) = (topic.into(), partitions);
+            entry
+        });
         let (_, response) = self.ask_coordinator(group, &request, |response| {
             ClientError::check(response.error_code, None)?;
             Ok(response)
@@ -236,20 +237,21 @@ impl Client {
 }
 
 /// A commit of offsets by nobody in particular: no member, no generation.
-pub fn commit_request<'a>(group: &str, offsets: impl Iterator<Item = (&'a TopicPartition, Offset)>) -> OffsetCommitRequest {
+pub fn commit_request(group: &str, offsets: &BTreeMap<TopicPartition, Offset>) -> OffsetCommitRequest {
     let mut request = OffsetCommitRequest::default();
     (request.group_id, request.generation_id_or_member_epoch) = (group.into(), -1);
-    for ((topic, index), offset) in offsets {
-        if request.topics.last().is_none_or(|last| last.name.as_str() != topic) {
-            let mut entry = offset_commit_request::OffsetCommitRequestTopic::default();
-            entry.name = topic.as_str().into();
-            request.topics.push(entry);
-        }
+    let partitions: Vec<TopicPartition> = offsets.keys().cloned().collect();
+    let of_partition = |committed: &TopicPartition| {
         let mut partition = offset_commit_request::OffsetCommitRequestPartition::default();
-        (partition.partition_index, partition.committed_offset) = (*index, offset);
+        (partition.partition_index, partition.committed_offset) = (committed.1, offsets[committed]);
         (partition.committed_leader_epoch, partition.committed_metadata) = (-1, Some("".into()));
-        request.topics.last_mut().expect("just made").partitions.push(partition);
-    }
+        partition
+    };
+    request.topics = by_topic(&partitions, of_partition, |topic, partitions| {
+        let mut entry = offset_commit_request::OffsetCommitRequestTopic::default();
+        (entry.name, entry.partitions) = (topic.into(), partitions);
+        entry
+    });
     request
 }
 

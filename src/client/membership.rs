@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use super::admin::TopicPartition;
+use super::admin::{TopicPartition, by_topic};
 use super::assign::{Subscriber, range};
 use super::groups::{check_commit, commit_request};
 use super::{Client, ClientError, Connection, RETRY_PAUSE};
@@ -43,18 +43,75 @@ pub trait Member {
     /// Tells the coordinator that this member is alive, when it is time to. False when one has to join again.
     fn heartbeat(&mut self, client: &mut Client) -> Result<bool, ClientError>;
 
-    /// Commits what was read. False when the group has gone on without this member, which then reads it again.
-    fn commit(&mut self, client: &mut Client, offsets: &BTreeMap<TopicPartition, Offset>) -> Result<bool, ClientError>;
-
     /// Leaves, so that the others take over at once.
     fn leave(&mut self, client: &mut Client) -> Result<(), ClientError>;
+
+    /// Its way to the coordinator.
+    fn link(&mut self) -> &mut Link;
+
+    /// Its generation (or epoch) and member id. Nothing while it is not in the group.
+    fn identity(&self) -> Option<(i32, &str)>;
+
+    /// Whether an error means that one has to join anew; forgets what is then no longer true.
+    fn rejoins_after(&mut self, error: &ClientError) -> bool;
+
+    /// Commits what was read. False when the group has gone on without this member, which then reads it again.
+    fn commit(&mut self, client: &mut Client, offsets: &BTreeMap<TopicPartition, Offset>) -> Result<bool, ClientError> {
+        let Some((epoch, member_id)) = self.identity().filter(|_| !offsets.is_empty()) else {
+            return Ok(true);
+        };
+        let member_id = member_id.into();
+        let config = &self.link().config;
+        let mut request = commit_request(&config.group, offsets);
+        (request.generation_id_or_member_epoch, request.member_id) = (epoch, member_id);
+        request.group_instance_id = config.instance.as_deref().map(Into::into);
+        let answer = self.link().connection(client)?.call(&request).and_then(|answer| check_commit(&answer));
+        match answer {
+            Ok(()) => Ok(true),
+            Err(error) if self.rejoins_after(&error) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// A member's settings, and its connection to its group's coordinator.
+#[derive(Debug)]
+pub struct Link {
+    /// What it asks of its group.
+    pub config: MembershipConfig,
+    connection: Option<Connection>,
+}
+
+impl Link {
+    /// Not connected yet.
+    pub fn new(config: MembershipConfig) -> Link {
+        Link { config, connection: None }
+    }
+
+    /// The connection; the coordinator is looked for first if there is none.
+    pub fn connection(&mut self, client: &mut Client) -> Result<&mut Connection, ClientError> {
+        if self.connection.is_none() {
+            let (_, address) = client.coordinator(&self.config.group)?;
+            self.connection = Some(client.connect(&address)?);
+        }
+        Ok(self.connection.as_mut().expect("just made"))
+    }
+
+    /// Whether after this error the coordinator has to be looked for again, which the next request then does.
+    pub fn is_lost_after(&mut self, error: &ClientError) -> bool {
+        let gone = matches!(error, ClientError::Lost(..) | ClientError::Timeout(_) | ClientError::Unreachable(..));
+        let lost = gone || error.is_retriable();
+        if lost {
+            self.connection = None;
+        }
+        lost
+    }
 }
 
 /// A member of a classic group.
 #[derive(Debug)]
 pub struct Membership {
-    config: MembershipConfig,
-    connection: Option<Connection>,
+    link: Link,
     member_id: String,
     generation: i32,
     last_heartbeat: Instant,
@@ -63,36 +120,7 @@ pub struct Membership {
 impl Membership {
     /// Not joined yet.
     pub fn new(config: MembershipConfig) -> Membership {
-        Membership { config, connection: None, member_id: String::new(), generation: -1, last_heartbeat: Instant::now() }
-    }
-
-    /// Whether an error means that one has to join anew; forgets what is then no longer true.
-    fn rejoins_after(&mut self, error: &ClientError) -> bool {
-        match error {
-            ClientError::Broker(ErrorCode::UnknownMemberId, _) => {
-                self.member_id.clear();
-                self.generation = -1;
-                true
-            }
-            ClientError::Broker(ErrorCode::IllegalGeneration | ErrorCode::RebalanceInProgress, _) => true,
-            ClientError::Lost(..) | ClientError::Timeout(_) | ClientError::Unreachable(..) => {
-                self.connection = None;
-                true
-            }
-            error if error.is_retriable() => {
-                self.connection = None;
-                true
-            }
-            _ => false,
-        }
-    }
-
-    fn connection(&mut self, client: &mut Client) -> Result<&mut Connection, ClientError> {
-        if self.connection.is_none() {
-            let (_, address) = client.coordinator(&self.config.group)?;
-            self.connection = Some(client.connect(&address)?);
-        }
-        Ok(self.connection.as_mut().expect("just made"))
+        Membership { link: Link::new(config), member_id: String::new(), generation: -1, last_heartbeat: Instant::now() }
     }
 
     fn try_join(&mut self, client: &mut Client, topics: &[String]) -> Result<BTreeSet<TopicPartition>, ClientError> {
@@ -101,14 +129,14 @@ impl Membership {
         let mut protocol = join_group_request::JoinGroupRequestProtocol::default();
         (protocol.name, protocol.metadata) = (RANGE.into(), consumer_protocol::encode_subscription(&subscription)?);
         let mut request = JoinGroupRequest::default();
-        request.group_id = self.config.group.as_str().into();
-        request.session_timeout_ms = self.config.session_timeout.as_millis() as i32;
-        request.rebalance_timeout_ms = self.config.rebalance_timeout.as_millis() as i32;
+        request.group_id = self.link.config.group.as_str().into();
+        request.session_timeout_ms = self.link.config.session_timeout.as_millis() as i32;
+        request.rebalance_timeout_ms = self.link.config.rebalance_timeout.as_millis() as i32;
         (request.member_id, request.protocol_type) = (self.member_id.as_str().into(), "consumer".into());
-        request.group_instance_id = self.config.instance.as_deref().map(Into::into);
+        request.group_instance_id = self.link.config.instance.as_deref().map(Into::into);
         request.protocols = vec![protocol];
-        let patience = self.config.rebalance_timeout + GRACE;
-        let joined = self.connection(client)?.call_within(&request, patience)?;
+        let patience = self.link.config.rebalance_timeout + GRACE;
+        let joined = self.link.connection(client)?.call_within(&request, patience)?;
         if !joined.member_id.is_empty() {
             self.member_id = joined.member_id.as_str().to_owned();
         }
@@ -125,13 +153,13 @@ impl Membership {
         assignments: Vec<sync_group_request::SyncGroupRequestAssignment>,
     ) -> Result<BTreeSet<TopicPartition>, ClientError> {
         let mut request = SyncGroupRequest::default();
-        (request.group_id, request.generation_id) = (self.config.group.as_str().into(), self.generation);
+        (request.group_id, request.generation_id) = (self.link.config.group.as_str().into(), self.generation);
         request.member_id = self.member_id.as_str().into();
-        request.group_instance_id = self.config.instance.as_deref().map(Into::into);
+        request.group_instance_id = self.link.config.instance.as_deref().map(Into::into);
         (request.protocol_type, request.protocol_name) = (Some("consumer".into()), joined.protocol_name.clone());
         request.assignments = assignments;
-        let patience = self.config.rebalance_timeout + GRACE;
-        let synced = self.connection(client)?.call_within(&request, patience)?;
+        let patience = self.link.config.rebalance_timeout + GRACE;
+        let synced = self.link.connection(client)?.call_within(&request, patience)?;
         ClientError::check(synced.error_code, None)?;
         self.last_heartbeat = Instant::now();
         let mut mine = BTreeSet::new();
@@ -157,15 +185,15 @@ impl Member for Membership {
     }
 
     fn heartbeat(&mut self, client: &mut Client) -> Result<bool, ClientError> {
-        if self.last_heartbeat.elapsed() < self.config.heartbeat_interval {
+        if self.last_heartbeat.elapsed() < self.link.config.heartbeat_interval {
             return Ok(true);
         }
         self.last_heartbeat = Instant::now();
         let mut request = HeartbeatRequest::default();
-        (request.group_id, request.generation_id) = (self.config.group.as_str().into(), self.generation);
+        (request.group_id, request.generation_id) = (self.link.config.group.as_str().into(), self.generation);
         request.member_id = self.member_id.as_str().into();
-        request.group_instance_id = self.config.instance.as_deref().map(Into::into);
-        let answer = self.connection(client).and_then(|connection| connection.call(&request));
+        request.group_instance_id = self.link.config.instance.as_deref().map(Into::into);
+        let answer = self.link.connection(client).and_then(|connection| connection.call(&request));
         match answer.and_then(|answer| ClientError::check(answer.error_code, None)) {
             Ok(()) => Ok(true),
             Err(error) if self.rejoins_after(&error) => Ok(false),
@@ -173,33 +201,38 @@ impl Member for Membership {
         }
     }
 
-    fn commit(&mut self, client: &mut Client, offsets: &BTreeMap<TopicPartition, Offset>) -> Result<bool, ClientError> {
-        if offsets.is_empty() || self.generation < 0 {
-            return Ok(true);
-        }
-        let mut request = commit_request(&self.config.group, offsets.iter().map(|(partition, offset)| (partition, *offset)));
-        (request.generation_id_or_member_epoch, request.member_id) = (self.generation, self.member_id.as_str().into());
-        request.group_instance_id = self.config.instance.as_deref().map(Into::into);
-        let answer = self.connection(client)?.call(&request).and_then(|answer| check_commit(&answer));
-        match answer {
-            Ok(()) => Ok(true),
-            Err(error) if self.rejoins_after(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     fn leave(&mut self, client: &mut Client) -> Result<(), ClientError> {
-        if self.generation < 0 || self.config.instance.is_some() {
+        if self.generation < 0 || self.link.config.instance.is_some() {
             return Ok(());
         }
         let mut member = leave_group_request::MemberIdentity::default();
         member.member_id = self.member_id.as_str().into();
         member.reason = Some("the consumer is being closed".into());
         let mut request = LeaveGroupRequest::default();
-        (request.group_id, request.members) = (self.config.group.as_str().into(), vec![member]);
+        (request.group_id, request.members) = (self.link.config.group.as_str().into(), vec![member]);
         self.generation = -1;
-        let answer = self.connection(client)?.call(&request)?;
+        let answer = self.link.connection(client)?.call(&request)?;
         ClientError::check(answer.error_code, None)
+    }
+
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    fn identity(&self) -> Option<(i32, &str)> {
+        (self.generation >= 0).then_some((self.generation, self.member_id.as_str()))
+    }
+
+    fn rejoins_after(&mut self, error: &ClientError) -> bool {
+        match error {
+            ClientError::Broker(ErrorCode::UnknownMemberId, _) => {
+                self.member_id.clear();
+                self.generation = -1;
+                true
+            }
+            ClientError::Broker(ErrorCode::IllegalGeneration | ErrorCode::RebalanceInProgress, _) => true,
+            error => self.link.is_lost_after(error),
+        }
     }
 }
 
@@ -219,20 +252,18 @@ fn lead(client: &mut Client, joined: &JoinGroupResponse) -> Result<Vec<sync_grou
         .into_iter()
         .map(|(member, partitions)| {
             let mut entry = sync_group_request::SyncGroupRequestAssignment::default();
-            (entry.member_id, entry.assignment) = (member.into(), consumer_protocol::encode_assignment(&assignment(partitions), 1)?);
+            (entry.member_id, entry.assignment) = (member.into(), consumer_protocol::encode_assignment(&assignment(&partitions), 1)?);
             Ok(entry)
         })
         .collect()
 }
 
-fn assignment(partitions: Vec<TopicPartition>) -> ConsumerProtocolAssignment {
-    let mut by_topic: BTreeMap<String, Vec<i32>> = BTreeMap::new();
-    partitions.into_iter().for_each(|(topic, index)| by_topic.entry(topic).or_default().push(index));
+fn assignment(partitions: &[TopicPartition]) -> ConsumerProtocolAssignment {
     let mut assignment = ConsumerProtocolAssignment::default();
-    for (topic, partitions) in by_topic {
+    assignment.assigned_partitions = by_topic(partitions, |(_, index)| *index, |topic, partitions| {
         let mut entry = consumer_protocol_assignment::TopicPartition::default();
         (entry.topic, entry.partitions) = (topic.into(), partitions);
-        assignment.assigned_partitions.push(entry);
-    }
+        entry
+    });
     assignment
 }

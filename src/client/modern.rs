@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::admin::TopicPartition;
-use super::groups::{check_commit, commit_request};
-use super::membership::{Member, MembershipConfig};
-use super::{Client, ClientError, Connection, RETRY_PAUSE};
+use super::membership::{Link, Member, MembershipConfig};
+use super::{Client, ClientError, RETRY_PAUSE};
 use crate::base::error::ErrorCode;
-use crate::base::ids::{Offset, Uuid};
+use crate::base::ids::Uuid;
 use crate::wire::codec::{
     ConsumerGroupHeartbeatRequest, ConsumerGroupHeartbeatResponse, consumer_group_heartbeat_request, consumer_group_heartbeat_response,
 };
@@ -23,8 +22,7 @@ const LEAVE_FOR_NOW: i32 = -2;
 /// A member of a group of the new protocol.
 #[derive(Debug)]
 pub struct ModernMembership {
-    config: MembershipConfig,
-    connection: Option<Connection>,
+    link: Link,
     /// Chosen by the member, and its own for its whole life.
     member_id: String,
     /// [`JOIN`] until it is in.
@@ -42,8 +40,7 @@ impl ModernMembership {
     /// Not joined yet. `id` is a random one.
     pub fn new(config: MembershipConfig, id: Uuid) -> ModernMembership {
         ModernMembership {
-            config,
-            connection: None,
+            link: Link::new(config),
             member_id: id.to_string(),
             epoch: JOIN,
             interval: Duration::ZERO,
@@ -54,29 +51,21 @@ impl ModernMembership {
         }
     }
 
-    fn connection(&mut self, client: &mut Client) -> Result<&mut Connection, ClientError> {
-        if self.connection.is_none() {
-            let (_, address) = client.coordinator(&self.config.group)?;
-            self.connection = Some(client.connect(&address)?);
-        }
-        Ok(self.connection.as_mut().expect("just made"))
-    }
-
     /// One heartbeat. With `whole` it tells everything, as a first one does and one that acknowledges.
     fn beat(&mut self, client: &mut Client, whole: bool) -> Result<(), ClientError> {
         let mut request = ConsumerGroupHeartbeatRequest::default();
-        (request.group_id, request.member_id) = (self.config.group.as_str().into(), self.member_id.as_str().into());
+        (request.group_id, request.member_id) = (self.link.config.group.as_str().into(), self.member_id.as_str().into());
         (request.member_epoch, request.rebalance_timeout_ms) = (self.epoch, -1);
-        request.instance_id = self.config.instance.as_deref().map(Into::into);
+        request.instance_id = self.link.config.instance.as_deref().map(Into::into);
         (request.rack_id, request.subscribed_topic_regex, request.server_assignor) = (None, None, None);
         (request.subscribed_topic_names, request.topic_partitions) = (None, None);
         if whole {
-            request.rebalance_timeout_ms = self.config.rebalance_timeout.as_millis() as i32;
+            request.rebalance_timeout_ms = self.link.config.rebalance_timeout.as_millis() as i32;
             request.subscribed_topic_names = Some(self.topics.iter().map(|topic| topic.as_str().into()).collect());
             request.topic_partitions = Some(owned(&self.acknowledged));
         }
         self.last_heartbeat = Instant::now();
-        let answer = self.connection(client)?.call(&request)?;
+        let answer = self.link.connection(client)?.call(&request)?;
         ClientError::check(answer.error_code, answer.error_message.as_deref())?;
         self.take(answer);
         Ok(())
@@ -87,28 +76,6 @@ impl ModernMembership {
         self.interval = Duration::from_millis(u64::try_from(answer.heartbeat_interval_ms).unwrap_or(0));
         if let Some(assignment) = answer.assignment {
             self.given = given(&assignment);
-        }
-    }
-
-    /// Whether an error means that one has to join anew; forgets what is then no longer true.
-    fn rejoins_after(&mut self, error: &ClientError) -> bool {
-        match error {
-            ClientError::Broker(ErrorCode::UnknownMemberId | ErrorCode::FencedMemberEpoch, _) => {
-                self.epoch = JOIN;
-                self.given.clear();
-                self.acknowledged.clear();
-                true
-            }
-            ClientError::Broker(ErrorCode::StaleMemberEpoch, _) => true,
-            ClientError::Lost(..) | ClientError::Timeout(_) | ClientError::Unreachable(..) => {
-                self.connection = None;
-                true
-            }
-            error if error.is_retriable() => {
-                self.connection = None;
-                true
-            }
-            _ => false,
         }
     }
 
@@ -148,27 +115,33 @@ impl Member for ModernMembership {
         Ok(self.given == self.acknowledged && self.epoch != JOIN)
     }
 
-    fn commit(&mut self, client: &mut Client, offsets: &BTreeMap<TopicPartition, Offset>) -> Result<bool, ClientError> {
-        if offsets.is_empty() || self.epoch == JOIN {
-            return Ok(true);
-        }
-        let mut request = commit_request(&self.config.group, offsets.iter().map(|(partition, offset)| (partition, *offset)));
-        (request.generation_id_or_member_epoch, request.member_id) = (self.epoch, self.member_id.as_str().into());
-        request.group_instance_id = self.config.instance.as_deref().map(Into::into);
-        let answer = self.connection(client)?.call(&request).and_then(|answer| check_commit(&answer));
-        match answer {
-            Ok(()) => Ok(true),
-            Err(error) if self.rejoins_after(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     fn leave(&mut self, client: &mut Client) -> Result<(), ClientError> {
         if self.epoch == JOIN {
             return Ok(());
         }
-        self.epoch = if self.config.instance.is_some() { LEAVE_FOR_NOW } else { LEAVE };
+        self.epoch = if self.link.config.instance.is_some() { LEAVE_FOR_NOW } else { LEAVE };
         self.beat(client, false)
+    }
+
+    fn link(&mut self) -> &mut Link {
+        &mut self.link
+    }
+
+    fn identity(&self) -> Option<(i32, &str)> {
+        (self.epoch != JOIN).then_some((self.epoch, self.member_id.as_str()))
+    }
+
+    fn rejoins_after(&mut self, error: &ClientError) -> bool {
+        match error {
+            ClientError::Broker(ErrorCode::UnknownMemberId | ErrorCode::FencedMemberEpoch, _) => {
+                self.epoch = JOIN;
+                self.given.clear();
+                self.acknowledged.clear();
+                true
+            }
+            ClientError::Broker(ErrorCode::StaleMemberEpoch, _) => true,
+            error => self.link.is_lost_after(error),
+        }
     }
 }
 

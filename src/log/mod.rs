@@ -44,7 +44,7 @@ use std::task::{Poll, Waker};
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
 use crate::rt::notify::Notify;
-use crate::rt::{Class, Open, Rt};
+use crate::rt::{Class, Rt};
 use crate::wire::batch::BatchHeader;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
@@ -203,11 +203,6 @@ impl<R: Rt> Log<R> {
         let mut state = recover::open(rt, dir, config, opening, replay).await?;
         let last = state.last_segment();
         last.begun_ms = rt.now().wall_ms;
-        if last.size > 0 {
-            let path = files::name(dir, last.base, "log");
-            let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-            last.since_ms = recover::first_timestamp(rt, &file, &path).await?;
-        }
         let log = Self::assemble(rt, cache, dir, topic_id, config, state);
         // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
         log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });

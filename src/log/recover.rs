@@ -56,6 +56,17 @@ struct End {
     reason: Option<&'static str>,
 }
 
+/// See [`ending`].
+#[derive(Default)]
+pub(super) struct Ending {
+    base: Offset,
+    size: u64,
+    /// The bytes behind the last whole block.
+    pub tail: Box<[u8]>,
+    /// The largest timestamp (ms) of the first batch, if it has one.
+    since_ms: Option<i64>,
+}
+
 impl<'a, R: Rt> Walk<'a, R> {
     fn new(rt: &'a R, file: &'a R::File, path: &'a Path, size: u64) -> Self {
         Walk { rt, file, path, size, start: 0, window: FIRST_WINDOW, chunk: None }
@@ -85,6 +96,25 @@ impl<'a, R: Rt> Walk<'a, R> {
         }
         let chunk = self.chunk.as_ref().expect("just read");
         Ok(&chunk.filled()[(position - self.start) as usize..])
+    }
+
+    /// See [`ending`].
+    async fn ending(&mut self, base: Offset, size: u64) -> Result<Ending, LogError> {
+        let tail = match (size % BLOCK as u64) as usize {
+            0 => Box::default(),
+            head => self.at(block_floor(size), head).await?[..head].into(),
+        };
+        Ok(Ending { base, size, tail, since_ms: self.first_timestamp().await? })
+    }
+
+    /// The largest timestamp (ms) of the file's first batch, if it has one.
+    async fn first_timestamp(&mut self) -> Result<Option<i64>, LogError> {
+        if self.size == 0 {
+            return Ok(None);
+        }
+        self.window = BLOCK as u64;
+        let header = BatchHeader::parse(self.at(0, HEADER).await?);
+        Ok(header.ok().map(|header| header.max_timestamp).filter(|ms| *ms >= 0))
     }
 
     /// True when the batch at `position` has the checksum that its header tells.
@@ -166,21 +196,14 @@ async fn walk_complete<R: Rt>(
 
 /// The largest timestamp (ms) of a file's first batch, if it has one.
 pub(super) async fn first_timestamp<R: Rt>(rt: &R, file: &R::File, path: &Path) -> Result<Option<i64>, LogError> {
-    let mut walk = Walk::<R>::new(rt, file, path, rt.file_len(file).map_err(LogError::io("look at", path))?.min(BLOCK as u64));
-    let header = BatchHeader::parse(walk.at(0, HEADER).await?);
-    Ok(header.ok().map(|header| header.max_timestamp).filter(|ms| *ms >= 0))
+    Walk::<R>::new(rt, file, path, rt.file_len(file).map_err(LogError::io("look at", path))?).first_timestamp().await
 }
 
-/// The bytes behind the last whole block of a segment that ends at `size`.
-pub(super) async fn tail<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64) -> Result<Box<[u8]>, LogError> {
-    let head = (size % BLOCK as u64) as usize;
-    if head == 0 {
-        return Ok(Box::default());
-    }
+/// What has to be known of the segment of `base`, whose batches end at `size`, before more is appended to it.
+pub(super) async fn ending<R: Rt>(rt: &R, dir: &Path, base: Offset, size: u64) -> Result<Ending, LogError> {
     let path = files::name(dir, base, "log");
     let file = rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-    let mut walk = Walk::<R>::new(rt, &file, &path, size);
-    Ok(walk.at(block_floor(size), head).await?[..head].into())
+    Walk::<R>::new(rt, &file, &path, size).ending(base, size).await
 }
 
 /// Enters a batch into the index of its segment.
@@ -207,6 +230,8 @@ struct Opener<'a, R: Rt> {
     replay: &'a mut dyn Replay,
     /// Batches from here on are replayed.
     replay_from: Offset,
+    /// Of the segment that was walked last, if it may be the last one.
+    ending: Option<Ending>,
 }
 
 /// See [`super::Log::open`].
@@ -220,7 +245,7 @@ pub(super) async fn open<R: Rt>(
     let interval = config.index_interval_bytes;
     let (segments, snapshots) = list(rt, dir, opening.log_start, interval).await?;
     let flushed = opening.recovery_point;
-    let mut opener = Opener { rt, dir, interval, segments, snapshots, point: None, resume: None, flushed, replay, replay_from: 0 };
+    let mut opener = Opener { rt, dir, interval, segments, snapshots, point: None, resume: None, flushed, replay, replay_from: 0, ending: None };
     let end = match opening.clean {
         true => opener.clean_end().await?,
         false => None,
@@ -248,10 +273,15 @@ pub(super) async fn open<R: Rt>(
         }
     }
     let last = opener.segments.last().map_or((0, 0), |segment| (segment.base, segment.size));
-    let tail = tail(rt, dir, last.0, last.1).await?;
+    let ending = match opener.ending.take() {
+        Some(ending) if (ending.base, ending.size) == last => ending,
+        _ if last.1 == 0 => Ending::default(),
+        _ => ending(rt, dir, last.0, last.1).await?,
+    };
     let start = opener.segments[0].base.max(opening.log_start).min(end);
     let behind_point = last.1 - opener.point.as_ref().filter(|point| point.segment == last.0).map_or(0, |p| p.position.into()).min(last.1);
-    let mut state = State::new(opener.segments, start, end, tail);
+    let mut state = State::new(opener.segments, start, end, ending.tail);
+    state.last_segment().since_ms = ending.since_ms;
     state.settled = settled;
     state.behind_point = behind_point;
     Ok(state)
@@ -281,8 +311,8 @@ async fn list<R: Rt>(rt: &R, dir: &Path, log_start: Offset, interval: u32) -> Re
             rt.remove_file(&path).map_err(LogError::io("remove", &path))?;
         } else if let Some(base) = files::base_of(&entry.name, "log") {
             let mut segment = Segment::new(base, interval);
-            segment.size = entry.len;
-            segment.allocated = entry.len;
+            segment.size = rt.len_of(&path).map_err(LogError::io("look at", &path))?;
+            segment.allocated = segment.size;
             segment.exists = true;
             segment.index = None;
             segments.push(segment);
@@ -322,12 +352,14 @@ impl<R: Rt> Opener<'_, R> {
         let file = self.file(at, Open::Read).await?;
         let path = files::name(self.dir, base, "log");
         let from = End { position: index.last_position() as u64, next: base, epoch: -1, reason: None };
-        let end = Walk::<R>::new(self.rt, &file, &path, size).batches(from, Trust::Flushed, &mut |_, _| ()).await?;
+        let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
+        let end = walk.batches(from, Trust::Flushed, &mut |_, _| ()).await?;
         if let Some(reason) = end.reason {
             tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
             return Ok(None);
         }
         self.segments[at].index = Some(index);
+        self.ending = Some(walk.ending(base, size).await?);
         Ok(Some(end.next))
     }
 
@@ -460,7 +492,11 @@ impl<R: Rt> Opener<'_, R> {
             true => Trust::Nothing,
             false => Trust::Flushed,
         };
-        let end = Walk::<R>::new(self.rt, &file, &path, size).batches(from, trust, &mut each).await?;
+        let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
+        let end = walk.batches(from, trust, &mut each).await?;
+        if end.position > 0 && (at + 1 == self.segments.len() || end.reason.is_some()) {
+            self.ending = Some(walk.ending(base, end.position).await?);
+        }
         match end.reason {
             Some(reason) if !check => return Err(LogError::corrupt(&path, end.position, reason)),
             Some(reason) => {

@@ -85,7 +85,7 @@ async fn resume<R: Rt>(log: &Rc<Inner<R>>, repaired: &mut bool) -> Result<(), Lo
         log.state.borrow_mut().writing_segment().cut_to(size);
         if log.state.borrow().active.is_none() {
             let index = recover::walk_index(&log.rt, &path, base, size, log.config.get().index_interval_bytes).await?;
-            let tail = recover::tail(&log.rt, &log.dir, base, size).await?;
+            let tail = recover::ending(&log.rt, &log.dir, base, size).await?.tail;
             let mut state = log.state.borrow_mut();
             state.writing_segment().index = Some(index);
             // A segment that is complete has a successor, which begins with nothing.

@@ -47,8 +47,6 @@ pub struct DirEntry {
     pub name: String,
     /// True for a directory.
     pub is_dir: bool,
-    /// Length in bytes (files).
-    pub len: u64,
 }
 
 /// What one core gives the code that runs on it. Clones share the core. Nothing here is `Send` but what says so.
@@ -137,6 +135,8 @@ pub trait Rt: Clone + 'static {
     fn remove_file(&self, path: &Path) -> io::Result<()>;
     /// Removes a file that may be large, without stalling the core meanwhile.
     fn unlink(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+    /// A file's length in bytes.
+    fn len_of(&self, path: &Path) -> io::Result<u64>;
     /// When a file was last written to or cut, in milliseconds since 1970.
     fn modified_ms(&self, path: &Path) -> io::Result<i64>;
     /// Bytes of the file system that holds `dir`: all, and those still to be had.

@@ -93,16 +93,19 @@ pub fn run(config: Config) -> Result<(), String> {
 }
 
 /// SIGTERM and SIGINT ask the first core to stop; another one ends the process at once, unless it follows so closely that it is the same
-/// request: wrappers signal the process and its group.
+/// request: wrappers signal the process and its group. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending the process.
 fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
-    use signal_hook::consts::{SIGINT, SIGTERM};
-    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM]) {
+    use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
+    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ]) {
         Ok(signals) => signals,
         Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
     };
     std::thread::spawn(move || {
         let mut first: Option<Instant> = None;
-        for _ in signals.forever() {
+        for signal in signals.forever() {
+            if signal == SIGXFSZ {
+                continue;
+            }
             if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
                 crate::base::fatal::fatal("stopped by a second signal");
             }

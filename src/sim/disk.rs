@@ -277,9 +277,10 @@ impl Disk {
         slow.as_ref().filter(|(path, _)| file.path.to_string_lossy().contains(path)).map_or(Duration::ZERO, |(_, stall)| *stall)
     }
 
-    pub fn modified_ms(&self, path: &Path) -> io::Result<i64> {
+    /// A file's length and when (ms) it was last written to.
+    pub fn looked_at(&self, path: &Path) -> io::Result<(u64, i64)> {
         match self.tree.borrow().names.get(&clean(path)) {
-            Some(Node::File(content)) => Ok(content.borrow().modified_ms),
+            Some(Node::File(content)) => Ok((content.borrow().len, content.borrow().modified_ms)),
             _ => Err(errno(libc::ENOENT)),
         }
     }
@@ -435,10 +436,7 @@ impl Disk {
         let entries = tree.names.iter().filter(|(path, _)| path.parent() == Some(&dir));
         let entry = |(path, node): (&PathBuf, &Node)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            match node {
-                Node::Dir => DirEntry { name, is_dir: true, len: 0 },
-                Node::File(content) => DirEntry { name, is_dir: false, len: content.borrow().len },
-            }
+            DirEntry { name, is_dir: matches!(node, Node::Dir) }
         };
         let mut entries: Vec<DirEntry> = entries.map(entry).collect();
         entries.sort_by(|a, b| a.name.cmp(&b.name));

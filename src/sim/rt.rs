@@ -318,9 +318,14 @@ impl Rt for SimRt {
         self.disk(move |disk| disk.remove_file(&path)).await
     }
 
+    fn len_of(&self, path: &Path) -> io::Result<u64> {
+        self.alive()?;
+        self.0.disk.looked_at(path).map(|(len, _)| len)
+    }
+
     fn modified_ms(&self, path: &Path) -> io::Result<i64> {
         self.alive()?;
-        self.0.disk.modified_ms(path)
+        self.0.disk.looked_at(path).map(|(_, modified_ms)| modified_ms)
     }
 
     fn space(&self, _dir: &Path) -> io::Result<(u64, u64)> {

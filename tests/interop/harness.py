@@ -163,6 +163,20 @@ class Broker:
             self.process.kill()
             self.process.wait()
 
+    def kill_start(self, seconds):
+        """A start that is killed after so long; whether it was, as it had not got ready before."""
+        ready = self.times_ready()
+        self.process = self.spawn()
+        time.sleep(seconds)
+        self.check_alive()
+        self.kill()
+        return self.times_ready() == ready
+
+    def times_ready(self):
+        """How often the broker has got ready in all of its lives."""
+        with open(self.log, errors="replace") as log:
+            return log.read().count("ready after")
+
     def memory(self):
         """(VmRSS, VmHWM) in bytes."""
         with open(f"/proc/{self.process.pid}/status") as status:

@@ -137,7 +137,7 @@ def power_cuts(rounds, seed):
         with Connection(broker.address) as c:
             c.create_topic(topics[0], PARTITIONS)
             c.create_topic(topics[1])
-        loads = [Librdkafka(broker, 0), Raw(broker, topics[1], -1, True)]
+        loads = [Librdkafka(broker, topics[0]), Raw(broker, topics[1], -1, True)]
         commits = [Commits(broker, group, topics[0]) for group in ("a", "b", "c")]
         store = Store(broker, [(topics[0], p) for p in range(PARTITIONS)] + [(topics[1], 0)])
         for number in range(rounds):

@@ -1,6 +1,7 @@
 """How logs end and shrink: segments, retention, DeleteRecords, DescribeLogDirs, a full disk. These tests start their own brokers."""
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -308,113 +309,163 @@ def test_stalled_disk():
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@contextlib.contextmanager
-def small_disk(size):
-    """A directory on a file system of its own; None where that is not allowed."""
-    directory = temp_dir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", directory], capture_output=True).returncode == 0
-    try:
-        yield directory if mounted else None
-    finally:
-        if mounted:
-            subprocess.run(["umount", "-l", directory], check=True)
+def on_a_small_disk(test):
+    """Gives the test a directory on a file system of its own, of 64 MiB. Where that is not allowed nothing is tested."""
+
+    @functools.wraps(test)
+    def run():
+        if KAFKA:
+            return  # stops when its disk is full
+        disk = temp_dir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "none", disk], capture_output=True).returncode != 0:
+            print("not allowed to mount a file system: nothing tested")
+            return
+        try:
+            test(disk)
+        finally:
+            subprocess.run(["umount", "-l", disk], check=True)
+
+    return run
 
 
-def test_disk_full():
+def fill(disk):
+    """Takes all room; what has to be removed to give it back."""
+    filler = os.path.join(disk, "filler")
+    with open(filler, "wb") as out, contextlib.suppress(OSError):
+        while True:
+            out.write(b"z" * (1 << 20))
+    return filler
+
+
+@on_a_small_disk
+def test_disk_full(disk):
     """Producers are refused with an error to try again after, reads go on, and all goes on by itself when there is room."""
-    if KAFKA:
-        return  # stops
-    with small_disk("64m") as disk:
-        if disk is None:
-            print("not allowed to mount a file system: nothing tested")
-            return
-        with Broker(directory=disk) as broker, Connection(broker.address) as c:
-            c.create_topic("t", 2)
-            value, acked = b"x" * 200_000, {0: [], 1: []}
+    with Broker(directory=disk) as broker, Connection(broker.address) as c:
+        c.create_topic("t", 2)
+        value, acked = b"x" * 200_000, {0: [], 1: []}
 
-            def produce(n, acks=-1):
-                value_n = b"%06d" % n + value
-                answer = c.produce("t", n % 2, batch([value_n]), acks=acks)
-                assert answer.ErrorCode in (0, KAFKA_STORAGE_ERROR), answer
-                if answer.ErrorCode == 0:
-                    assert answer.BaseOffset == len(acked[n % 2]), "offsets that were given up are used again"
-                    acked[n % 2].append(value_n)
-                return answer.ErrorCode == 0
+        def produce(n, acks=-1):
+            value_n = b"%06d" % n + value
+            answer = c.produce("t", n % 2, batch([value_n]), acks=acks)
+            assert answer.ErrorCode in (0, KAFKA_STORAGE_ERROR), answer
+            if answer.ErrorCode == 0:
+                assert answer.BaseOffset == len(acked[n % 2]), "offsets that were given up are used again"
+                acked[n % 2].append(value_n)
+            return answer.ErrorCode == 0
 
-            def check():
-                for p in (0, 1):
-                    assert values(c.fetch_all("t", p)) == acked[p]
+        def check():
+            for p in (0, 1):
+                assert values(c.fetch_all("t", p)) == acked[p]
 
-            for turn in range(3):
-                filler = os.path.join(disk, "filler")
-                with open(filler, "wb") as out, contextlib.suppress(OSError):
-                    while True:
-                        out.write(b"z" * (1 << 20))
-                refused = set()
-                for n in range(400):
-                    if not produce(n, acks=-1 if n % 3 else 1):
-                        refused.add(n % 2)
-                    if len(refused) == 2:
-                        break
-                assert len(refused) == 2, "it was never full"
-                check()
-                assert not produce(1) and not produce(2)
-                c.call("CreateTopics", 7, {"Topics": [{"Name": f"new{turn}", "NumPartitions": 2, "ReplicationFactor": 1}], "timeoutMs": 30000})
-                os.remove(filler)
-                for p in (0, 1):
-                    eventually(lambda: produce(p))
-                eventually(lambda: c.produce(f"new{turn}", 1, batch([b"y"])).ErrorCode == 0)
-                check()
-                # Room for the next turn.
-                delete_records(c, {"t": {0: 0}})
-            before = {p: list(v) for p, v in acked.items()}
-            broker.kill()
-            broker.start()
-            with Connection(broker.address) as again:
-                for p in (0, 1):
-                    assert values(again.fetch_all("t", p)) == before[p]
-            assert broker.terminate() == 0
-
-
-def test_groups_on_a_full_disk():
-    """A commit without room is refused with an error to try again after; what was acknowledged stays, and commits go on when there is room."""
-    if KAFKA:
-        return  # stops
-    with small_disk("64m") as disk:
-        if disk is None:
-            print("not allowed to mount a file system: nothing tested")
-            return
-        with Broker(directory=disk, **{"offsets.topic.num.partitions": 1}) as broker, Connection(broker.address) as c:
-            c.create_topic("t", 1)
-            find(c, "g")
-
-            def commit(offset):
-                body = commit_body("g", "t", offset, metadata="m" * 4000)
-                code = c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode
-                assert code in (0, *AGAIN), code
-                return code == 0
-
-            def committed():
-                return fetch(c, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset
-
-            eventually(lambda: commit(1))
-            filler = os.path.join(disk, "filler")
-            with open(filler, "wb") as out, contextlib.suppress(OSError):
-                while True:
-                    out.write(b"z" * (1 << 20))
-            acknowledged = 1
-            for offset in range(2, 5000):
-                if not commit(offset):
+        for turn in range(3):
+            filler = fill(disk)
+            refused = set()
+            for n in range(400):
+                if not produce(n, acks=-1 if n % 3 else 1):
+                    refused.add(n % 2)
+                if len(refused) == 2:
                     break
-                acknowledged = offset
-            else:
-                raise AssertionError("it was never full")
-            assert committed() == acknowledged
+            assert len(refused) == 2, "it was never full"
+            check()
+            assert not produce(1) and not produce(2)
+            c.call("CreateTopics", 7, {"Topics": [{"Name": f"new{turn}", "NumPartitions": 2, "ReplicationFactor": 1}], "timeoutMs": 30000})
             os.remove(filler)
-            eventually(lambda: commit(9000))
-            assert committed() == 9000
-            broker.kill()
-            broker.start()
-            with Connection(broker.address) as again:
-                find(again, "g")
-                assert fetch(again, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset == 9000
+            for p in (0, 1):
+                eventually(lambda: produce(p))
+            eventually(lambda: c.produce(f"new{turn}", 1, batch([b"y"])).ErrorCode == 0)
+            check()
+            # Room for the next turn.
+            delete_records(c, {"t": {0: 0}})
+        before = {p: list(v) for p, v in acked.items()}
+        broker.kill()
+        broker.start()
+        with Connection(broker.address) as again:
+            for p in (0, 1):
+                assert values(again.fetch_all("t", p)) == before[p]
+        assert broker.terminate() == 0
+
+
+def test_file_size_limit():
+    """Files that may not grow (`ulimit -f`) are a full disk, not the end of the broker."""
+    if KAFKA:
+        return  # its whole log directory goes offline
+    with Broker() as broker, Connection(broker.address) as c:
+        c.create_topic("t")
+        pid, acked = broker.process.pid, []
+
+        def produce():
+            value = b"%06d" % len(acked) + b"x" * 200_000
+            answer = c.produce("t", 0, batch([value]))
+            assert answer.ErrorCode in (0, KAFKA_STORAGE_ERROR), answer
+            if answer.ErrorCode == 0:
+                assert answer.BaseOffset == len(acked)
+                acked.append(value)
+            return answer.ErrorCode == 0
+
+        before = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4 << 20, before[1]))
+        assert any(not produce() for _ in range(100)), "no file came to the limit"
+        broker.check_alive()
+        assert values(c.fetch_all("t", 0)) == acked
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, before)
+        eventually(produce)
+        assert values(c.fetch_all("t", 0)) == acked
+        assert broker.terminate() == 0
+
+
+def test_lost_disk():
+    """One of two disks comes back empty: its partitions begin anew under their names, those of the other disk have everything."""
+    directory = temp_dir()
+    disks = [os.path.join(directory, name) for name in ("one", "two")]
+    with Broker(directory=directory, **{"log.dirs": ",".join(disks)}) as broker:
+        with Connection(broker.address) as c:
+            topic = c.create_topic("t", 6)
+            for p in range(6):
+                c.produce_ok("t", p, batch([b"%d" % p]))
+        assert broker.terminate() == 0
+        lost = {p for p in range(6) if os.path.isdir(os.path.join(disks[1], f"t-{p}"))}
+        assert 0 < len(lost) < 6, "both disks have partitions"
+        shutil.rmtree(disks[1])
+        os.mkdir(disks[1])
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.topic_id("t") == topic
+            for p in range(6):
+                assert values(c.fetch_all("t", p)) == ([] if p in lost else [b"%d" % p])
+                assert c.produce_ok("t", p, batch([b"more"])) == (0 if p in lost else 1)
+
+
+@on_a_small_disk
+def test_groups_on_a_full_disk(disk):
+    """A commit without room is refused with an error to try again after; what was acknowledged stays, and commits go on when there is room."""
+    with Broker(directory=disk, **{"offsets.topic.num.partitions": 1}) as broker, Connection(broker.address) as c:
+        c.create_topic("t", 1)
+        find(c, "g")
+
+        def commit(offset):
+            body = commit_body("g", "t", offset, metadata="m" * 4000)
+            code = c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode
+            assert code in (0, *AGAIN), code
+            return code == 0
+
+        def committed():
+            return fetch(c, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset
+
+        eventually(lambda: commit(1))
+        filler = fill(disk)
+        acknowledged = 1
+        for offset in range(2, 5000):
+            if not commit(offset):
+                break
+            acknowledged = offset
+        else:
+            raise AssertionError("it was never full")
+        assert committed() == acknowledged
+        os.remove(filler)
+        eventually(lambda: commit(9000))
+        assert committed() == 9000
+        broker.kill()
+        broker.start()
+        with Connection(broker.address) as again:
+            find(again, "g")
+            assert fetch(again, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset == 9000

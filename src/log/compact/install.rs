@@ -134,7 +134,7 @@ pub(in super::super) async fn finish_swaps<R: Rt>(rt: &R, dir: &Path, entries: &
     for entry in entries {
         let Some(base) = files::base_of(&entry.name, "log.swap") else { continue };
         let path = dir.join(&entry.name);
-        let end = recover::end_of(rt, &path, base, entry.len).await?;
+        let end = recover::end_of(rt, &path, base, rt.len_of(&path).map_err(LogError::io("look at", &path))?).await?;
         tracing::info!("{}: takes the place of the segments of offsets {base} to {end}", path.display());
         for covered in bases("log").chain(bases("index")).filter(|covered| (base..end.max(base + 1)).contains(covered)) {
             // That of the new segment may have its final name already.
