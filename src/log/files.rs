@@ -78,8 +78,11 @@ pub(super) async fn settle<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
     Ok(())
 }
 
-/// Stores the leader-epoch checkpoint that [`super::Log::set_epochs_later`] was given, if there is one.
+/// Stores the leader-epoch checkpoint that [`super::Log::set_epochs_later`] was given, if there is one. What is owed stays so until it is
+/// stored.
 pub(super) async fn write_owed_epochs<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    // The writer and retention come here at any time, and two at once would take each other's file away.
+    let _turn = log.storing_epochs.enter().await;
     let owed = log.state.borrow().owed_epochs.clone();
     let Some(text) = owed else { return Ok(()) };
     let path = log.dir.join(EPOCHS);

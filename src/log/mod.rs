@@ -152,6 +152,8 @@ struct Inner<R: Rt> {
     salt: u64,
     /// Held while segments are taken away or replaced.
     upkeep: Gate,
+    /// Held while the leader-epoch checkpoint is stored.
+    storing_epochs: Gate,
     wake: Notify,
     gate: Gate,
     reading_ahead: Cell<bool>,
@@ -215,6 +217,7 @@ impl<R: Rt> Log<R> {
         Log(Rc::new_cyclic(|this| Inner {
             salt: u64::from_le_bytes(salt),
             upkeep: Gate::new(1),
+            storing_epochs: Gate::new(1),
             rt: rt.clone(),
             cache: cache.clone(),
             dir: dir.into(),
@@ -311,9 +314,8 @@ impl<R: Rt> Log<R> {
 
     /// Replaces the leader-epoch checkpoint (Kafka's text form, opaque here).
     pub async fn set_epochs(&self, text: String) -> Result<(), LogError> {
-        self.0.state.borrow_mut().owed_epochs = None;
-        let path = self.0.dir.join(files::EPOCHS);
-        self.0.rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io_or_exhausted("write", &path))
+        self.set_epochs_later(text);
+        files::write_owed_epochs(&self.0).await
     }
 
     /// As [`Log::set_epochs`], stored before the next batch is. Until then nothing in the log is of an epoch that the stored text lacks.

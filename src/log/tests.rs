@@ -263,6 +263,25 @@ fn a_log_crashed_while_created_is_there_or_not() {
     }
 }
 
+/// Found by scripts/crash: retention stores the leader epochs after a start while the first batch has them stored, too.
+#[test]
+fn leader_epochs_stored_from_two_sides_do_not_fence() {
+    for seed in 0..50 {
+        let sim = Sim::new(seed, 1);
+        let batches = filled(&sim, CONFIG, 3);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            let log = reopen(&rt, CONFIG, Opening { clean: true, ..Opening::default() }).await.unwrap();
+            log.set_epochs_later("both epochs".into());
+            log.append(&batches[0], 3, 2, None).unwrap();
+            rt.sleep(Duration::from_micros(seed * 10)).await;
+            log.set_epochs("the new one".into()).await.unwrap();
+            log.close(Vec::new()).await.unwrap();
+            assert_eq!(rt.read_file(&path().join("leader-epoch-checkpoint")).unwrap(), b"the new one", "seed {seed}");
+        });
+    }
+}
+
 #[test]
 fn reads_are_bounded_as_asked() {
     let sim = Sim::new(6, 1);

@@ -280,7 +280,7 @@ def wait(done, loads):
         for load in loads:
             load.check()
         progress = {load.topic: len(load.acknowledged) for load in loads}
-        assert time.monotonic() < deadline, f"a producer does not get on: {progress}"
+        assert time.monotonic() < deadline, f"a producer does not get on: {progress}; {loads[0].broker.log_tail()}"
         time.sleep(0.02)
 
 
