@@ -325,7 +325,6 @@ fn everything_flushed_survives_any_crash() {
 
 /// A million operations and more: 8 lives of 125 operations on average for each seed.
 #[test]
-#[ignore = "takes minutes: scripts and people run it with --ignored"]
 fn a_million_operations() {
     (1000..2100).for_each(|seed| live(seed, if seed % 4 == 0 { 1 << 20 } else { 64 << 20 }));
 }
