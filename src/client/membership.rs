@@ -260,10 +260,11 @@ fn lead(client: &mut Client, joined: &JoinGroupResponse) -> Result<Vec<sync_grou
 
 fn assignment(partitions: &[TopicPartition]) -> ConsumerProtocolAssignment {
     let mut assignment = ConsumerProtocolAssignment::default();
-    assignment.assigned_partitions = by_topic(partitions, |(_, index)| *index, |topic, partitions| {
+    let of_topic = |topic: &str, partitions| {
         let mut entry = consumer_protocol_assignment::TopicPartition::default();
         (entry.topic, entry.partitions) = (topic.into(), partitions);
         entry
-    });
+    };
+    assignment.assigned_partitions = by_topic(partitions, |(_, index)| *index, of_topic);
     assignment
 }

@@ -47,7 +47,9 @@ impl LogError {
     pub(super) fn io_or_exhausted(doing: &str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
         let what = format!("{doing} {}", path.display());
         move |source| match source.raw_os_error() {
-            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EMFILE | libc::ENFILE) => LogError::Exhausted(format!("cannot {what}: {source}")),
+            Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG | libc::EMFILE | libc::ENFILE) => {
+                LogError::Exhausted(format!("cannot {what}: {source}"))
+            }
             _ => LogError::Io { what, source },
         }
     }

@@ -245,7 +245,8 @@ pub(super) async fn open<R: Rt>(
     let interval = config.index_interval_bytes;
     let (segments, snapshots) = list(rt, dir, opening.log_start, interval).await?;
     let flushed = opening.recovery_point;
-    let mut opener = Opener { rt, dir, interval, segments, snapshots, point: None, resume: None, flushed, replay, replay_from: 0, ending: None };
+    let mut opener =
+        Opener { rt, dir, interval, segments, snapshots, point: None, resume: None, flushed, replay, replay_from: 0, ending: None };
     let end = match opening.clean {
         true => opener.clean_end().await?,
         false => None,
