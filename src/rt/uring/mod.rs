@@ -423,14 +423,9 @@ impl Rt for Uring {
     }
 
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>> {
-        // A start reads several for every partition: a read that is not filled is the last one, without asking for the length before.
-        let mut file = std::fs::File::open(path)?;
-        let mut content = vec![0; BLOCK];
-        let first = io::Read::read(&mut file, &mut content)?;
-        content.truncate(first);
-        if first == BLOCK {
-            io::Read::read_to_end(&mut file, &mut content)?;
-        }
+        // Without asking for the length first, as `std::fs::read` does: a start reads several for every partition.
+        let mut content = Vec::with_capacity(BLOCK);
+        io::Read::read_to_end(&mut io::Read::take(std::fs::File::open(path)?, u64::MAX), &mut content)?;
         Ok(content)
     }
 
