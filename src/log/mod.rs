@@ -49,7 +49,7 @@ use crate::wire::batch::BatchHeader;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
-pub use read::{Read, ReadPlan};
+pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;
 use state::{Segment, State};
 
