@@ -3,7 +3,7 @@
 use super::group::{GroupMetadata, MemberMetadata};
 use super::modern::heartbeat::Request;
 use super::replay::Replayed;
-use super::testing::{TOPIC, World, codes, member};
+use super::testing::{World, codes, member, topic_id};
 use super::*;
 
 impl World {
@@ -188,8 +188,9 @@ fn a_member_that_cannot_be_removed_is_looked_at_again() {
 fn tombstones_of_a_large_group_are_divided() {
     let mut world = World::new();
     for n in 0..40 {
-        world.cluster.put(&format!("many{n}"), TOPIC, 1);
-        assert_eq!(codes(world.commit("g", "", -1, &format!("many{n}"), n)), [ErrorCode::None]);
+        let topic = format!("many{n}");
+        world.cluster.put(&topic, topic_id(&topic), 1);
+        assert_eq!(codes(world.commit("g", "", -1, &topic, n)), [ErrorCode::None]);
     }
     world.max_batch_bytes = 300;
     assert_eq!(world.ask("g", Op::Delete), Ok(Answer::Done));

@@ -198,8 +198,8 @@ impl View<'_> {
 
     fn offset_record(&self, commit: CommitOffset, commit_ms: i64, expire_ms: Option<i64>) -> Record {
         let CommitOffset { topic, topic_id, partition, offset, leader_epoch, metadata } = commit;
-        // The format of offsets that expire has no ids.
-        let topic_id = if expire_ms.is_some() { TopicId::ZERO } else { topic_id };
+        // The format of offsets that expire has neither.
+        let (topic_id, leader_epoch) = if expire_ms.is_some() { (TopicId::ZERO, -1) } else { (topic_id, leader_epoch) };
         let value = CommittedOffset { offset, leader_epoch, metadata, commit_ms, expire_ms, topic_id };
         Record::Offset { group: self.id.clone(), topic, partition, value: Some(value) }
     }

@@ -17,8 +17,17 @@ use crate::base::ids::Uuid;
 use crate::base::prng::Prng;
 use crate::base::time::Now;
 
-/// Id of the topics that there are to commit in.
+/// Id of the topic "t".
 pub(super) const TOPIC: Uuid = Uuid([1; 16]);
+
+/// Id of a topic to commit in.
+pub(super) fn topic_id(name: &str) -> Uuid {
+    let mut id = TOPIC;
+    if name != "t" {
+        id.0[..name.len()].copy_from_slice(name.as_bytes());
+    }
+    id
+}
 
 /// The world of one coordinator.
 pub(super) struct World {
@@ -59,7 +68,7 @@ impl World {
             replies: BTreeMap::new(),
         };
         for topic in ["t", "t0", "t1", "t2", "u", "other", "unread"] {
-            world.cluster.put(topic, TOPIC, 1);
+            world.cluster.put(topic, topic_id(topic), 1);
         }
         world.step(|coordinator, context| coordinator.loaded(context));
         world
@@ -259,7 +268,8 @@ pub(super) fn subscription(topic: &str) -> Bytes {
 
 pub(super) fn commit(member_id: &str, generation: i32, topic: &str, offset: i64) -> Op {
     let member = Membership { member_id: member_id.into(), instance_id: None, generation };
-    let offset = CommitOffset { topic: topic.into(), topic_id: TOPIC, partition: 0, offset, leader_epoch: 0, metadata: "".into() };
+    let offset =
+        CommitOffset { topic: topic.into(), topic_id: topic_id(topic), partition: 0, offset, leader_epoch: 0, metadata: "".into() };
     Op::Commit(Commit { member, retention_ms: None, knows_group_id_not_found: true, version: 0, offsets: vec![offset] })
 }
 

@@ -1,7 +1,7 @@
 //! Offsets belong to a topic by its id: none of a deleted topic acts on its successor of the same name.
 
 use super::op::{Commit, Joined};
-use super::testing::{TOPIC, World, codes, commit, member};
+use super::testing::{TOPIC, World, codes, commit, member, topic_id};
 use super::*;
 use crate::base::ids::Uuid;
 
@@ -83,7 +83,7 @@ fn all_offsets_are_those_of_topics_that_exist() {
     world.cluster.put("t", NEXT, 1);
     let all = Op::FetchOffsets(op::FetchOffsets { member: op::Membership::default(), topics: None, version: None, require_stable: false });
     let Ok(Answer::Offsets(found)) = world.ask("g", all) else { panic!("no offsets") };
-    assert_eq!(found.iter().map(|t| (&*t.topic, t.topic_id, t.partitions[0].offset)).collect::<Vec<_>>(), [("u", TOPIC, 7)]);
+    assert_eq!(found.iter().map(|t| (&*t.topic, t.topic_id, t.partitions[0].offset)).collect::<Vec<_>>(), [("u", topic_id("u"), 7)]);
 }
 
 #[test]

@@ -385,18 +385,16 @@ enum Parsed {
     },
 }
 
-/// The header of the batch at the front of `bytes`, of which not all need be there. `next`: the offset behind the one before it.
-fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<BatchHeader, String> {
+/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its checksum is right, as far as that can be
+/// said. `next`: the offset behind the one before it.
+fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
     if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
         return Err("a batch header that cannot be right".into());
     }
     // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
-    if len <= bytes.len() && !batch::crc_ok(bytes) {
-        return Err("a batch whose checksum is wrong".into());
-    }
-    Ok(header)
+    Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
 }
 
 /// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there; or where there is no header.
@@ -434,7 +432,16 @@ fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Pars
         let position = start + at as u64;
         let batch = &chunk.filled()[at..filled];
         let header = match check(place, position, batch, next) {
-            Ok(header) => header,
+            Ok((header, true)) => header,
+            // Before what is asked for: it is passed over, and what is kept begins behind it.
+            Ok((header, false)) if header.next_offset() <= offset => {
+                found.clear();
+                next = Some(header.next_offset());
+                at += header.total_len();
+                continue;
+            }
+            Ok(_) if next.is_some_and(|next| next > offset) => break,
+            Ok(_) => return Err((position, "a batch whose checksum is wrong".into())),
             // Whoever asks for this one will be told.
             Err(_) if next.is_some_and(|next| next > offset) => break,
             Err(reason) => return Err((position, reason)),
