@@ -56,7 +56,8 @@ fn group_op(group: &OffsetFetchRequestGroup, version: i16, image: &Image, requir
     Op::FetchOffsets(FetchOffsets { member, topics, version, require_stable })
 }
 
-/// Name and id of a topic; none for an id that no topic has. The id of a name that no topic has is zero.
+/// Name and id of a topic; none for an id that no topic has. The id of a name that no topic has is
+/// zero.
 fn topic_of(topic: &OffsetFetchRequestTopics, version: i16, image: &Image) -> Option<(Name, Uuid)> {
     if version < TOPIC_ID_FROM {
         let known = image.topic(&topic.name);

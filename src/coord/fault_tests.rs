@@ -196,3 +196,42 @@ fn tombstones_of_a_large_group_are_divided() {
     assert_eq!(world.ask("g", Op::Delete), Ok(Answer::Done));
     assert!(world.coordinator.state().groups().is_empty());
 }
+
+/// Whatever a batch may hold: a crash behind any of them leaves every group whole.
+#[test]
+fn a_crash_between_two_batches_leaves_whole_groups() {
+    for max_batch_bytes in (400..4000).step_by(200) {
+        let mut world = World::new();
+        world.consumers("g", 3);
+        world.commit("other", "", -1, "t", 5).unwrap();
+        world.max_batch_bytes = max_batch_bytes;
+        let joined = world.heartbeat_of("g", "m", 0).is_ok();
+        if joined {
+            let leave = modern::leave::Leave { group_id: "g".into(), member_id: "m".into(), ..Default::default() };
+            let _ = world.ask("g", Op::ConsumerLeave(leave));
+        }
+        // The largest upgrade of these needs about 2 KB.
+        assert!(joined || max_batch_bytes < 3000);
+        let (log, ends) = (world.log.clone(), world.ends.clone());
+        for end in ends {
+            world.log = log[..end].to_vec();
+            world.coordinator = Coordinator::default();
+            world.coordinator.state = super::testing::replay(&world.log);
+            world.step(|coordinator, context| coordinator.loaded(context));
+            let stored = world.coordinator.state().group("g").unwrap();
+            assert!(!stored.is_fenced());
+            if let Some(group) = &stored.modern {
+                assert!(group.members().keys().all(|id| group.targets().contains_key(id)), "{max_batch_bytes}: {group:?}");
+            }
+        }
+    }
+}
+
+/// OffsetFetch up to version 7 does not say who asks.
+#[test]
+fn whoever_asks_hears_of_the_offsets_of_a_modern_group() {
+    let mut world = World::new();
+    let epoch = world.heartbeat_of("g", "m", 0).unwrap().epoch;
+    world.commit("g", "m", epoch, "t", 5).unwrap();
+    assert_eq!(world.committed("g", "t"), 5);
+}

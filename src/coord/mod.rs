@@ -81,7 +81,8 @@ pub trait Overrides {
 pub struct Decision {
     /// To be appended, see [`replay::batches`], then applied.
     pub records: Vec<Record>,
-    /// A crash may leave any number of the first records without the others: they may be in several batches.
+    /// A crash may leave any number of the first records without the others: they may be in several
+    /// batches.
     pub divisible: bool,
     /// To be sent when these records, and all before them, are durable.
     pub replies: Vec<(Token, Reply)>,
@@ -202,8 +203,8 @@ impl State {
         }
     }
 
-    /// Takes note of a record at replay whose value cannot be read, by the tombstone of its key: the group is fenced until that key has
-    /// another record.
+    /// Takes note of a record at replay whose value cannot be read, by the tombstone of its key:
+    /// the group is fenced until that key has another record.
     fn apply_unreadable(&mut self, tombstone: &Record) {
         let stored = self.groups.entry(tombstone.group().clone()).or_default();
         let before = stored.bytes();
@@ -263,8 +264,9 @@ impl Coordinator {
         self.state.groups.iter().filter(|(_, stored)| stored.is_fenced()).map(|(id, _)| id)
     }
 
-    /// The cheap half of [`Coordinator::check`], for production: to be called when `records`, which end before offset `upto`, are applied.
-    /// The error says what does not hold: the coordinator must not go on.
+    /// The cheap half of [`Coordinator::check`], for production: to be called when `records`, which
+    /// end before offset `upto`, are applied. The error says what does not hold: the coordinator
+    /// must not go on.
     pub fn verify(&mut self, records: &[Record], upto: Offset) -> Result<(), String> {
         if upto < self.applied || !records.is_empty() && upto == self.applied {
             return Err(format!("records before offset {upto} were applied after those before {}", self.applied));
@@ -334,8 +336,9 @@ impl Coordinator {
         })
     }
 
-    /// Topics are gone: so are the offsets in them. `gone` says of which name and id (zero: not known) that is so. The others whose topic
-    /// was not known belong to the one that has the name now, from now on.
+    /// Topics are gone: so are the offsets in them. `gone` says of which name and id (zero: not
+    /// known) that is so. The others whose topic was not known belong to the one that has the name
+    /// now, from now on.
     pub fn forget_topics(&mut self, context: Context, gone: &dyn Fn(&Name, TopicId) -> bool) -> Decision {
         self.step(context, |step| {
             step.fx.divisible = true;
@@ -433,7 +436,8 @@ impl Step<'_> {
     }
 
     fn op(&mut self, id: &Name, op: Op, token: Token, spare: usize) {
-        // Members and consumers wait and try again: without a part of the group's state they would begin anew somewhere.
+        // Members and consumers wait and try again: without a part of the group's state they would
+        // begin anew somewhere.
         if self.state.group(id).is_some_and(Stored::is_fenced) && !matches!(op, Op::Delete) {
             return self.fx.reply(token, Err(ErrorCode::CoordinatorNotAvailable));
         }

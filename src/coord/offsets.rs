@@ -30,7 +30,8 @@ pub struct CommittedOffset {
     pub commit_ms: i64,
     /// When it expires, where an old client said so.
     pub expire_ms: Option<i64>,
-    /// Of the topic; zero where it is not known: before Kafka 4.1 records had no ids, and those that expire have none.
+    /// Of the topic; zero where it is not known: records of older brokers have none, nor those that
+    /// expire.
     pub topic_id: TopicId,
 }
 
@@ -169,7 +170,8 @@ impl View<'_> {
         let first = fx.records.len();
         let mut codes = Vec::with_capacity(commit.offsets.len());
         for offset in commit.offsets {
-            // Deleted since the request came in. Its offset would be taken for one in the next topic of that name.
+            // Deleted since the request came in. Its offset would be taken for one in the next
+            // topic of that name.
             if !fx.topics.has(&offset.topic, offset.topic_id, offset.partition) {
                 codes.push(ErrorCode::UnknownTopicOrPartition);
                 continue;
@@ -301,8 +303,8 @@ impl View<'_> {
         fx.records.extend(stored.unreadable.values().cloned());
     }
 
-    /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more. The others of unknown topics get the id of
-    /// the one that has the name.
+    /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more. The
+    /// others of unknown topics get the id of the one that has the name.
     pub(super) fn forget_topics(&self, gone: &dyn Fn(&Name, TopicId) -> bool, fx: &mut Effects) {
         let Some(stored) = self.stored.filter(|stored| !stored.is_fenced()) else { return };
         for (topic, partition, offset) in stored.offsets.iter() {
@@ -354,7 +356,8 @@ impl View<'_> {
     }
 }
 
-/// The id of the topic that a request means: of a name that of the newer metadata, the request's or ours.
+/// The id of the topic that a request means: of a name that of the newer metadata, the request's or
+/// ours.
 fn wanted_id(wanted: &FetchTopic, version: Option<i64>, known: &dyn Topics) -> TopicId {
     match version {
         Some(version) if version < known.version() => known.by_name(&wanted.topic).map_or(wanted.topic_id, |(id, _)| id),

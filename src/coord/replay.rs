@@ -1,7 +1,7 @@
 //! Records to batches of a partition's log, and back.
 //!
-//! What cannot be read costs as little as possible: a value its group, which is fenced; a key its record; a batch its records. Each is told
-//! with its place, and stays in the log.
+//! What cannot be read costs as little as possible: a value its group, which is fenced; a key its
+//! record; a batch its records. Each is told with its place, and stays in the log.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,9 @@ pub fn encode(records: &[Record], now_ms: i64) -> Vec<u8> {
     build_batch(&BatchSpec::default(), &records)
 }
 
-/// A decision's records as batches to append: one, or where they are `divisible` as many as have `max_bytes` at most. None: they are not
-/// divisible, and too large. A single record is never divided: it may have more bytes, if the log takes it.
+/// A decision's records as batches to append: one, or where they are `divisible` as many as have
+/// `max_bytes` at most. None: they are not divisible, and too large. A single record is never
+/// divided: it may have more bytes, if the log takes it.
 pub fn batches(records: &[Record], divisible: bool, max_bytes: usize, now_ms: i64) -> Option<Vec<Vec<u8>>> {
     if records.is_empty() {
         return Some(Vec::new());
@@ -65,7 +66,8 @@ pub struct Replay {
 }
 
 impl Replay {
-    /// What back-to-back batches hold, in order; then the offset behind the last batch. The error says what is no batch.
+    /// What back-to-back batches hold, in order; then the offset behind the last batch. The error
+    /// says what is no batch.
     pub fn batches(&mut self, bytes: &[u8], mut apply: impl FnMut(&Replayed)) -> Result<Offset, String> {
         let mut next = -1;
         for batch in Batches::new(bytes) {
@@ -79,7 +81,8 @@ impl Replay {
         Ok(next)
     }
 
-    /// Takes note of a batch that cannot be read. Groups whose keys are still found in it are fenced: what the log has of them is older.
+    /// Takes note of a batch that cannot be read. Groups whose keys are still found in it are
+    /// fenced: what the log has of them is older.
     pub fn damaged(&mut self, header: &BatchHeader, batch: Option<&[u8]>, reason: &str, apply: &mut impl FnMut(&Replayed)) {
         let (first, last) = (header.base_offset, header.last_offset());
         self.fault(format!(
@@ -122,7 +125,8 @@ impl Replay {
         std::mem::take(&mut self.faults)
     }
 
-    /// All records of a batch or, with an error, none: nothing is applied before the last one is found whole.
+    /// All records of a batch or, with an error, none: nothing is applied before the last one is
+    /// found whole.
     fn batch(&mut self, header: &BatchHeader, batch: &[u8], apply: &mut impl FnMut(&Replayed)) -> Result<(), String> {
         let payload = inflate(header, batch)?;
         let records = Records::new(&payload, header.records_count).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;

@@ -16,6 +16,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::base::prng::Prng;
 use crate::base::time::Now;
+use crate::wire::batch::BatchHeader;
 
 /// Id of the topic "t".
 pub(super) const TOPIC: Uuid = Uuid([1; 16]);
@@ -33,6 +34,8 @@ pub(super) fn topic_id(name: &str) -> Uuid {
 pub(super) struct World {
     pub coordinator: Coordinator,
     pub log: Vec<Record>,
+    /// Where in the log a batch ends.
+    pub ends: Vec<usize>,
     pub now: Now,
     pub config: GroupConfig,
     pub spare_bytes: usize,
@@ -56,6 +59,7 @@ impl World {
         let mut world = World {
             coordinator: Coordinator::default(),
             log: Vec::new(),
+            ends: Vec::new(),
             now: Now { mono: Duration::from_secs(1), wall_ms: 1_000_000 },
             config: GroupConfig::default(),
             spare_bytes: 1 << 20,
@@ -93,7 +97,10 @@ impl World {
         };
         let Decision { records, divisible, replies } = decide(&mut self.coordinator, context);
         let batches = replay::batches(&records, divisible, self.max_batch_bytes, self.now.wall_ms);
-        assert!(batches.is_some(), "a decision that cannot be appended: {records:?}");
+        for batch in batches.unwrap_or_else(|| panic!("a decision that cannot be appended: {records:?}")) {
+            let before = self.ends.last().copied().unwrap_or(0);
+            self.ends.push(before + BatchHeader::parse(&batch).unwrap().records_count as usize);
+        }
         let upto = (self.log.len() + records.len()) as i64;
         let decided = records.clone();
         for record in records {

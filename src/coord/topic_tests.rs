@@ -1,4 +1,5 @@
-//! Offsets belong to a topic by its id: none of a deleted topic acts on its successor of the same name.
+//! Offsets belong to a topic by its id: none of a deleted topic acts on its successor of the same
+//! name.
 
 use super::op::{Commit, Joined};
 use super::testing::{TOPIC, World, codes, commit, member, topic_id};
@@ -90,7 +91,7 @@ fn all_offsets_are_those_of_topics_that_exist() {
 fn offsets_without_an_id_get_one() {
     let mut world = World::new();
     world.commit("g", "", -1, "t", 7).unwrap();
-    // As Kafka before 4.1 writes it.
+    // As older brokers write it.
     let Some(Record::Offset { value: Some(value), .. }) = world.log.last_mut() else { panic!("no offset") };
     value.topic_id = Uuid::ZERO;
     world.coordinator.state = super::testing::replay(&world.log);

@@ -178,8 +178,9 @@ impl<R: Rt> Log<R> {
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
     }
 
-    /// The extent of the damage that [`Log::read_cold`] found at `offset`: one batch, or what lies before the next one that the index knows.
-    /// `next` is `offset` itself where nothing is damaged.
+    /// The extent of the damage that [`Log::read_cold`] found at `offset`: one batch, or what lies
+    /// before the next one that the index knows. `next` is `offset` itself where nothing is
+    /// damaged.
     pub async fn past_damage(&self, offset: Offset) -> Result<Damage, LogError> {
         let inner = &*self.0;
         let _turn = inner.gate.enter().await;
@@ -385,8 +386,8 @@ enum Parsed {
     },
 }
 
-/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its checksum is right, as far as that can be
-/// said. `next`: the offset behind the one before it.
+/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its
+/// checksum is right, as far as that can be said. `next`: the offset behind the one before it.
 fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
@@ -397,7 +398,8 @@ fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Re
     Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
 }
 
-/// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there; or where there is no header.
+/// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there;
+/// or where there is no header.
 fn damaged_batch<'a>(
     place: &Place,
     start: u64,

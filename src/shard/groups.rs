@@ -1,8 +1,11 @@
-//! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds its state.
+//! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds
+//! its state.
 //!
-//! A request is decided at once; its records go to the replica's log and are applied, and its replies leave when all that was appended
-//! until then is flushed, so nobody hears of what a crash could take back. A coordinator comes and goes with its replica. A log that takes no
-//! more ends it; one that had no room for a while has it loaded again, and so has a decision that contradicts its state.
+//! A request is decided at once; its records go to the replica's log and are applied, and its
+//! replies leave when all that was appended until then is flushed, so nobody hears of what a crash
+//! could take back. A coordinator comes and goes with its replica. A log that takes no more ends
+//! it; one that had no room for a while has it loaded again, and so has a decision that contradicts
+//! its state.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -126,7 +129,8 @@ impl<R: Rt> Shard<R> {
         all
     }
 
-    /// The groups of this core, or why they are not all known: a list with groups missing would look like groups that are gone.
+    /// The groups of this core, or why they are not all known: a list with groups missing would
+    /// look like groups that are gone.
     pub(super) fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
         let mut all = Vec::new();
         if self.image().topic(OFFSETS_TOPIC).is_some_and(|topic| self.0.owner.has_offline(topic.id)) {
@@ -155,7 +159,8 @@ impl<R: Rt> Shard<R> {
         self.run(&hosted, |coordinator, context| coordinator.decide(context, group, op, token));
     }
 
-    /// The image has changed: offsets go with their topics, and replicas that were opened for it get their coordinators.
+    /// The image has changed: offsets go with their topics, and replicas that were opened for it
+    /// get their coordinators.
     pub(super) fn groups_follow_topics(&self, before: &Image) {
         let image = self.image();
         if let Some(topic) = image.topic(OFFSETS_TOPIC) {
@@ -173,7 +178,8 @@ impl<R: Rt> Shard<R> {
         }
     }
 
-    /// A replica has come or gone: if it is one of the coordinators' topic, as the image knows it, its coordinator does so too.
+    /// A replica has come or gone: if it is one of the coordinators' topic, as the image knows it,
+    /// its coordinator does so too.
     pub(super) fn groups_follow_replica(&self, key: &Key) {
         let replica = self.0.owner.replica(key);
         if let Some(hosted) = self.0.groups.get(key) {
@@ -299,8 +305,8 @@ impl<R: Rt> Shard<R> {
         }
     }
 
-    /// What a coordinator has applied is not what is in the log: everybody who waits looks again. Unless the log has failed, the
-    /// coordinator goes on from what is there.
+    /// What a coordinator has applied is not what is in the log: everybody who waits looks again.
+    /// Unless the log has failed, the coordinator goes on from what is there.
     fn fall_back(&self, hosted: &Rc<Hosted<R>>) {
         if hosted.replica.log.fenced().is_some() {
             return self.end(hosted);

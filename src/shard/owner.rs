@@ -60,7 +60,8 @@ pub struct Replica<R: Rt> {
     pub flush_due: Cell<bool>,
     /// The epoch checkpoint is to be written: epochs went with the records at the front.
     pub epochs_moved: Cell<bool>,
-    /// Called once, when the replica takes nothing any more: its log has failed, or its topic is deleted.
+    /// Called once, when the replica takes nothing any more: its log has failed, or its topic is
+    /// deleted.
     pub on_end: RefCell<Option<Rc<dyn Fn()>>>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,

@@ -182,11 +182,13 @@ impl<R: Rt> Shard<R> {
             }
         };
         self.each(image, assignments, open).await;
-        // A replica may have been reopened meanwhile, by the image that this one takes the place of.
+        // A replica may have been reopened meanwhile, by the image that this one takes the place
+        // of.
         while self.drop_orphans(image).await {}
     }
 
-    /// Gives the replicas the settings of `image`, and drops those whose topic it does not have. Whether there were any.
+    /// Gives the replicas the settings of `image`, and drops those whose topic it does not have.
+    /// Whether there were any.
     async fn drop_orphans(&self, image: &Arc<Image>) -> bool {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
         let mut gone = Vec::new();
