@@ -10,13 +10,14 @@ use super::commits::commit_of;
 use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::sim::{Fault, FaultOp};
+use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::CreatableTopic;
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
 use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
     FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitResponse, OffsetFetchRequest,
-    OffsetFetchResponse,
+    OffsetFetchResponse, ProduceRequest, ProduceResponse, produce_request,
 };
 
 const TOPIC: &str = "followed";
@@ -38,6 +39,19 @@ async fn delete(client: &Client<'_>) {
     (request.topics, request.timeout_ms) = (vec![topic], 30_000);
     let answer: DeleteTopicsResponse = client.ask(6, &request).await.unwrap();
     assert_eq!(answer.responses[0].error_code, 0);
+}
+
+async fn produce(client: &Client<'_>) {
+    let mut data = produce_request::PartitionProduceData::default();
+    let batch = build_batch(&BatchSpec::default(), &[(None, Some(b"value"), 1_760_000_000_000)]);
+    (data.index, data.records) = (0, Some(batch.into()));
+    let mut topic = produce_request::TopicProduceData::default();
+    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
+    let mut request = ProduceRequest::default();
+    request.transactional_id = None;
+    (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
+    let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
+    assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
 }
 
 async fn find(client: &Client<'_>) {
@@ -130,20 +144,23 @@ fn a_topic_that_is_deleted_while_its_replica_is_reopened() {
     for seed in 0..48 {
         run(seed, async |machine| {
             let client = Client::connect(machine).await;
-            for opening in 0..3 {
-                machine.sim.inject(FaultOp::Open, &format!("{TOPIC}-0/"), opening, Fault::Errno(libc::EMFILE));
-            }
             create(&client).await;
+            produce(&client).await;
+            machine.down(Down::Kill).await;
+            machine.sim.inject(FaultOp::Open, &format!("{TOPIC}-0/"), 0, Fault::Errno(libc::EMFILE));
+            machine.start();
+            let client = Client::connect(machine).await;
             assert_eq!(replicas(&client).await, 0);
-            // Replicas are reopened once a second, about from the start on.
-            let next = Duration::from_millis(1000 - machine.sim.now().mono.as_millis() as u64 % 1000);
-            machine.sim.sleep(next + Duration::from_micros(machine.sim.below(4000)) - Duration::from_micros(2000)).await;
+            // A second after the start it is opened again, and takes its time.
+            machine.sim.set_slow(Some((TOPIC, Duration::from_millis(400))));
+            machine.sim.sleep(Duration::from_millis(machine.sim.below(2000))).await;
             delete(&client).await;
             if machine.sim.below(2) == 0 {
                 machine.sim.sleep(Duration::from_millis(3000)).await;
                 assert_eq!(replicas(&client).await, 0, "a replica of nobody");
             }
             create(&client).await;
+            machine.sim.set_slow(None);
             while replicas(&client).await != 1 {
                 machine.sim.sleep(Duration::from_millis(50)).await;
             }
