@@ -125,7 +125,7 @@ fn a_group_of_both_types_is_fenced() {
     let both = Record::Group { group: "g".into(), value: Some(value) };
     world.coordinator.apply(&both);
     let upto = world.log.len() as i64 + 1;
-    assert!(world.coordinator.verify(&[both.clone()], upto).unwrap_err().contains("both types"));
+    assert!(world.coordinator.verify(std::slice::from_ref(&both), upto).unwrap_err().contains("both types"));
     world.log.push(both);
     world.restart_without(|_| false);
     assert_eq!(world.ask("g", Op::ConsumerDescribe), Err(ErrorCode::CoordinatorNotAvailable));
