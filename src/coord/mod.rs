@@ -5,6 +5,8 @@
 //! first by reference only. Its records are to be appended and then applied before the next decision; its replies leave when everything that
 //! was appended before is durable. What cannot be appended ends the coordinator: it is dropped, and loaded again from the log.
 
+#[cfg(test)]
+mod golden_tests;
 pub mod group;
 pub mod modern;
 pub mod offsets;
