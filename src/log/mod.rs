@@ -12,6 +12,8 @@ pub mod dir;
 mod error;
 mod files;
 mod gather;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 mod lookup;
 #[cfg(test)]
