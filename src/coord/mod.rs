@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod fault_tests;
+#[cfg(test)]
 mod golden_tests;
 pub mod group;
 pub mod modern;
