@@ -435,3 +435,34 @@ def test_settings_of_groups_count_at_once_and_after_a_restart():
             # Nobody reports any more: the group with the short session loses its member, the other one does not.
             eventually(lambda: heartbeat(c, "own", member, first.MemberEpoch, None).ErrorCode == 25, pause=2)
             assert heartbeat(c, "others", member, other.MemberEpoch).ErrorCode == 0
+
+
+def test_settings_of_many_topics_at_once():
+    """One request changes topics whose settings are together larger than anything that is written at once."""
+    count = 1100
+    replicas = ",".join(["10000000:100000000"] * 1700)
+    lists = [("leader.replication.throttled.replicas", replicas), ("follower.replication.throttled.replicas", replicas)]
+    configs = [{"Name": name, "Value": value} for name, value in lists]
+    names = [f"many-{n}" for n in range(count)]
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            for first in range(0, count, 25):
+                topics = [{"Name": n, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": configs} for n in names[first : first + 25]]
+                answer = c.call("CreateTopics", 7, {"Topics": topics, "timeoutMs": 60000}).Topics
+                assert [t.ErrorCode for t in answer] == [0] * len(topics), answer
+            altered = alter(c, *((TOPIC, n, [("retention.ms", SET, "86400000")]) for n in names))
+            assert [code for code, _ in altered] == [0] * count
+        if not KAFKA:
+            broker.kill()
+            broker.start()
+        with Connection(broker.address) as c:
+            for n in (names[0], names[count // 2], names[-1]):
+                becomes(c, TOPIC, n, "retention.ms", ("86400000", BY_TOPIC, [("retention.ms", "86400000", BY_TOPIC)]))
+
+
+def test_values_that_are_too_long(broker):
+    """Kafka keeps a number with any count of zeros in front."""
+    with Connection(broker.address) as c:
+        c.create_topic("long")
+        assert alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 1000 + "5000")]))[0][0] == 0
+        assert KAFKA or alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 3000 + "5000")]))[0][0] == INVALID_CONFIG
