@@ -29,6 +29,9 @@ use crate::wire::versions::ApiKey;
 /// How long a change of the metadata is waited for where the request does not say: less than clients wait for an answer.
 const WITHIN: Duration = Duration::from_secs(10);
 
+/// Likewise where settings are changed, of a thousand topics perhaps.
+const SETTINGS_WITHIN: Duration = Duration::from_secs(25);
+
 /// The terms of a request that says how long (ms) its client waits. With 0 or less it is too late already, as in Kafka.
 fn terms(timeout_ms: i32, bytes: usize) -> Terms {
     Terms { within: Duration::from_millis(timeout_ms.max(0) as u64), ..own_terms(bytes) }
@@ -236,7 +239,7 @@ fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
 }
 
 fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let terms = own_terms(body.len());
+    let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
     let request: Arc<AlterConfigsRequest> = Arc::new(work.decode(body)?);
     let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
     let alter = move |image: &_, _: &mut Ids| api::alter_configs::decide(&request, image, &broker);
@@ -244,7 +247,7 @@ fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
 }
 
 fn incremental_alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let terms = own_terms(body.len());
+    let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
     let request: Arc<IncrementalAlterConfigsRequest> = Arc::new(work.decode(body)?);
     let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
     let alter = move |image: &_, _: &mut Ids| api::incremental_alter_configs::decide(&request, image, &broker);

@@ -13,7 +13,7 @@ from raw import Connection, batch
 TOPIC, BROKER, GROUP = 2, 4, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
 BY_TOPIC, BY_BROKER, FOR_ALL_BROKERS, BY_FILE, BUILT_IN, BY_GROUP = 1, 2, 3, 4, 5, 8
-INVALID_CONFIG, INVALID_REQUEST, UNKNOWN_TOPIC, INVALID_TOPIC = 40, 42, 3, 17
+INVALID_CONFIG, INVALID_REQUEST, REQUEST_TIMED_OUT, UNKNOWN_TOPIC, INVALID_TOPIC = 40, 42, 7, 3, 17
 OVERRIDES = {"message.max.bytes": 2_000_000, "log.retention.minutes": 50}
 TOOL = "kafka.admin.ConfigCommand"
 
@@ -451,13 +451,16 @@ def test_settings_of_many_topics_at_once():
                 answer = c.call("CreateTopics", 7, {"Topics": topics, "timeoutMs": 60000}).Topics
                 assert [t.ErrorCode for t in answer] == [0] * len(topics), answer
             altered = alter(c, *((TOPIC, n, [("retention.ms", SET, "86400000")]) for n in names))
-            assert [code for code, _ in altered] == [0] * count
+            # A slow machine may have it answered before it is done, as so much is written.
+            assert {code for code, _ in altered} <= {0, REQUEST_TIMED_OUT}, altered[0]
+            last = ("86400000", BY_TOPIC, [("retention.ms", "86400000", BY_TOPIC)])
+            eventually(lambda: described(c, TOPIC, names[-1], "retention.ms") == last, seconds=120)
         if not KAFKA:
             broker.kill()
             broker.start()
         with Connection(broker.address) as c:
             for n in (names[0], names[count // 2], names[-1]):
-                becomes(c, TOPIC, n, "retention.ms", ("86400000", BY_TOPIC, [("retention.ms", "86400000", BY_TOPIC)]))
+                becomes(c, TOPIC, n, "retention.ms", last)
 
 
 def test_values_that_are_too_long(broker):
