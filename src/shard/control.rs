@@ -2,23 +2,24 @@
 //!
 //! Lives on core 0. The log is a partition log like any other, in `__corelane_metadata-0` of the first log directory; each record is a
 //! `MetadataRecord`. A change is answered when its records are on the device and every core has opened or dropped the replicas concerned,
-//! so a topic is usable when its creation is answered. What cannot be written is fatal: a broker without its metadata serves nobody.
+//! so a topic is usable when its creation is answered (`changes.rs`). A failed write is fatal: a broker without its metadata serves nobody.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{Answer, Assignment, Call, Decide, Ids, Position, Ticket};
+use super::changes::{Asker, NoRoom};
+use super::message::{Change, Position};
 use super::{MetadataRecord, Shard, takeover};
-use crate::base::fatal::fatal;
 use crate::base::ids::{BrokerId, Offset, TopicId, Uuid};
 use crate::cluster::image::Image;
+use crate::cluster::journal;
 use crate::cluster::kraft::Taken;
+use crate::cluster::queue::Queue;
 use crate::cluster::settings::{BrokerSettings, Configs};
-use crate::cluster::{journal, placement};
 use crate::log::checkpoint::{self, Offsets};
 use crate::log::dir::PartitionDir;
 use crate::log::{self, Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
@@ -33,12 +34,11 @@ pub use crate::log::dir::lock;
 /// Topic name of the metadata log; it has one partition.
 pub(super) const METADATA: &str = "__corelane_metadata";
 const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig::DEFAULT };
+/// No segment begins for its age: the room that is kept for deletions is in the last one.
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, segment_ms: i64::MAX, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
 /// Broker epoch of a clean marker that is put back.
 const UNKNOWN_EPOCH: i64 = -1;
-/// How often a change that the disk has no room for is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// What one entry of log.dirs was found to hold.
 #[derive(Clone, Debug)]
@@ -93,7 +93,7 @@ pub async fn open_dirs<R: Rt>(
 }
 
 /// Where every partition's directory is.
-struct Places {
+pub(super) struct Places {
     dirs: Vec<LogDir>,
     /// Index into `dirs` by topic name and partition.
     of: BTreeMap<(String, i32), usize>,
@@ -102,15 +102,25 @@ struct Places {
 
 /// The controller shard of this process.
 pub struct Control<R: Rt> {
-    shard: Shard<R>,
-    log: Log<R>,
-    image: RefCell<Image>,
-    places: RefCell<Places>,
-    queue: RefCell<VecDeque<(usize, Ticket, Decide)>>,
-    queued: Notify,
+    pub(super) shard: Shard<R>,
+    pub(super) log: Log<R>,
+    pub(super) image: RefCell<Image>,
+    pub(super) places: RefCell<Places>,
+    pub(super) queue: RefCell<Queue<(Asker, Change)>>,
+    pub(super) queued: Notify,
+    /// Who is told of the change that is being made, and until when.
+    pub(super) deciding: Cell<Option<(Asker, Duration)>>,
+    /// A deadline has come to those that are waited for.
+    pub(super) expiry: Notify,
+    /// What has to be written before anything is produced.
+    pub(super) owed: RefCell<Vec<MetadataRecord>>,
+    /// The log has no room, and that was said.
+    pub(super) full: Cell<bool>,
+    /// The log is being written.
+    pub(super) busy: Cell<bool>,
     /// A checkpoint is being written. Two at a time would take each other's files away.
     writing: Cell<bool>,
-    closed: Cell<bool>,
+    pub(super) closed: Cell<bool>,
 }
 
 impl<R: Rt> Control<R> {
@@ -141,13 +151,19 @@ impl<R: Rt> Control<R> {
             places: RefCell::new(Places::new(Vec::new())),
             queue: RefCell::default(),
             queued: Notify::default(),
+            deciding: Cell::default(),
+            expiry: Notify::default(),
+            owed: RefCell::default(),
+            full: Cell::default(),
+            busy: Cell::default(),
             writing: Cell::new(false),
             closed: Cell::new(false),
             log,
             shard: shard.clone(),
         });
+        control.reserve().await;
         if let Some((path, taken)) = taken {
-            control.write(&taken.records, rt.now().wall_ms).await;
+            control.take_in(&taken.records, &dirs).await?;
             takeover::report(&path, &taken, &control.image.borrow());
         }
         let image = control.image.borrow().clone();
@@ -155,7 +171,7 @@ impl<R: Rt> Control<R> {
         *control.places.borrow_mut() = Places::new(dirs);
         if !clean && control.image.borrow().topics().len() > 0 {
             // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
-            control.write(&[MetadataRecord::NewLeaderEpochs], rt.now().wall_ms).await;
+            control.write_or_owe(MetadataRecord::NewLeaderEpochs).await;
         }
         shard.set_control(control.clone());
         let everything = partitions(&control.image.borrow());
@@ -163,85 +179,6 @@ impl<R: Rt> Control<R> {
         let running = control.clone();
         shard.rt().spawn(Class::Foreground, async move { running.run().await });
         Ok(control)
-    }
-
-    /// Takes a decision into the queue.
-    pub(super) fn submit(&self, from: usize, ticket: Ticket, decide: Decide) {
-        self.queue.borrow_mut().push_back((from, ticket, decide));
-        self.queued.notify();
-    }
-
-    async fn run(self: Rc<Self>) {
-        // Once the log is closed nothing can be decided: those who asked have lost their connections.
-        while !self.closed.get() {
-            let next = self.queue.borrow_mut().pop_front();
-            let Some((from, ticket, decide)) = next else {
-                self.queued.notified().await;
-                continue;
-            };
-            let now = self.shard.rt().now();
-            let mut random = || {
-                let mut bytes = [0; 16];
-                self.shard.rt().random(&mut bytes);
-                bytes
-            };
-            let (records, reply) = decide(&self.image.borrow(), &mut Ids { now, random: &mut random });
-            if !records.is_empty() {
-                self.commit(&records, now.wall_ms).await;
-            }
-            self.shard.reply(from, ticket, Answer::Control(reply));
-        }
-    }
-
-    /// Writes, flushes, applies, publishes.
-    async fn commit(&self, records: &[MetadataRecord], now_ms: i64) {
-        // Producer ids are of interest here alone.
-        if records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. })) {
-            return self.write(records, now_ms).await;
-        }
-        let before: HashSet<Key> = partitions(&self.image.borrow()).into_iter().collect();
-        self.write(records, now_ms).await;
-        let created = partitions(&self.image.borrow()).into_iter().filter(|key| !before.contains(key)).collect();
-        self.publish(created).await;
-    }
-
-    async fn write(&self, records: &[MetadataRecord], now_ms: i64) {
-        let base = loop {
-            let base = self.log.end_offset();
-            let appended = self.log.append(&journal::encode(records, now_ms), base, 0, None);
-            let done = match appended {
-                Ok(_) => self.log.flush().await,
-                Err(e) => Err(e),
-            };
-            match done {
-                Ok(()) => break base,
-                // The log says so; whoever asked waits.
-                Err(LogError::Exhausted(_)) => self.shard.rt().sleep(AGAIN).await,
-                Err(e) => fatal(&format!("the metadata log cannot be written: {e}")),
-            }
-        };
-        for (at, record) in (base..).zip(records) {
-            self.image.borrow_mut().apply(at, record);
-        }
-    }
-
-    /// Gives the image to every core, with the replicas to open, and waits until all have acted on it.
-    async fn publish(&self, open: Vec<Key>) {
-        let cores = self.shard.rt().cores();
-        let image = Arc::new(self.image.borrow().clone());
-        let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
-        for key in open {
-            let Some(topic) = image.topic_by_id(key.0) else { continue };
-            let (dir, opening) = self.places.borrow_mut().place(&(topic.name.to_string(), key.1));
-            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, dir, opening });
-        }
-        let calls: Vec<_> =
-            (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();
-        for call in calls {
-            call.await;
-        }
-        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
-        self.places.borrow_mut().forget_all_but(&image);
     }
 
     /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
@@ -261,27 +198,42 @@ impl<R: Rt> Control<R> {
                 tracing::warn!("{e}");
             }
             self.writing.set(false);
-            // Metadata seldom changes: between two checkpoints the log holds nothing that it does not need.
-            self.log.trim_idle();
+            // What the log has allocated ahead is not given back: it is the room for deletions.
         }
     }
 
     /// Closes the metadata log, and marks the stop as clean. `positions` are those of the logs that were closed.
     pub async fn close(&self, mut positions: Vec<Position>) -> Result<(), String> {
         self.closed.set(true);
-        while self.writing.get() {
+        while self.writing.get() || self.busy.get() {
             self.shard.rt().sleep(Duration::from_millis(1)).await;
         }
         let no_producers = producer_snapshot::encode(std::iter::empty());
         self.log.close(no_producers).await.map_err(|e| format!("metadata log: {e}"))?;
         positions.push(self.position());
         self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
+        if self.owes() {
+            tracing::warn!("the stop is not marked as clean: the leader epochs have not grown since the last one that was not");
+            return Ok(());
+        }
         let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();
         let offset = self.image.borrow().offset();
         for path in dirs {
             dir::mark_clean(self.shard.rt(), &path, offset).await.map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    /// Takes in the metadata of a Kafka, as a whole or not at all.
+    async fn take_in(&self, records: &[MetadataRecord], dirs: &[LogDir]) -> Result<(), String> {
+        let now_ms = self.shard.rt().now().wall_ms;
+        let refused = match journal::encode(records, now_ms).len() <= METADATA_LOG.segment_bytes as usize {
+            true => self.write(records, now_ms).await.err().map(|NoRoom(what)| what),
+            false => Some("it is larger than a segment of our metadata log".to_owned()),
+        };
+        let Some(reason) = refused else { return Ok(()) };
+        mark_again(self.shard.rt(), dirs).await.map_err(|e| format!("{reason}; {e}"))?;
+        Err(format!("the metadata of Kafka cannot be stored: {reason}. Nothing was changed"))
     }
 
     fn position(&self) -> Position {
@@ -322,7 +274,7 @@ impl Places {
     }
 
     /// Where a partition is, or is to be: a new one goes to the directory with the fewest.
-    fn place(&mut self, partition: &(String, i32)) -> (PathBuf, Opening) {
+    pub(super) fn place(&mut self, partition: &(String, i32)) -> (PathBuf, Opening) {
         let counts = &mut self.counts;
         let index = *self.of.entry(partition.clone()).or_insert_with(|| {
             let fewest = (0..counts.len()).min_by_key(|i| counts[*i]).unwrap_or(0);
@@ -333,7 +285,7 @@ impl Places {
         (dir::partition_dir(&dir.path, &partition.0, partition.1), dir.opening(partition))
     }
 
-    fn forget_all_but(&mut self, image: &Image) {
+    pub(super) fn forget_all_but(&mut self, image: &Image) {
         let (counts, dirs) = (&mut self.counts, &mut self.dirs);
         self.of.retain(|partition, index| {
             let keep = partition.0 == METADATA || image.topic(&partition.0).is_some_and(|t| t.partition(partition.1).is_some());
@@ -348,7 +300,7 @@ impl Places {
     }
 }
 
-fn partitions(image: &Image) -> Vec<Key> {
+pub(super) fn partitions(image: &Image) -> Vec<Key> {
     image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 
@@ -356,11 +308,17 @@ fn partitions(image: &Image) -> Vec<Key> {
 async fn take_over<R: Rt>(rt: &R, dirs: &[LogDir], elsewhere: Option<&Path>, node: BrokerId) -> Result<Option<(PathBuf, Taken)>, String> {
     let taken = takeover::read_kafka(rt, dirs, elsewhere, node);
     if let Err(reason) = &taken {
-        for dir in dirs.iter().filter(|dir| dir.clean) {
-            dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await.map_err(|e| format!("{reason}; {e}"))?;
-        }
+        mark_again(rt, dirs).await.map_err(|e| format!("{reason}; {e}"))?;
     }
     taken
+}
+
+/// Puts the clean markers back that this start has taken.
+async fn mark_again<R: Rt>(rt: &R, dirs: &[LogDir]) -> Result<(), LogError> {
+    for dir in dirs.iter().filter(|dir| dir.clean) {
+        dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await?;
+    }
+    Ok(())
 }
 
 /// Folds the whole log into an image; also the topics that were deleted.

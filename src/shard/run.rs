@@ -11,7 +11,7 @@ use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
-use crate::base::ids::Offset;
+use crate::base::ids::{LeaderEpoch, Offset};
 use crate::cluster::image::Image;
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{self, Log, LogConfig, LogError, Replay};
@@ -120,9 +120,9 @@ impl<R: Rt> Shard<R> {
             }),
             Call::DeleteRecords(items) => self.send(from, Message::Reply(ticket, Answer::Deleted(self.0.owner.delete_records(&items)))),
             Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
-            Call::Control(decide) => {
+            Call::Control(change) => {
                 let control = self.0.control.borrow().clone();
-                control.expect("only the controller's core is asked").submit(from, ticket, decide);
+                control.expect("only the controller's core is asked").submit(from, ticket, change);
             }
             Call::Group(key, group, op) => self.take_group_op(from, ticket, &key, &group, *op),
             Call::ListGroups(states, types) => {
@@ -194,7 +194,11 @@ impl<R: Rt> Shard<R> {
         let mut gone = Vec::new();
         for (key, replica) in self.0.owner.replicas() {
             match image.topic_by_id(key.0) {
-                Some(topic) => replica.set_config(&topic.config),
+                Some(topic) => {
+                    replica.set_config(&topic.config);
+                    let epoch = topic.partition(key.1).map(|partition| partition.leader_epoch);
+                    replica.follow(epoch, image.held());
+                }
                 None => gone.push(key),
             }
         }
@@ -271,6 +275,7 @@ impl<R: Rt> Shard<R> {
             flush_due: Cell::new(false),
             epochs_moved: Cell::new(false),
             on_end: RefCell::default(),
+            held: Cell::new(image.held()),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
@@ -357,6 +362,17 @@ impl<R: Rt> Replica<R> {
             self.log.set_config(log_config(config));
             self.config.replace(config.clone());
         }
+    }
+
+    /// The leader epoch may have grown, and with it the reason may have gone to append nothing.
+    fn follow(&self, leader_epoch: Option<LeaderEpoch>, held: bool) {
+        let mut partition = self.partition.borrow_mut();
+        if let Some(epoch) = leader_epoch.filter(|epoch| *epoch > partition.leader_epoch)
+            && partition.lead(epoch)
+        {
+            self.log.set_epochs_later(partition.epochs.encode());
+        }
+        self.held.set(held);
     }
 
     /// Topic name and partition.
