@@ -68,6 +68,13 @@ pub enum MetadataRecord {
         /// As they were given.
         configs: Vec<(String, String)>,
     },
+    /// As `NewLeaderEpochs`, for some partitions of one topic.
+    NewLeaderEpochsOf {
+        /// Which topic.
+        id: [u8; 16],
+        /// The numbers of the partitions.
+        partitions: Vec<i32>,
+    },
 }
 
 /// What every log so far was written with.
@@ -138,6 +145,8 @@ mod tests {
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIds { next }),
             (any::<[u8; 16]>(), configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id, configs }),
             (any::<Option<i32>>(), configs.clone()).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
+            (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
+                .prop_map(|(id, partitions)| MetadataRecord::NewLeaderEpochsOf { id, partitions }),
             (".{0,40}", configs).prop_map(|(group, configs)| MetadataRecord::GroupConfigs { group, configs }),
             (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id, leader_epochs }),

@@ -13,6 +13,7 @@ use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
 use crate::base::ids::Offset;
 use crate::cluster::image::Image;
+use crate::cluster::record::MetadataRecord;
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{self, Log, LogConfig, LogError, Replay};
 use crate::partition::epochs::Epochs;
@@ -169,7 +170,10 @@ impl<R: Rt> Shard<R> {
         let mut gone = Vec::new();
         for (key, replica) in self.0.owner.replicas() {
             match image.topic_by_id(key.0) {
-                Some(topic) => replica.set_config(&topic.config),
+                Some(topic) => {
+                    replica.set_config(&topic.config);
+                    replica.follow(image, &key);
+                }
                 None => gone.push(key),
             }
         }
@@ -221,6 +225,7 @@ impl<R: Rt> Shard<R> {
 
     pub(super) async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
         let Assignment { key, dir, opening } = assignment;
+        let closed = opening.clean;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
         let config = log_config(&topic.config);
@@ -257,8 +262,35 @@ impl<R: Rt> Shard<R> {
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
-        self.0.owner.insert(key, replica);
+        if closed && replica.log.opened_unclean() {
+            self.serve_in_new_epoch(key, replica);
+        } else {
+            self.serve_replica(key, replica);
+        }
         Ok(())
+    }
+
+    fn serve_replica(&self, key: Key, replica: Replica<R>) {
+        self.0.owner.insert(key, replica);
+        self.0.owner.set_online(&key);
+    }
+
+    /// Serves a replica, whose log should have been closed but is not as it was then, once its leader epoch has grown.
+    fn serve_in_new_epoch(&self, key: Key, replica: Replica<R>) {
+        self.0.owner.set_offline(key, None);
+        let shard = self.clone();
+        self.rt().spawn(Class::Foreground, async move {
+            let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+            shard.control(move |_, _| (vec![record], ())).await;
+            let image = shard.image();
+            if image.topic_by_id(key.0).is_some() {
+                replica.follow(&image, &key);
+                return shard.serve_replica(key, replica);
+            }
+            if let Err(e) = replica.log.delete().await {
+                tracing::error!("{}: cannot be deleted: {e}", replica.name);
+            }
+        });
     }
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
@@ -329,6 +361,17 @@ fn log_config(config: &TopicConfig) -> LogConfig {
 }
 
 impl<R: Rt> Replica<R> {
+    /// Leads in the epoch that the image tells.
+    fn follow(&self, image: &Image, key: &Key) {
+        let info = image.topic_by_id(key.0).and_then(|topic| topic.partition(key.1));
+        let mut partition = self.partition.borrow_mut();
+        if let Some(info) = info.filter(|info| info.leader_epoch > partition.leader_epoch)
+            && partition.lead(info.leader_epoch)
+        {
+            self.log.set_epochs_later(partition.epochs.encode());
+        }
+    }
+
     /// The topic's configuration may have changed.
     fn set_config(&self, config: &TopicConfig) {
         if *self.config.borrow() != *config {
@@ -373,6 +416,10 @@ impl Replay for Recovering {
 
     fn batch(&mut self, header: &BatchHeader) {
         self.0.replay(header);
+    }
+
+    fn reset(&mut self) {
+        self.0.producers = Producers::default();
     }
 }
 

@@ -48,7 +48,6 @@ impl<R: Rt> Shard<R> {
                 match self.open(&image, assignment.clone()).await {
                     Ok(()) => {
                         tracing::info!("{}: online", assignment.dir.display());
-                        self.0.owner.set_online(&key);
                     }
                     Err(LogError::Exhausted(_)) => break,
                     Err(e) => {

@@ -5,6 +5,7 @@
 mod churn;
 mod client;
 mod commits;
+mod epochs;
 mod slow;
 mod workload;
 
