@@ -5,6 +5,7 @@
 mod churn;
 mod client;
 mod commits;
+mod coordinators;
 mod epochs;
 mod slow;
 mod workload;
