@@ -145,6 +145,17 @@ impl Image {
             MetadataRecord::NewLeaderEpochs => self.change_topics(|topic, _| {
                 topic.partitions.iter_mut().for_each(|partition| partition.leader_epoch = partition.leader_epoch.saturating_add(1));
             }),
+            MetadataRecord::NewLeaderEpochsOf { id, partitions } => {
+                if let Some(topic) = self.by_id.get(&Uuid(*id)) {
+                    let mut next = (**topic).clone();
+                    for index in partitions.iter().filter_map(|index| usize::try_from(*index).ok()) {
+                        if let Some(partition) = next.partitions.get_mut(index) {
+                            partition.leader_epoch = partition.leader_epoch.saturating_add(1);
+                        }
+                    }
+                    self.insert(next);
+                }
+            }
             MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(*next),
             MetadataRecord::TopicConfigs { id, configs } => {
                 if let Some(topic) = self.by_id.get(&Uuid(*id)) {
@@ -258,6 +269,8 @@ mod tests {
             }),
             2 => (1..8u8).prop_map(|id| MetadataRecord::RemoveTopic { id: [id; 16] }),
             1 => Just(MetadataRecord::NewLeaderEpochs),
+            1 => (1..8u8, prop::collection::vec(-1..4i32, 0..3))
+                .prop_map(|(id, partitions)| MetadataRecord::NewLeaderEpochsOf { id: [id; 16], partitions }),
             2 => (1..8u8, prop::collection::vec(0..3i32, 0..3))
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id: [id; 16], leader_epochs }),
             1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
@@ -297,6 +310,8 @@ mod tests {
         assert_eq!((image.topic("b").unwrap().partition(2), image.topic("b").unwrap().partition(-1)), (None, None));
         image.apply(3, &MetadataRecord::AddPartitions { id: [1; 16], leader_epochs: vec![7] });
         assert_eq!(image.topic("b").unwrap().partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>(), [1, 1, 7]);
+        image.apply(4, &MetadataRecord::NewLeaderEpochsOf { id: [1; 16], partitions: vec![1, 2, 3, -1] });
+        assert_eq!(image.topic("b").unwrap().partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>(), [1, 2, 8]);
         image.apply(4, &MetadataRecord::RemoveTopic { id: [1; 16] });
         assert!(image.topic("b").is_none() && image.topic_by_id(Uuid([1; 16])).is_none());
         assert_eq!((image.topics().len(), image.offset()), (1, 4));

@@ -46,7 +46,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<(Offset, MetadataRecord)>, String> {
         let (header, batch) = batch.map_err(|e| e.to_string())?;
         for record in Records::new(&batch[HEADER_LEN..], header.records_count) {
             let record = record.map_err(|e| format!("batch at offset {}: {e}", header.base_offset))?;
-            let at = header.base_offset + Offset::from(record.offset_delta);
+            let at = header.base_offset.saturating_add(record.offset_delta.into());
             let value = record.value.ok_or_else(|| format!("record at offset {at} has no value"))?;
             out.push((at, MetadataRecord::decode(value).map_err(|e| format!("record at offset {at}: {e}"))?));
         }

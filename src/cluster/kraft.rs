@@ -127,7 +127,7 @@ impl KafkaMetadata {
         let payload = decompress(compression, &batch[HEADER_LEN..], INFLATED_MAX).map_err(|e| at(header.base_offset, &e))?;
         for record in Records::new(&payload, header.records_count) {
             let record = record.map_err(|e| at(header.base_offset, &e))?;
-            let offset = header.base_offset + Offset::from(record.offset_delta);
+            let offset = header.base_offset.saturating_add(record.offset_delta.into());
             if offset >= from {
                 let record = kraft::decode(record.value.unwrap_or_default()).map_err(|e| at(offset, &e))?;
                 self.take(record).map_err(|e| at(offset, &e))?;

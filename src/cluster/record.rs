@@ -68,6 +68,13 @@ pub enum MetadataRecord {
         /// As they were given.
         configs: Vec<(String, String)>,
     },
+    /// As `NewLeaderEpochs`, for some partitions of one topic.
+    NewLeaderEpochsOf {
+        /// Which topic.
+        id: [u8; 16],
+        /// The numbers of the partitions.
+        partitions: Vec<i32>,
+    },
 }
 
 /// What every log so far was written with.
@@ -121,6 +128,7 @@ impl MetadataRecord {
                 }
                 MetadataRecord::TopicConfigs { configs, .. } | MetadataRecord::BrokerConfigs { configs, .. } => pairs(configs),
                 MetadataRecord::AddPartitions { leader_epochs, .. } => leader_epochs.len() * size_of::<i32>(),
+                MetadataRecord::NewLeaderEpochsOf { partitions, .. } => partitions.len() * size_of::<i32>(),
                 MetadataRecord::GroupConfigs { group, configs } => text(group) + pairs(configs),
                 MetadataRecord::RemoveTopic { .. } | MetadataRecord::NewLeaderEpochs | MetadataRecord::ProducerIds { .. } => 0,
             }
@@ -157,6 +165,8 @@ mod tests {
             any::<i64>().prop_map(|next| MetadataRecord::ProducerIds { next }),
             (any::<[u8; 16]>(), configs.clone()).prop_map(|(id, configs)| MetadataRecord::TopicConfigs { id, configs }),
             (any::<Option<i32>>(), configs.clone()).prop_map(|(broker, configs)| MetadataRecord::BrokerConfigs { broker, configs }),
+            (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
+                .prop_map(|(id, partitions)| MetadataRecord::NewLeaderEpochsOf { id, partitions }),
             (".{0,40}", configs).prop_map(|(group, configs)| MetadataRecord::GroupConfigs { group, configs }),
             (any::<[u8; 16]>(), prop::collection::vec(any::<i32>(), 0..20))
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id, leader_epochs }),

@@ -17,6 +17,8 @@ pub enum LogError {
     Missing(PathBuf),
     /// The batch is larger than a segment may be.
     TooLarge,
+    /// The log's offsets contradict each other: a fault of the program. It is fenced.
+    Disorder(String),
     /// The bytes are no record batch, or its base offset is below the log's end.
     BadBatch(String),
     /// A file operation failed.
@@ -70,6 +72,7 @@ impl fmt::Display for LogError {
             LogError::Fenced(reason) => write!(f, "the partition is offline: {reason}"),
             LogError::Missing(dir) => write!(f, "{} does not exist", dir.display()),
             LogError::Exhausted(what) => f.write_str(what),
+            LogError::Disorder(offsets) => write!(f, "its offsets are out of order: {offsets}"),
             LogError::Closed => f.write_str("the log is closed"),
             LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
             LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),

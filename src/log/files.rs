@@ -154,9 +154,10 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
     let (base, index, end, changed, empty) = {
         let state = log.state.borrow();
         let segment = state.segments.last().expect("a log has a segment");
-        (segment.base, segment.index.clone(), state.end, state.changed, state.end == state.segments[0].base)
+        let indexed = !state.changed && !state.checked;
+        (segment.base, segment.index.clone().filter(|_| !indexed), state.end, state.changed, state.end == state.segments[0].base)
     };
-    if changed && let Some(index) = index {
+    if let Some(index) = index {
         write_index(&log.rt, &log.dir, base, &index).await;
     }
     if changed || (!empty && !snapshots(&log.rt, &log.dir).contains(&end)) {

@@ -3,6 +3,9 @@
 //! [`Log::append`] copies a batch once, into the append chunk; that chunk is the disk buffer, the cache and the send buffer. A writer task
 //! per busy log keeps one write in flight, and what arrives meanwhile joins the next one. A failed write or flush fences the log for good.
 
+mod aside;
+#[cfg(test)]
+mod aside_tests;
 pub mod cache;
 pub mod checkpoint;
 pub mod compact;
@@ -35,6 +38,7 @@ mod stall_tests;
 mod state;
 #[cfg(test)]
 mod tests;
+mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -104,6 +108,8 @@ pub trait Replay {
     fn snapshot(&mut self, offset: Offset, payload: &[u8]) -> bool;
     /// The next batch behind the snapshot.
     fn batch(&mut self, header: &BatchHeader);
+    /// Forgets the snapshot and the batches: the log has lost some of them. Others follow.
+    fn reset(&mut self);
 }
 
 /// For logs whose batches nobody derives anything from.
@@ -114,6 +120,7 @@ impl Replay for NoReplay {
         true
     }
     fn batch(&mut self, _header: &BatchHeader) {}
+    fn reset(&mut self) {}
 }
 
 /// Whether a partition's directory is there. That it cannot be looked at does not mean that it is not.
@@ -250,7 +257,8 @@ impl<R: Rt> Log<R> {
         if batch.len() > config.segment_bytes as usize {
             return Err(LogError::TooLarge);
         }
-        let last = base_offset + header.last_offset_delta as Offset;
+        let last = base_offset.checked_add(header.last_offset_delta.into()).filter(|last| *last < Offset::MAX);
+        let Some(last) = last else { return Err(LogError::BadBatch("the log has no more offsets".into())) };
         let mut state = inner.state.borrow_mut();
         if let Some(reason) = &state.fenced {
             return Err(LogError::Fenced(reason.clone()));
@@ -267,7 +275,7 @@ impl<R: Rt> Log<R> {
         let ms = log_append_time.unwrap_or(header.max_timestamp);
         let now_ms = || inner.rt.now().wall_ms;
         let roll = state.rolls(batch.len(), last, &config, |segment| {
-            let age = segment.since_ms.map_or_else(|| now_ms() - segment.begun_ms, |since| ms.saturating_sub(since));
+            let age = segment.since_ms.map_or_else(|| now_ms().saturating_sub(segment.begun_ms), |since| ms.saturating_sub(since));
             (age, inner.roll_ms(segment.base))
         });
         let memory = inner.rt.memory();
@@ -364,6 +372,11 @@ impl<R: Rt> Log<R> {
     /// All below survives a loss of power.
     pub fn flushed_offset(&self) -> Offset {
         self.0.state.borrow().flushed
+    }
+
+    /// The log was not closed properly before it was opened, or is not as it was then: records may be missing that were seen.
+    pub fn opened_unclean(&self) -> bool {
+        self.0.state.borrow().unclean
     }
 
     /// Why the log accepts nothing any more, if so.

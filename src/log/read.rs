@@ -7,9 +7,8 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 
 use super::error::LogError;
-use super::recover;
 use super::span::{Span, block_ceil, block_floor};
-use super::{Inner, Log, files};
+use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::mem::Chunk;
 use crate::rt::{Class, Open, Rt};
@@ -107,6 +106,8 @@ struct Place {
     base: Offset,
     /// No batch from there on begins below.
     floor: Offset,
+    /// No batch reaches it: the next segment begins there.
+    ceiling: Offset,
     position: u64,
     limit: u64,
     /// End of the segment's batches.
@@ -302,7 +303,8 @@ impl<R: Rt> Inner<R> {
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
         let sequential = before.filter(|s| s.next == offset).map(Span::last_len);
-        Ok(Place { base, floor, position, limit, end: segment.size, sequential })
+        let ceiling = state.segments.get(state.segment_of(base) + 1).map_or(state.end, |next| next.base);
+        Ok(Place { base, floor, ceiling, position, limit, end: segment.size, sequential })
     }
 
     fn next_segment(&self, base: Offset, offset: Offset) -> Result<Offset, LogError> {
@@ -340,7 +342,7 @@ impl<R: Rt> Inner<R> {
         let index = match files::read_index(&self.rt, &self.dir, base, size, end, interval) {
             Some(index) => index,
             None => {
-                let index = recover::walk_index(&self.rt, &files::name(&self.dir, base, kind), base, size, interval).await?;
+                let index = walk::walk_index(&self.rt, &files::name(&self.dir, base, kind), base, end, size, interval).await?;
                 self.store_index(base, &index).await;
                 index
             }
@@ -391,8 +393,17 @@ enum Parsed {
 fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
-    if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
+    let end = header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1);
+    let beyond = position + len as u64 > place.limit || end.is_none_or(|end| end > place.ceiling);
+    if beyond || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
         return Err("a batch header that cannot be right".into());
+    }
+    // The offset is not covered by the checksum. Where some are missing the next batch tells whether it can be right.
+    let behind = || {
+        bytes.get(len..).and_then(|bytes| BatchHeader::parse(bytes).ok()).filter(|_| position + len as u64 + HEADER as u64 <= place.limit)
+    };
+    if next != Some(header.base_offset) && behind().is_some_and(|behind| behind.base_offset < header.next_offset()) {
+        return Err("a batch whose offset is above that of the next one".into());
     }
     // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
     Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
@@ -424,6 +435,13 @@ fn damaged_batch<'a>(
     }
 }
 
+/// The length of the damaged batch at the front of `bytes`, if the sound one behind it shows that it does not hold `offset`.
+fn passed_over(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>, offset: Offset) -> Option<usize> {
+    let len = BatchHeader::parse(bytes).ok()?.total_len();
+    let (behind, _) = check(place, position + len as u64, bytes.get(len..)?, next).ok()?;
+    (behind.base_offset <= offset).then_some(len)
+}
+
 /// Makes a span of the whole batches in `chunk`, which was read from `start`.
 fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Parsed, (u64, String)> {
     let filled = (chunk.len() as u64).min(place.limit - start) as usize;
@@ -446,7 +464,12 @@ fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Pars
             Ok(_) => return Err((position, "a batch whose checksum is wrong".into())),
             // Whoever asks for this one will be told.
             Err(_) if next.is_some_and(|next| next > offset) => break,
-            Err(reason) => return Err((position, reason)),
+            Err(reason) => {
+                let Some(len) = passed_over(place, position, batch, next, offset) else { return Err((position, reason)) };
+                found.clear();
+                at += len;
+                continue;
+            }
         };
         let len = header.total_len();
         if at + len > filled {

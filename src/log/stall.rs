@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::LogError;
 use super::span::block_ceil;
 use super::state::{FIRST_ALLOCATION, State};
-use super::{Inner, Log, files, recover, writer};
+use super::{Inner, Log, files, walk, writer};
 use crate::rt::Rt;
 
 /// How often it is tried again.
@@ -119,11 +119,11 @@ async fn resume<R: Rt>(log: &Rc<Inner<R>>, repaired: &mut bool) -> Result<(), Lo
         // Behind the last batch lies what the failed operation has left.
         log.rt.truncate(&file, size).await.map_err(LogError::io("truncate", &path))?;
         log.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
-        writer::flushed(log, written);
+        writer::flushed(log, written)?;
         log.state.borrow_mut().writing_segment().cut_to(size);
         if log.state.borrow().active.is_none() {
-            let index = recover::walk_index(&log.rt, &path, base, size, log.config.get().index_interval_bytes).await?;
-            let tail = recover::ending(&log.rt, &log.dir, base, size).await?.tail;
+            let index = walk::walk_index(&log.rt, &path, base, written, size, log.config.get().index_interval_bytes).await?;
+            let tail = walk::ending(&log.rt, &log.dir, base, size).await?.tail;
             let mut state = log.state.borrow_mut();
             state.writing_segment().index = Some(index);
             // A segment that is complete has a successor, which begins with nothing.

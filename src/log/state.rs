@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::LogConfig;
 use super::cache::Seat;
+use super::error::LogError;
 use super::gather::Gather;
 use super::index::Index;
 use super::span::{Span, block_ceil, block_floor};
@@ -161,6 +162,10 @@ pub(super) struct State<F> {
     /// Smallest and largest offset up to which somebody waits for a flush.
     pub wanted: Option<(Offset, Offset)>,
     pub fenced: Option<String>,
+    /// The log was not closed properly before it was opened, or is not as it was then.
+    pub unclean: bool,
+    /// The log's end was found by walking its batches: there is no index file of the last segment, or one of no use.
+    pub checked: bool,
     /// There is no room, or no descriptor, for more: nothing is accepted until there is.
     pub stalled: Option<String>,
     /// The last segment's file is to be made although nothing is to be written to it yet.
@@ -219,6 +224,8 @@ impl<F> State<F> {
             unflushed: false,
             wanted: None,
             fenced: None,
+            unclean: false,
+            checked: false,
             stalled: None,
             create: false,
             closed: false,
@@ -356,12 +363,22 @@ impl<F> State<F> {
         }
     }
 
+    /// An error unless flushed <= written <= end, and none of them has moved back: then no offset of the log can be believed.
+    fn in_order(&self, advanced: bool) -> Result<(), LogError> {
+        let (start, flushed, written, end) = (self.start, self.flushed, self.written, self.end);
+        if advanced && flushed <= written && written <= end && start <= end {
+            return Ok(());
+        }
+        Err(LogError::Disorder(format!("start {start}, flushed {flushed}, written {written}, end {end}")))
+    }
+
     /// Everything written is flushed.
-    pub fn flushed_to(&mut self, offset: Offset) {
+    pub fn flushed_to(&mut self, offset: Offset) -> Result<(), LogError> {
         self.flushed = self.flushed.max(offset);
         let flushed = self.flushed;
         self.wanted =
             self.wanted.filter(|(_, last)| *last > flushed).map(|(first, last)| (if first <= flushed { last } else { first }, last));
+        self.in_order(true)
     }
 
     pub fn next_job(&mut self, deleted: bool) -> Job {
@@ -451,17 +468,20 @@ impl<F> State<F> {
     }
 
     /// A window has arrived.
-    pub fn landed(&mut self, flight: Flight) {
+    pub fn landed(&mut self, flight: Flight) -> Result<(), LogError> {
         if let Some(span) = self.span_mut(flight.key) {
             span.written = flight.upto;
         }
+        let advanced = flight.offset >= self.written;
         self.written = self.written.max(flight.offset);
+        self.in_order(advanced)?;
         if flight.durable {
-            self.flushed_to(flight.offset);
+            self.flushed_to(flight.offset)?;
         } else {
             self.unflushed = true;
         }
         self.retire_written();
+        Ok(())
     }
 
     fn span(&self, key: Offset) -> Option<&Span> {

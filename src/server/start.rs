@@ -61,7 +61,7 @@ impl Process {
     }
 }
 
-/// Runs a broker until SIGTERM or SIGINT. The error says what went wrong, where, and what to do.
+/// Runs a broker until a signal stops it. The error says what went wrong, where, and what to do.
 pub fn run(config: Config) -> Result<(), String> {
     let started = Instant::now();
     // A core that panics must not leave its siblings serving.
@@ -92,11 +92,15 @@ pub fn run(config: Config) -> Result<(), String> {
     process.result.lock().map_err(|_| "a core has panicked".to_owned())?.clone()
 }
 
-/// SIGTERM and SIGINT ask the first core to stop; another one ends the process at once, unless it follows so closely that it is the same
-/// request: wrappers signal the process and its group. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending the process.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP (the terminal was closed) ask the first core to stop. Another one but SIGHUP ends the process at
+/// once, unless it follows so closely that it is the same request: wrappers signal the process and its group. SIGHUP and SIGQUIT stay
+/// ignored where the process was started so, by nohup say. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending
+/// the process.
 fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ]) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+    let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_signals(&status));
+    let unless_ignored = [SIGHUP, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ].into_iter().chain(unless_ignored)) {
         Ok(signals) => signals,
         Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
     };
@@ -106,13 +110,19 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
             if signal == SIGXFSZ {
                 continue;
             }
-            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST && signal != SIGHUP {
                 crate::base::fatal::fatal("stopped by a second signal");
             }
             stop_asked.store(true, Ordering::SeqCst);
             remote.unpark(crate::shard::CONTROLLER_CORE);
         }
     });
+}
+
+/// The mask of ignored signals in the text of `/proc/self/status`.
+fn ignored_signals(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// A core from start to stop.
@@ -312,5 +322,14 @@ async fn stop<R: Rt>(shard: &Shard<R>, control: Option<Rc<Control<R>>>) -> Resul
     match control {
         Some(control) => control.close(positions).await,
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ignored_signals_are_read() {
+        assert_eq!(super::ignored_signals("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(super::ignored_signals("SigIgn:\tx\n"), 0);
     }
 }

@@ -259,8 +259,8 @@ impl<R: Rt> Control<R> {
 
     /// Writes what has to be in the log before anything is produced. Without room it is owed: until it is
     /// there, partitions are read and deleted, but nothing is appended to them.
-    pub(super) async fn write_or_owe(&self, record: MetadataRecord) {
-        self.owed.borrow_mut().push(record);
+    pub(super) async fn write_or_owe(&self, records: Vec<MetadataRecord>) {
+        self.owed.borrow_mut().extend(records);
         if let Err(NoRoom(what)) = self.write_owed().await {
             tracing::error!(
                 "metadata log: {what}: the leader epochs cannot grow, so producers are refused until there is room; \
@@ -279,8 +279,10 @@ impl<R: Rt> Control<R> {
     async fn write_owed(&self) -> Result<(), NoRoom> {
         let owed = self.owed.borrow().clone();
         self.make_room(&owed, 0).await?;
-        self.write(&owed, self.shard.rt().now().wall_ms).await?;
-        self.owed.borrow_mut().clear();
+        for part in journal::split(&owed) {
+            self.write(part, self.shard.rt().now().wall_ms).await?;
+            self.owed.borrow_mut().drain(..part.len());
+        }
         Ok(())
     }
 

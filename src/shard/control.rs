@@ -145,7 +145,6 @@ impl<R: Rt> Control<R> {
             None => Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await.map_err(|e| failed(&e))?,
         };
         let (image, removed) = replay(&log, Image::new(BrokerSettings::new(node, given))).await.map_err(|e| failed(&e))?;
-        let clean = dirs.iter().all(|d| d.clean);
         let control = Rc::new(Control {
             image: RefCell::new(image),
             places: RefCell::new(Places::new(Vec::new())),
@@ -169,9 +168,10 @@ impl<R: Rt> Control<R> {
         let image = control.image.borrow().clone();
         takeover::clear_strays(rt, &mut dirs, &image, &removed).await.map_err(|e| e.to_string())?;
         *control.places.borrow_mut() = Places::new(dirs);
-        if !clean && control.image.borrow().topics().len() > 0 {
-            // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
-            control.write_or_owe(MetadataRecord::NewLeaderEpochs).await;
+        // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
+        let unclean = control.places.borrow().new_epochs(&image);
+        if !unclean.is_empty() {
+            control.write_or_owe(unclean).await;
         }
         shard.set_control(control.clone());
         let everything = partitions(&control.image.borrow());
@@ -285,6 +285,25 @@ impl Places {
         (dir::partition_dir(&dir.path, &partition.0, partition.1), dir.opening(partition))
     }
 
+    /// New leader epochs for the partitions whose log was not closed, or is missing.
+    fn new_epochs(&self, image: &Image) -> Vec<MetadataRecord> {
+        let closed = |name: &str, partition: i32| {
+            let key = (name.to_owned(), partition);
+            self.of.get(&key).is_some_and(|at| self.dirs[*at].opening(&key).clean)
+        };
+        let mut records = Vec::new();
+        let mut all = true;
+        for topic in image.topics() {
+            let count = topic.partitions.len() as i32;
+            let partitions: Vec<i32> = (0..count).filter(|partition| !closed(&topic.name, *partition)).collect();
+            all &= partitions.len() == topic.partitions.len();
+            if !partitions.is_empty() {
+                records.push(MetadataRecord::NewLeaderEpochsOf { id: topic.id.0, partitions });
+            }
+        }
+        if all && !records.is_empty() { vec![MetadataRecord::NewLeaderEpochs] } else { records }
+    }
+
     pub(super) fn forget_all_but(&mut self, image: &Image) {
         let (counts, dirs) = (&mut self.counts, &mut self.dirs);
         self.of.retain(|partition, index| {
@@ -338,7 +357,7 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet
                     if let MetadataRecord::RemoveTopic { id } = record {
                         removed.insert(Uuid(id));
                     }
-                    offset = at + 1;
+                    offset = at.saturating_add(1);
                 }
             }
         }

@@ -368,7 +368,7 @@ impl<R: Rt> Shard<R> {
                     groups.armed.set(at);
                     let sleep = async {
                         match at {
-                            Some(at) => self.rt().sleep(at - now).await,
+                            Some(at) => self.rt().sleep(at.saturating_sub(now)).await,
                             None => std::future::pending().await,
                         }
                     };

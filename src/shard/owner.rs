@@ -298,7 +298,7 @@ impl<R: Rt> Replica<R> {
             ProduceDecision::Duplicate { base_offset, log_append_time } => {
                 let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
                 // The first copy may still be on its way to the disk: the repeat is acknowledged with it, not before.
-                let end = base_offset + item.header.last_offset_delta as Offset + 1;
+                let end = base_offset.saturating_add(i64::from(item.header.last_offset_delta) + 1);
                 return self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced });
             }
         };
@@ -395,7 +395,15 @@ impl<R: Rt> Replica<R> {
     fn progress(&self) {
         let released = match self.log.fenced() {
             Some(reason) => self.partition.borrow_mut().fence(reason),
-            None => self.partition.borrow_mut().progress(self.log.written_offset(), self.log.flushed_offset()),
+            None => {
+                let mut partition = self.partition.borrow_mut();
+                let serving = partition.fenced().is_none();
+                let released = partition.progress(self.log.written_offset(), self.log.flushed_offset());
+                if let Some(reason) = partition.fenced().filter(|_| serving) {
+                    tracing::error!("partition {} goes offline: {reason}", self.name);
+                }
+                released
+            }
         };
         let failed = self.partition.borrow().fenced().map(|_| ErrorCode::KafkaStorageError);
         tell(released, failed);

@@ -7,12 +7,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::control::Control;
-use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
+use super::message::{Answer, Assignment, Call, Message, Position, Terms, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
-use crate::base::ids::{LeaderEpoch, Offset};
+use crate::base::ids::Offset;
 use crate::cluster::image::Image;
+use crate::cluster::queue::Lane;
+use crate::cluster::record::MetadataRecord;
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{self, Log, LogConfig, LogError, Replay};
 use crate::partition::epochs::Epochs;
@@ -23,6 +25,8 @@ use crate::rt::{Class, Rt};
 
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+/// How long the controller may look for room for a new leader epoch, before it is asked again.
+const NEW_EPOCH_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether a replica is still being reopened.
 const REOPENING: Duration = Duration::from_millis(1);
 
@@ -196,8 +200,7 @@ impl<R: Rt> Shard<R> {
             match image.topic_by_id(key.0) {
                 Some(topic) => {
                     replica.set_config(&topic.config);
-                    let epoch = topic.partition(key.1).map(|partition| partition.leader_epoch);
-                    replica.follow(epoch, image.held());
+                    replica.follow(image, &key);
                 }
                 None => gone.push(key),
             }
@@ -241,6 +244,7 @@ impl<R: Rt> Shard<R> {
 
     pub(super) async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
         let Assignment { key, dir, opening } = assignment;
+        let closed = opening.clean;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
         let config = log_config(&topic.config);
@@ -279,9 +283,45 @@ impl<R: Rt> Shard<R> {
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
-        self.0.owner.insert(key, replica);
-        self.groups_follow_replica(&key);
+        if closed && replica.log.opened_unclean() {
+            self.serve_in_new_epoch(key, replica);
+        } else {
+            self.serve_replica(key, replica);
+        }
         Ok(())
+    }
+
+    fn serve_replica(&self, key: Key, replica: Replica<R>) {
+        self.0.owner.insert(key, replica);
+        self.0.owner.set_online(&key);
+        self.groups_follow_replica(&key);
+    }
+
+    /// Serves a replica, whose log should have been closed but is not as it was then, once its leader epoch has grown.
+    fn serve_in_new_epoch(&self, key: Key, replica: Replica<R>) {
+        self.0.owner.set_offline(key, None);
+        let shard = self.clone();
+        self.rt().spawn(Class::Foreground, async move {
+            let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+            loop {
+                let terms = Terms { within: NEW_EPOCH_WITHIN, lane: Lane::Takes, bytes: 0 };
+                let record = record.clone();
+                match shard.control(terms, move |_, _| (vec![record.clone()], ())).await {
+                    Ok(()) => break,
+                    // The metadata disk has no room, and says so.
+                    Err(_) if shard.0.stopped.get() => return,
+                    Err(_) => {}
+                }
+            }
+            let image = shard.image();
+            if image.topic_by_id(key.0).is_some() {
+                replica.follow(&image, &key);
+                return shard.serve_replica(key, replica);
+            }
+            if let Err(e) = replica.log.delete().await {
+                tracing::error!("{}: cannot be deleted: {e}", replica.name);
+            }
+        });
     }
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
@@ -356,23 +396,25 @@ fn log_config(config: &TopicConfig) -> LogConfig {
 }
 
 impl<R: Rt> Replica<R> {
+    /// Leads in the epoch that the image tells; the reason to append nothing may have gone with the
+    /// epoch before.
+    fn follow(&self, image: &Image, key: &Key) {
+        let info = image.topic_by_id(key.0).and_then(|topic| topic.partition(key.1));
+        let mut partition = self.partition.borrow_mut();
+        if let Some(info) = info.filter(|info| info.leader_epoch > partition.leader_epoch)
+            && partition.lead(info.leader_epoch)
+        {
+            self.log.set_epochs_later(partition.epochs.encode());
+        }
+        self.held.set(image.held());
+    }
+
     /// The topic's configuration may have changed.
     pub(super) fn set_config(&self, config: &TopicConfig) {
         if *self.config.borrow() != *config {
             self.log.set_config(log_config(config));
             self.config.replace(config.clone());
         }
-    }
-
-    /// The leader epoch may have grown, and with it the reason may have gone to append nothing.
-    fn follow(&self, leader_epoch: Option<LeaderEpoch>, held: bool) {
-        let mut partition = self.partition.borrow_mut();
-        if let Some(epoch) = leader_epoch.filter(|epoch| *epoch > partition.leader_epoch)
-            && partition.lead(epoch)
-        {
-            self.log.set_epochs_later(partition.epochs.encode());
-        }
-        self.held.set(held);
     }
 
     /// Topic name and partition.
@@ -411,6 +453,10 @@ impl Replay for Recovering {
 
     fn batch(&mut self, header: &BatchHeader) {
         self.0.replay(header);
+    }
+
+    fn reset(&mut self) {
+        self.0.producers = Producers::default();
     }
 }
 

@@ -68,7 +68,6 @@ impl<R: Rt> Shard<R> {
         match (opened, topic) {
             (Ok(()), Some(topic)) => {
                 tracing::info!("{}: online", dir.display());
-                self.0.owner.set_online(&key);
                 if let Some(replica) = self.0.owner.replica(&key) {
                     replica.set_config(&topic.config);
                 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::super::error::LogError;
 use super::super::index::Index;
 use super::super::span::{block_ceil, block_floor};
-use super::super::{Inner, recover};
+use super::super::{Inner, walk};
 use crate::base::ids::Offset;
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
@@ -204,7 +204,7 @@ impl<'a, R: Rt> Output<'a, R> {
         if self.size + bytes.len() as u64 > i32::MAX as u64 {
             return Err(LogError::corrupt(&self.path, self.size, "the cleaned segment would be longer than 2 GiB"));
         }
-        recover::note(&mut self.index, self.base, header, self.size);
+        walk::note(&mut self.index, self.base, header, self.size);
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(self.chunk.room()));

@@ -15,7 +15,7 @@ mod txn;
 use std::path::PathBuf;
 
 use super::error::LogError;
-use super::{Inner, Log, files, recover};
+use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::{Open, Rt};
 use crate::wire::batch::{BatchHeader, Filtered, Marker, Retention, each_record, filter_batch, marker};
@@ -127,7 +127,7 @@ impl<R: Rt> Log<R> {
         }
         let path = self.0.segment_path(segment.base);
         let file = self.0.rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-        let first = recover::first_timestamp(&self.0.rt, &file, &path).await?;
+        let first = walk::first_timestamp(&self.0.rt, &file, &path).await?;
         if let Some(segment) = self.0.state.borrow_mut().segment_at(segment.base) {
             segment.since_ms = first;
         }

@@ -6,6 +6,7 @@ mod churn;
 mod client;
 mod commits;
 mod coordinators;
+mod epochs;
 mod full;
 mod slow;
 mod workload;
