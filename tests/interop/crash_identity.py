@@ -2,14 +2,16 @@
 `crash_identity.py [ROUNDS]`.
 
 In each round clients create topics under six names, produce (acks=1 and acks=all, by name and by topic
-id) and delete records, while retention and compaction are at work. Then the broker is killed and started
+id), while retention and compaction are at work. Then the broker is killed and started
 again. FEATURES (default: all of them) chooses what happens besides:
+  delete    records are deleted, by DeleteRecords
   recreate  topics are deleted and created again
   commits   groups commit offsets for topics that are deleted and created meanwhile
   kill      starts are killed too, at any moment
   order     log.dirs in another order
   new       a new, empty directory among log.dirs
   away      one directory left out for one run
+  empty     an empty directory in the place of one of them for one run, as where a disk is not mounted
   copy      a copy of a partition in another directory: the start must be refused
   broken    a partition that cannot be opened for one run
   reserved  clients try to create topics under the broker's own names
@@ -36,7 +38,7 @@ from crash_oracle import BY_ID, DELETABLE, KINDS, PARTITIONS, Commits, Life, gro
 from harness import Broker, eventually, raise_file_limit, temp_dir  # noqa: E402
 from raw import Closed, Connection, produce_body  # noqa: E402
 
-FEATURES = ("recreate", "commits", "kill", "order", "new", "away", "copy", "broken", "reserved", "stop")
+FEATURES = ("delete", "recreate", "commits", "kill", "order", "new", "away", "empty", "copy", "broken", "reserved", "stop")
 NAMES = [f"name-{n}" for n in range(6)]
 LASTING, LASTING_PARTITIONS = "lasting", 4
 OFFSETS, OFFSETS_PARTITIONS = "__consumer_offsets", 6
@@ -90,13 +92,13 @@ class Owner(Actor):
             world.create(c, name, dice)
             if dice.random() < 0.7:
                 world.check_commits(c, world.lives[name])
-        elif "recreate" in world.features and dice.random() < (0.01 if life.size() < 1500 else 0.2):
+        elif "recreate" in world.features and dice.random() < (0.02 if life.size() < 1500 else 0.2):
             world.delete(c, life)
             if dice.random() < 0.8:
                 time.sleep(dice.choice((0, 0, 0.003, 0.03)))
                 world.create(c, name, dice)
                 world.check_commits(c, world.lives[name])
-        elif dice.random() < 0.05 and life.kind in DELETABLE:
+        elif "delete" in world.features and life.kind in DELETABLE and dice.random() < 0.05:
             world.delete_records(c, life, dice)
         elif dice.random() < 0.01 and "reserved" in world.features:
             world.create_reserved(c, dice)
@@ -124,22 +126,29 @@ class Committer(Actor):
         super().__init__(world)
 
     def step(self, c):
-        group, name, world = self.dice.choice(self.groups), self.dice.choice(NAMES), self.world
-        life = world.lives.get(name)
-        by_id = life.id if life and life.id and self.dice.random() < 0.5 else None
-        commit = world.commits.begin(group, name, by_id)
-        topic = {"TopicId": by_id} if by_id else {"Name": name}
-        part = {"PartitionIndex": 0, "CommittedOffset": commit.offset, "CommittedLeaderEpoch": -1}
-        body = {
-            "GroupId": group, "GenerationIdOrMemberEpoch": -1, "MemberId": "",
-            "Topics": [{**topic, "Partitions": [part]}],
-        }
-        code = None
+        name, under_way = self.dice.choice(NAMES), []
+        life = self.world.lives.get(name)
         try:
-            code = c.call("OffsetCommit", 10 if by_id else 8, body).Topics[0].Partitions[0].ErrorCode
-            assert code in (0, *ABSENT, *COORDINATOR_ABSENT), f"{group} commits to {name}: error {code}"
+            for group in self.groups:
+                by_id = life.id if life and life.id and self.dice.random() < 0.5 else None
+                commit = self.world.commits.begin(group, name, by_id)
+                under_way.append(commit)
+                c.send("OffsetCommit", 10 if by_id else 8, commit_body(group, name, commit))
+            for commit in list(under_way):
+                code = c.receive().Topics[0].Partitions[0].ErrorCode
+                under_way.remove(commit)
+                commit.done(code == 0)
+                assert code in (0, *ABSENT, *COORDINATOR_ABSENT), f"commit to {name}: error {code}"
         finally:
-            commit.done(code == 0)
+            for commit in under_way:
+                commit.done(False)
+
+
+def commit_body(group, name, commit):
+    topic = {"TopicId": commit.topic_id} if commit.topic_id else {"Name": name}
+    part = {"PartitionIndex": 0, "CommittedOffset": commit.offset, "CommittedLeaderEpoch": -1}
+    topics = [{**topic, "Partitions": [part]}]
+    return {"GroupId": group, "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": topics}
 
 
 class Disks:
@@ -147,33 +156,49 @@ class Disks:
 
     def __init__(self, root):
         self.root = root
-        self.given = [self.path(n) for n in range(3)]
-        self.away = None
+        self.made = 3
+        self.given = [self.path(n) for n in range(self.made)]
+        self.away = self.replaced = None
 
     def path(self, n):
         return os.path.join(self.root, f"disk-{n}")
 
     def add(self, dice):
-        known = len(self.given) + (self.away is not None)
-        self.given.insert(dice.randrange(len(self.given) + 1), self.path(known))
+        self.given.insert(dice.randrange(len(self.given) + 1), self.path(self.made))
+        self.made += 1
 
     def take_out(self, dice):
         self.away = dice.choice(self.given)
         self.given.remove(self.away)
 
+    def replace(self, dice):
+        """An empty directory takes the place of one; that one is away, under another name."""
+        at = dice.randrange(len(self.given))
+        self.away, self.replaced = self.given[at] + "-away", self.given[at]
+        os.rename(self.replaced, self.away)
+
     def put_back(self, dice, anywhere):
+        """What was away returns. What was written in its place becomes a directory of its own."""
+        if self.replaced:
+            known = self.path(self.made)
+            self.made += 1
+            if os.path.isdir(self.replaced):
+                os.rename(self.replaced, known)
+            os.rename(self.away, self.replaced)
+            self.given = [known if d == self.replaced else d for d in self.given]
+            self.away, self.replaced = self.replaced, None
         if self.away:
             at = dice.randrange(len(self.given) + 1) if anywhere else len(self.given)
             self.given.insert(at, self.away)
         self.away = None
 
     def partitions(self):
-        """Directories of every (topic, partition), those of deleted topics included."""
+        """Path and topic id of every directory of a partition, by (topic, partition)."""
         found = {}
         for path in glob.glob(os.path.join(self.root, "disk-*", "*-*")):
             match = re.fullmatch(r"(.+)-(\d+)", os.path.basename(path))
             if match and os.path.isdir(path):
-                found.setdefault((match[1], int(match[2])), []).append(path)
+                found.setdefault((match[1], int(match[2])), []).append((path, stored_id(path)))
         return found
 
     def metadata(self):
@@ -184,7 +209,7 @@ class Disks:
 
 def stored_id(path):
     """The topic id in a partition's directory."""
-    with contextlib.suppress(OSError), open(os.path.join(path, "partition.metadata")) as text:
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(path, "partition.metadata")) as text:
         found = re.search(r"topic_id: (\S+)", text.read())
         if found:
             return uuid.UUID(bytes=base64.urlsafe_b64decode(found[1] + "=="))
@@ -200,8 +225,9 @@ class World:
         self.disks = Disks(directory)
         self.broker = Broker(directory=directory, start=False, **OVERRIDES)
         self.ending, self.lives, self.ids, self.producers = threading.Event(), {}, set(), set()
-        self.commits, self.actors, self.offline = Commits(), [], {}
-        self.repair, self.interval, self.start_seconds = None, 1.0, 0.1
+        self.commits, self.actors, self.lasting_ids = Commits(), [], {}
+        self.offline, self.doubtful, self.broken, self.located = {}, set(), {}, {}
+        self.repair, self.start_seconds = None, 0.1
         self.count = dict.fromkeys(
             ("kills", "stops", "killed starts", "refused starts", "directories away", "topics created", "topics deleted",
              "DeleteRecords"), 0)
@@ -251,7 +277,7 @@ class World:
             part.acked(first, len(part.sent) - first, answer.BaseOffset)
         else:
             gone = part.number == BY_ID and part.life.state != "alive"
-            away = (part.life.name, part.number) in self.offline
+            away = self.missing(part.life.name, part.number)
             assert answer.ErrorCode in ABSENT and (gone or away), f"{part}: error {answer.ErrorCode} at produce"
         return answer.ErrorCode
 
@@ -266,8 +292,11 @@ class World:
             self.count["DeleteRecords"] += 1
         else:
             # Below the log start there is nothing to delete.
-            away = answer.ErrorCode in ABSENT and (life.name, part.number) in self.offline
+            away = answer.ErrorCode in ABSENT and self.missing(life.name, part.number)
             assert answer.ErrorCode == 1 or away, f"{part}: error {answer.ErrorCode} at DeleteRecords({offset})"
+
+    def missing(self, name, partition):
+        return (name, partition) in self.offline or (name, partition) in self.doubtful
 
     # A round.
 
@@ -286,7 +315,6 @@ class World:
     def end(self, clean):
         """Ends the broker beside its clients, and takes note of what holds from now on."""
         self.ending.set()
-        at = time.monotonic()
         if clean:
             code = self.broker.terminate()
             assert code == 0, f"the stop ended with {code}: {self.broker.log_tail()}"
@@ -298,9 +326,6 @@ class World:
         for actor in self.actors:
             if actor.error:
                 raise actor.error
-        for life in self.lives.values():
-            for part in life.parts if life else ():
-                part.stopped(clean, self.interval, at)
         self.count["stops" if clean else "kills"] += 1
 
     def arrange(self):
@@ -318,20 +343,21 @@ class World:
             self.refuse_copies()
         if "broken" in self.features and dice.random() < 0.25:
             self.break_partition()
-        elif "away" in self.features and dice.random() < 0.35:
+        elif "away" in self.features and dice.random() < 0.3:
             disks.take_out(dice)
+        elif "empty" in self.features and len(disks.given) < MOST_DIRS and dice.random() < 0.2:
+            disks.replace(dice)
+        if disks.away:
             self.count["directories away"] += 1
             if disks.away == disks.metadata():
                 self.refused("metadata")
                 disks.put_back(dice, "order" in self.features)
-        self.interval = dice.choice((1.0, 60.0))
-        self.broker.overrides["log.flush.offset.checkpoint.interval.ms"] = int(self.interval * 1000)
+        self.broker.overrides["log.flush.offset.checkpoint.interval.ms"] = dice.choice((1000, 60_000))
         self.broker.cores = dice.choice((1, 2))
 
     def refuse_copies(self):
         """A second copy of a living partition, in another directory: refused until one is gone."""
-        here = [(self.broker_path(w), w) for w in self.living()]
-        path, where = self.dice.choice([(p, w) for p, w in here if p] or [(None, None)])
+        path = self.directory(self.dice.choice(self.living()))
         others = [d for d in self.disks.given if path and d != os.path.dirname(path)]
         if not others:
             return
@@ -343,35 +369,49 @@ class World:
         shutil.rmtree(copy)
 
     def break_partition(self):
-        """A directory takes the place of a partition's last segment, until `repair`."""
-        path = self.broker_path(self.dice.choice(self.living() or [None]))
+        """A partition's last segment is a directory, or its id is none, until `repair`."""
+        where = self.dice.choice(self.living())
+        path = self.directory(where)
         logs = sorted(glob.glob(os.path.join(path, "*.log"))) if path else []
         if not logs:
             return
+        ids = os.path.join(path, "partition.metadata")
+        broken = self.dice.choice((logs[-1], ids))
         aside = os.path.join(self.disks.root, "aside")
-        os.rename(logs[-1], aside)
-        os.mkdir(logs[-1])
+        os.rename(broken, aside)
+        if broken == ids:
+            with open(ids, "w") as out:
+                out.write("version: 0\ntopic_id: none\n")
+        else:
+            os.mkdir(broken)
+        self.broken[where] = self.living_id(where[0])
 
         def repair():
-            with contextlib.suppress(OSError):
-                os.rmdir(logs[-1])
-                os.rename(aside, logs[-1])
-            if os.path.exists(aside):
-                os.remove(aside)
+            self.broken.clear()
+            if os.path.isdir(broken):
+                os.rmdir(broken)
+            if os.path.isdir(path):
+                os.rename(aside, broken)
+            else:
+                os.remove(aside)  # with its topic
 
         self.repair = repair
 
-    def living(self):
-        lives = [life for life in self.lives.values() if life and life.state == "alive"]
-        return [(life.name, p) for life in lives for p in range(PARTITIONS)]
+    def living_id(self, name):
+        life = self.lives.get(name)
+        return life.id if life else self.lasting_ids.get(name)
 
-    def broker_path(self, where):
-        """The directory of a living partition, if it is there yet."""
-        if where is None:
-            return None
-        wanted = self.lives[where[0]].id
-        found = [p for p in self.disks.partitions().get(where, ()) if stored_id(p) == wanted]
-        return found[0] if found else None
+    def living(self):
+        """Every partition whose topic surely is there."""
+        names = [life.name for life in self.lives.values() if life and life.state == "alive"]
+        found = [(name, p) for name in names for p in range(PARTITIONS)]
+        found += [(LASTING, p) for p in range(LASTING_PARTITIONS)]
+        return found + [(OFFSETS, p) for p in range(OFFSETS_PARTITIONS)]
+
+    def directory(self, where):
+        """The directory of a living partition, if it is there."""
+        wanted = self.living_id(where[0])
+        return next((p for p, topic in self.disks.partitions().get(where, ()) if topic == wanted), None)
 
     def refused(self, *reasons):
         """Starts the broker, which must end with 1 and give these reasons."""
@@ -396,7 +436,7 @@ class World:
 
     def start(self):
         """Starts the broker; some starts before are killed."""
-        self.find_offline()
+        self.located = self.disks.partitions()
         self.broker.overrides["log.dirs"] = ",".join(self.disks.given)
         for _ in range(self.dice.choice((0, 0, 1, 2)) if "kill" in self.features else 0):
             with contextlib.suppress(AssertionError):  # a start that ends is found below
@@ -407,24 +447,27 @@ class World:
         assert said is None, f"WRONG: refused with {order}, away is {self.disks.away}: {said[-800:]}"
         self.start_seconds = time.monotonic() - begun
 
-    def find_offline(self):
-        """Partitions that cannot be there in the next run, with the reason."""
-        self.offline = {}
-        for where, paths in self.disks.partitions().items():
-            life = self.lives.get(where[0])
-            if life and life.id:
-                paths = [p for p in paths if stored_id(p) in (None, life.id)]
-            if paths and self.disks.away and all(os.path.dirname(p) == self.disks.away for p in paths):
+    def find_offline(self, located):
+        """Which partitions cannot be there in this run, and why; and which may be missing."""
+        self.offline, self.doubtful = {}, set()
+        lives = [(life.name, p) for life in self.lives.values() if life for p in range(PARTITIONS)]
+        for where in {*self.living(), *lives}:
+            wanted = self.living_id(where[0])
+            paths = [p for p, topic in located.get(where, ()) if topic == wanted]
+            away = [p for p in paths if os.path.dirname(p) == self.disks.away]
+            if self.broken.get(where) == wanted:
+                self.offline[where] = "its directory cannot be read"
+            elif paths and paths == away:
                 self.offline[where] = f"its directory {paths[0]} is away"
-            for path in paths:
-                if any(os.path.isdir(log) for log in glob.glob(os.path.join(path, "*.log"))):
-                    self.offline[where] = f"its segment in {path} cannot be read"
+            elif self.disks.away and not paths:
+                self.doubtful.add(where)
 
     # What a start has found.
 
     def verify(self):
         with Connection(self.broker.address, timeout=WAIT_SECONDS) as c:
             self.check_topics(c)
+            self.find_offline(self.located)
             for life in [life for life in self.lives.values() if life]:
                 for part in life.parts:
                     self.check_part(c, part)
@@ -460,6 +503,8 @@ class World:
         reason = self.offline.get((part.life.name, part.number))
         if reason:
             return self.check_absent(c, part, reason)
+        if (part.life.name, part.number) in self.doubtful and c.list_offset(part.life.name, part.number, -1).ErrorCode:
+            return None
         start, end = (self.offset(c, part.life.name, part.number, which) for which in (-2, -1))
         for _ in range(1000):
             batches = self.batches(c, part, start, end)
@@ -538,6 +583,7 @@ class World:
             c.create_topic(LASTING, LASTING_PARTITIONS)
             find = {"KeyType": 0, "CoordinatorKeys": GROUPS}
             eventually(lambda: all(a.ErrorCode == 0 for a in c.call("FindCoordinator", 4, find).Coordinators))
+            self.lasting_ids = {name: c.topic_id(name) for name in (LASTING, OFFSETS)}
         self.lasting = Lasting(self.broker, LASTING)
         # librdkafka waits long for its first metadata where the broker ends meanwhile.
         eventually(lambda: len(self.lasting.acknowledged) > 100)

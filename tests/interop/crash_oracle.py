@@ -26,7 +26,6 @@ KINDS = {
     "both": {"cleanup_policy": "compact,delete", "segment_ms": 50, "min_cleanable_dirty_ratio": 0.0},
 }
 DELETABLE = ("plain", "retained", "both")
-SLACK_SECONDS = 1.5  # beyond the interval, until a checkpoint of it is surely written
 tags = itertools.count(1)
 
 
@@ -42,7 +41,7 @@ class Part:
         self.sent = []  # (key, value) of record n
         self.at = {}  # record by offset: acknowledged, or read after a start
         self.pending = None  # of an idempotent producer: number and bytes of the batch to repeat
-        self.floor, self.asked, self.marks = 0, 0, []
+        self.floor, self.asked = 0, 0
         self.acknowledged = 0
 
     def __str__(self):
@@ -76,14 +75,7 @@ class Part:
             )
 
     def deleted(self, low):
-        self.marks.append((time.monotonic(), low))
-
-    def stopped(self, clean, seconds, at):
-        """The broker's end: from now on deletions that are surely stored hold."""
-        for when, low in self.marks:
-            if clean or at - when > seconds + SLACK_SECONDS:
-                self.floor = max(self.floor, low)
-        self.marks.clear()
+        self.floor = max(self.floor, low)
 
     def check(self, start, end, batches):
         """Compares with the log: its start and end, and its batches from there on."""
