@@ -1,9 +1,9 @@
 """kill -9 beside topics that come back under old names and disks that come and go:
 `crash_identity.py [ROUNDS]`.
 
-In each round clients create topics under six names, produce (acks=1 and acks=all, by name and by topic
-id), while retention and compaction are at work. Then the broker is killed and started
-again. FEATURES (default: all of them) chooses what happens besides:
+In each round clients create topics under six names and produce (acks=1 and acks=all, by name and by
+topic id), while retention and compaction are at work. Then the broker is killed and started again.
+FEATURES (default: all of them) chooses what happens besides:
   delete    records are deleted, by DeleteRecords
   recreate  topics are deleted and created again
   commits   groups commit offsets for topics that are deleted and created meanwhile
@@ -11,7 +11,7 @@ again. FEATURES (default: all of them) chooses what happens besides:
   order     log.dirs in another order
   new       a new, empty directory among log.dirs
   away      one directory left out for one run
-  empty     an empty directory in the place of one of them for one run, as where a disk is not mounted
+  empty     an empty directory in the place of one for one run, as where a disk is not mounted
   copy      a copy of a partition in another directory: the start must be refused
   broken    a partition that cannot be opened for one run
   reserved  clients try to create topics under the broker's own names
@@ -38,7 +38,20 @@ from crash_oracle import BY_ID, DELETABLE, KINDS, PARTITIONS, Commits, Life, gro
 from harness import Broker, eventually, raise_file_limit, temp_dir  # noqa: E402
 from raw import Closed, Connection, produce_body  # noqa: E402
 
-FEATURES = ("delete", "recreate", "commits", "kill", "order", "new", "away", "empty", "copy", "broken", "reserved", "stop")
+FEATURES = (
+    "delete",
+    "recreate",
+    "commits",
+    "kill",
+    "order",
+    "new",
+    "away",
+    "empty",
+    "copy",
+    "broken",
+    "reserved",
+    "stop",
+)
 NAMES = [f"name-{n}" for n in range(6)]
 LASTING, LASTING_PARTITIONS = "lasting", 4
 OFFSETS, OFFSETS_PARTITIONS = "__consumer_offsets", 6
@@ -48,9 +61,12 @@ MOST_DIRS = 5
 METADATA_LOGS = ("__corelane_metadata-0", "__cluster_metadata-0")
 WAIT_SECONDS = 60
 OVERRIDES = {
-    "log.retention.check.interval.ms": 30, "log.initial.task.delay.ms": 30,
-    "log.cleaner.backoff.ms": 30, "log.cleaner.dedupe.buffer.size": 4 << 20,
-    "offsets.topic.num.partitions": OFFSETS_PARTITIONS, "auto.create.topics.enable": "false",
+    "log.retention.check.interval.ms": 30,
+    "log.initial.task.delay.ms": 30,
+    "log.cleaner.backoff.ms": 30,
+    "log.cleaner.dedupe.buffer.size": 4 << 20,
+    "offsets.topic.num.partitions": OFFSETS_PARTITIONS,
+    "auto.create.topics.enable": "false",
 }
 # Errors of a partition that is offline, or of a topic that was just deleted.
 ABSENT, COORDINATOR_ABSENT = (3, 5, 6, 56, 100, 103), (14, 15, 16)
@@ -58,7 +74,7 @@ INVALID_TOPIC, INVALID_REQUEST = 17, 42
 
 
 class Actor(threading.Thread):
-    """Calls `step` with its connection until the round ends. What it raises is kept for the main thread."""
+    """Calls `step` with its connection until the round ends. The main thread raises its error."""
 
     def __init__(self, world):
         super().__init__(daemon=True)
@@ -203,13 +219,20 @@ class Disks:
 
     def metadata(self):
         """The directory with the broker's metadata."""
-        found = [p for p in self.given + [self.away] if p and any(os.path.isdir(os.path.join(p, m)) for m in METADATA_LOGS)]
+        found = [
+            p
+            for p in self.given + [self.away]
+            if p and any(os.path.isdir(os.path.join(p, m)) for m in METADATA_LOGS)
+        ]
         return found[0] if found else None
 
 
 def stored_id(path):
     """The topic id in a partition's directory."""
-    with contextlib.suppress(OSError, ValueError), open(os.path.join(path, "partition.metadata")) as text:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(os.path.join(path, "partition.metadata")) as text,
+    ):
         found = re.search(r"topic_id: (\S+)", text.read())
         if found:
             return uuid.UUID(bytes=base64.urlsafe_b64decode(found[1] + "=="))
@@ -229,8 +252,18 @@ class World:
         self.offline, self.doubtful, self.broken, self.located = {}, set(), {}, {}
         self.repair, self.start_seconds = None, 0.1
         self.count = dict.fromkeys(
-            ("kills", "stops", "killed starts", "refused starts", "directories away", "topics created", "topics deleted",
-             "DeleteRecords"), 0)
+            (
+                "kills",
+                "stops",
+                "killed starts",
+                "refused starts",
+                "directories away",
+                "topics created",
+                "topics deleted",
+                "DeleteRecords",
+            ),
+            0,
+        )
         self.lasting_read = {}
 
     # What clients do. Whoever calls is the only one who does so for this name.
@@ -246,7 +279,11 @@ class World:
 
     def delete(self, c, life):
         life.begin_deletion()
-        code = c.call("DeleteTopics", 5, {"TopicNames": [life.name], "TimeoutMs": 30000}).Responses[0].ErrorCode
+        code = (
+            c.call("DeleteTopics", 5, {"TopicNames": [life.name], "TimeoutMs": 30000})
+            .Responses[0]
+            .ErrorCode
+        )
         assert code == 0, f"{life.name} cannot be deleted: error {code}"
         life.died()
         self.lives[life.name] = None
@@ -257,12 +294,18 @@ class World:
         topic = {"Name": name, "NumPartitions": 1, "ReplicationFactor": 1}
         answer = c.call("CreateTopics", 7, {"Topics": [topic], "timeoutMs": 30000})
         code = answer.Topics[0].ErrorCode
-        assert code in (INVALID_TOPIC, INVALID_REQUEST), f"WRONG: a client may create {name}: error {code}"
+        assert code in (INVALID_TOPIC, INVALID_REQUEST), (
+            f"WRONG: a client may create {name}: error {code}"
+        )
 
     def producer_id(self, c):
-        answer = c.call("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000})
+        answer = c.call(
+            "InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000}
+        )
         assert answer.ErrorCode == 0, f"no producer id: {answer}"
-        assert answer.ProducerId not in self.producers, f"WRONG: producer id {answer.ProducerId} is given again"
+        assert answer.ProducerId not in self.producers, (
+            f"WRONG: producer id {answer.ProducerId} is given again"
+        )
         self.producers.add(answer.ProducerId)
         return answer.ProducerId
 
@@ -278,22 +321,33 @@ class World:
         else:
             gone = part.number == BY_ID and part.life.state != "alive"
             away = self.missing(part.life.name, part.number)
-            assert answer.ErrorCode in ABSENT and (gone or away), f"{part}: error {answer.ErrorCode} at produce"
+            assert answer.ErrorCode in ABSENT and (gone or away), (
+                f"{part}: error {answer.ErrorCode} at produce"
+            )
         return answer.ErrorCode
 
     def delete_records(self, c, life, dice):
         part = dice.choice(life.parts)
         offset = dice.randrange(max(part.at, default=0) + 1)
         part.asked = max(part.asked, offset)
-        topic = {"Name": life.name, "Partitions": [{"PartitionIndex": part.number, "Offset": offset}]}
-        answer = c.call("DeleteRecords", 2, {"Topics": [topic], "TimeoutMs": 30000}).Topics[0].Partitions[0]
+        topic = {
+            "Name": life.name,
+            "Partitions": [{"PartitionIndex": part.number, "Offset": offset}],
+        }
+        answer = (
+            c.call("DeleteRecords", 2, {"Topics": [topic], "TimeoutMs": 30000})
+            .Topics[0]
+            .Partitions[0]
+        )
         if answer.ErrorCode == 0:
             part.deleted(answer.LowWatermark)
             self.count["DeleteRecords"] += 1
         else:
             # Below the log start there is nothing to delete.
             away = answer.ErrorCode in ABSENT and self.missing(life.name, part.number)
-            assert answer.ErrorCode == 1 or away, f"{part}: error {answer.ErrorCode} at DeleteRecords({offset})"
+            assert answer.ErrorCode == 1 or away, (
+                f"{part}: error {answer.ErrorCode} at DeleteRecords({offset})"
+            )
 
     def missing(self, name, partition):
         return (name, partition) in self.offline or (name, partition) in self.doubtful
@@ -352,7 +406,9 @@ class World:
             if disks.away == disks.metadata():
                 self.refused("metadata")
                 disks.put_back(dice, "order" in self.features)
-        self.broker.overrides["log.flush.offset.checkpoint.interval.ms"] = dice.choice((1000, 60_000))
+        self.broker.overrides["log.flush.offset.checkpoint.interval.ms"] = dice.choice(
+            (1000, 60_000)
+        )
         self.broker.cores = dice.choice((1, 2))
 
     def refuse_copies(self):
@@ -411,14 +467,18 @@ class World:
     def directory(self, where):
         """The directory of a living partition, if it is there."""
         wanted = self.living_id(where[0])
-        return next((p for p, topic in self.disks.partitions().get(where, ()) if topic == wanted), None)
+        return next(
+            (p for p, topic in self.disks.partitions().get(where, ()) if topic == wanted), None
+        )
 
     def refused(self, *reasons):
         """Starts the broker, which must end with 1 and give these reasons."""
         said = self.try_start()
         assert said is not None, f"WRONG: it started, although it should have refused for {reasons}"
         missing = [r for r in reasons if not re.search(r, said)]
-        assert self.broker.process.returncode == 1 and not missing, f"WRONG: refused without {missing}: {said[-800:]}"
+        assert self.broker.process.returncode == 1 and not missing, (
+            f"WRONG: refused without {missing}: {said[-800:]}"
+        )
         self.count["refused starts"] += 1
 
     def try_start(self):
@@ -429,7 +489,9 @@ class World:
             self.broker.start()
             return None
         except AssertionError:
-            assert self.broker.process.poll() is not None, f"the broker does not get ready: {self.broker.log_tail()}"
+            assert self.broker.process.poll() is not None, (
+                f"the broker does not get ready: {self.broker.log_tail()}"
+            )
             with open(self.broker.log, errors="replace") as log:
                 log.seek(mark)
                 return log.read()
@@ -440,11 +502,15 @@ class World:
         self.broker.overrides["log.dirs"] = ",".join(self.disks.given)
         for _ in range(self.dice.choice((0, 0, 1, 2)) if "kill" in self.features else 0):
             with contextlib.suppress(AssertionError):  # a start that ends is found below
-                self.count["killed starts"] += self.broker.kill_start(self.dice.uniform(0, self.start_seconds))
+                self.count["killed starts"] += self.broker.kill_start(
+                    self.dice.uniform(0, self.start_seconds)
+                )
         begun = time.monotonic()
         said = self.try_start()
         order = [os.path.basename(d) for d in self.disks.given]
-        assert said is None, f"WRONG: refused with {order}, away is {self.disks.away}: {said[-800:]}"
+        assert said is None, (
+            f"WRONG: refused with {order}, away is {self.disks.away}: {said[-800:]}"
+        )
         self.start_seconds = time.monotonic() - begun
 
     def find_offline(self, located):
@@ -480,7 +546,9 @@ class World:
         topics = {t.Name: t.TopicId for t in c.call("Metadata", 12, {"Topics": None}).Topics}
         unknown = set(topics) - {*NAMES, LASTING, OFFSETS}
         assert not unknown, f"WRONG: topics that nobody has created: {unknown}"
-        assert {LASTING, OFFSETS} <= set(topics), f"LOST: of the topics that stay there are {set(topics)}"
+        assert {LASTING, OFFSETS} <= set(topics), (
+            f"LOST: of the topics that stay there are {set(topics)}"
+        )
         for name in NAMES:
             life, found = self.lives.get(name), topics.get(name)
             if life is None:
@@ -503,7 +571,9 @@ class World:
         reason = self.offline.get((part.life.name, part.number))
         if reason:
             return self.check_absent(c, part, reason)
-        if (part.life.name, part.number) in self.doubtful and c.list_offset(part.life.name, part.number, -1).ErrorCode:
+        if (part.life.name, part.number) in self.doubtful and c.list_offset(
+            part.life.name, part.number, -1
+        ).ErrorCode:
             return None
         start, end = (self.offset(c, part.life.name, part.number, which) for which in (-2, -1))
         for _ in range(1000):
@@ -527,17 +597,19 @@ class World:
         code = self.produce(c, part, -1, part.life.name)
         answer = c.list_offset(part.life.name, part.number, -1)
         assert code and answer.ErrorCode, (
-            f"WRONG: {part}: {reason}, but produce answers {code}, and ListOffsets {answer.ErrorCode} "
-            f"with offset {answer.Offset}"
+            f"WRONG: {part}: {reason}, but produce answers {code}, and ListOffsets "
+            f"{answer.ErrorCode} with offset {answer.Offset}"
         )
 
     def offset(self, c, name, partition, which):
         answer = c.list_offset(name, partition, which)
-        assert answer.ErrorCode == 0, f"LOST: {name}-{partition}: error {answer.ErrorCode}: {self.broker.log_tail()}"
+        assert answer.ErrorCode == 0, (
+            f"LOST: {name}-{partition}: error {answer.ErrorCode}: {self.broker.log_tail()}"
+        )
         return answer.Offset
 
     def check_lasting(self, c):
-        """Of the topic that is never deleted: what was acknowledged before the end, from the last records read on."""
+        """The topic that is never deleted, from the last records read before on."""
         acknowledged = {}
         for topic, partition, offset, value in self.lasting.acknowledged:
             acknowledged.setdefault(partition, {})[offset] = value
@@ -546,15 +618,20 @@ class World:
                 continue
             known, step = acknowledged.get(partition, {}), LASTING_PARTITIONS
             begin = max(0, self.lasting_read.get(partition, 0) - 20)
-            assert self.offset(c, LASTING, partition, -2) == 0, f"LOST: {LASTING}-{partition} starts above 0"
-            found = {r.offset: r.value for b in c.fetch_all(LASTING, partition, begin) for r in b.records}
+            assert self.offset(c, LASTING, partition, -2) == 0, (
+                f"LOST: {LASTING}-{partition} starts above 0"
+            )
+            found = {
+                r.offset: r.value for b in c.fetch_all(LASTING, partition, begin) for r in b.records
+            }
             end = max(found, default=begin - 1) + 1
             last = max(known, default=-1)
             assert end > last, f"LOST: {LASTING}-{partition} ends at {end}, {last} was acknowledged"
             for offset in range(begin, end):
                 wanted = b"%d" % (offset * step + partition)
                 assert found.get(offset) == wanted and known.get(offset, wanted) == wanted, (
-                    f"LOST: {LASTING}-{partition} offset {offset} is {found.get(offset)}, {wanted} was sent"
+                    f"LOST: {LASTING}-{partition} offset {offset} "
+                    f"is {found.get(offset)}, {wanted} was sent"
                 )
             self.lasting_read[partition] = end
 
@@ -566,23 +643,35 @@ class World:
         while left:
             asked = [{"GroupId": g, "Topics": wanted, "MemberEpoch": -1} for g in sorted(left)]
             for group in c.call("OffsetFetch", 8, {"Groups": asked}).Groups:
-                away = self.offline.get((OFFSETS, group_partition(group.GroupId, OFFSETS_PARTITIONS)))
+                away = self.offline.get(
+                    (OFFSETS, group_partition(group.GroupId, OFFSETS_PARTITIONS))
+                )
                 if group.ErrorCode == 0:
                     offset = group.Topics[0].Partitions[0].CommittedOffset
-                    assert not away, f"WRONG: {group.GroupId}: {away}, yet {offset} is told for {life.name}"
+                    assert not away, (
+                        f"WRONG: {group.GroupId}: {away}, yet {offset} is told for {life.name}"
+                    )
                     self.commits.check(group.GroupId, life, offset, since)
                 else:
-                    assert group.ErrorCode in COORDINATOR_ABSENT, f"{group.GroupId}: error {group.ErrorCode}"
+                    assert group.ErrorCode in COORDINATOR_ABSENT, (
+                        f"{group.GroupId}: error {group.ErrorCode}"
+                    )
                 if group.ErrorCode == 0 or away:
                     left.discard(group.GroupId)
-            assert time.monotonic() < deadline, f"LOST: no coordinator for {left}: {self.broker.log_tail()}"
+            assert time.monotonic() < deadline, (
+                f"LOST: no coordinator for {left}: {self.broker.log_tail()}"
+            )
 
     def set_up(self):
         assert self.try_start() is None, self.broker.log_tail()
         with Connection(self.broker.address) as c:
             c.create_topic(LASTING, LASTING_PARTITIONS)
             find = {"KeyType": 0, "CoordinatorKeys": GROUPS}
-            eventually(lambda: all(a.ErrorCode == 0 for a in c.call("FindCoordinator", 4, find).Coordinators))
+            eventually(
+                lambda: all(
+                    a.ErrorCode == 0 for a in c.call("FindCoordinator", 4, find).Coordinators
+                )
+            )
             self.lasting_ids = {name: c.topic_id(name) for name in (LASTING, OFFSETS)}
         self.lasting = Lasting(self.broker, LASTING)
         # librdkafka waits long for its first metadata where the broker ends meanwhile.
@@ -619,7 +708,9 @@ def run(rounds, seed=None, features=FEATURES):
         world.ending.set()
         world.broker.kill()
     shutil.rmtree(world.broker.directory, ignore_errors=True)
-    return f"{rounds} rounds: {told}, {world.commits.acknowledged()} commits, {len(world.lasting.acknowledged)} records of {LASTING}; nothing lost, nothing returned"
+    told += f", {world.commits.acknowledged()} commits"
+    told += f", {len(world.lasting.acknowledged)} records of {LASTING}"
+    return f"{rounds} rounds: {told}; nothing lost, nothing returned"
 
 
 def main():

@@ -1,8 +1,8 @@
 """What a broker was told and has acknowledged, by topic id, and the comparison with what it holds.
 
-A topic's `Life` is one creation under a name; it ends with its deletion. A `Part` is one partition of
-a life: the records that were sent, the offsets that were acknowledged or read, the log start that
-must not go back. `Commits` holds the offsets committed by groups, with the time of each request.
+A topic's `Life` is one creation under a name; it ends with its deletion. A `Part` is one partition
+of a life: the records that were sent, the offsets that were acknowledged or read, the log start
+that must not go back. `Commits` holds the offsets that groups have committed, with the times.
 """
 
 import itertools
@@ -20,10 +20,17 @@ KINDS = {
     "plain": {"segment_ms": 200},
     "retained": {"segment_ms": 50, "retention_bytes": RETAINED_BYTES, "file_delete_delay_ms": 50},
     "compacted": {
-        "cleanup_policy": "compact", "segment_ms": 50, "min_cleanable_dirty_ratio": 0.0,
-        "delete_retention_ms": 50, "file_delete_delay_ms": 50,
+        "cleanup_policy": "compact",
+        "segment_ms": 50,
+        "min_cleanable_dirty_ratio": 0.0,
+        "delete_retention_ms": 50,
+        "file_delete_delay_ms": 50,
     },
-    "both": {"cleanup_policy": "compact,delete", "segment_ms": 50, "min_cleanable_dirty_ratio": 0.0},
+    "both": {
+        "cleanup_policy": "compact,delete",
+        "segment_ms": 50,
+        "min_cleanable_dirty_ratio": 0.0,
+    },
 }
 DELETABLE = ("plain", "retained", "both")
 tags = itertools.count(1)
@@ -71,7 +78,7 @@ class Part:
             offset = base + n - first
             before = self.at.setdefault(offset, n)
             assert before == n, (
-                f"LOST: {self}: record {n} is acknowledged at offset {offset}, as record {before} was"
+                f"LOST: {self}: record {n} is acknowledged at offset {offset}, as was {before}"
             )
 
     def deleted(self, low):
@@ -80,7 +87,9 @@ class Part:
     def check(self, start, end, batches):
         """Compares with the log: its start and end, and its batches from there on."""
         floor, last = self.floor, max(self.at, default=-1)
-        assert start >= floor, f"RETURNED: {self} starts at {start}, everything below {floor} was deleted"
+        assert start >= floor, (
+            f"RETURNED: {self} starts at {start}, everything below {floor} was deleted"
+        )
         assert end > last, f"LOST: {self} ends at {end}, offset {last} was acknowledged"
         found = [r for b in batches for r in b.records if start <= r.offset < end]
         if start > self.asked:
@@ -96,7 +105,7 @@ class Part:
         self.floor = start
 
     def match(self, found):
-        """Every record was sent to this life, once, in this order; what is known stays where it was."""
+        """Every record was sent to this life, once, in this order; known offsets stay."""
         last = -1
         for r in found:
             known = self.at.get(r.offset)
@@ -104,7 +113,9 @@ class Part:
             assert n is not None and n < len(self.sent) and self.sent[n] == (r.key, r.value), (
                 f"WRONG: {self} offset {r.offset} is {shown(r)}, expected {self.expected(known)}"
             )
-            assert n > last, f"WRONG: {self} offset {r.offset} is record {n}, which came after {last}"
+            assert n > last, (
+                f"WRONG: {self} offset {r.offset} is record {n}, which came after {last}"
+            )
             self.at[r.offset] = last = n
 
     def number_of(self, r, last):
@@ -126,7 +137,7 @@ class Part:
             raise AssertionError(f"LOST: {self} from {start} to {end} lacks {missing[:5]}")
 
     def check_keys(self, start, found):
-        """Of each key the latest record is there; only a tombstone may be gone, and what was deleted."""
+        """Of each key the latest record is there, unless it is a tombstone or was deleted."""
         latest = {}
         for offset, n in self.at.items():
             latest[self.sent[n][0]] = max(latest.get(self.sent[n][0], (-1, -1)), (n, offset))

@@ -1,8 +1,8 @@
 """Data directories that Kafka has written are served as Kafka served them.
 
-One Kafka with two log.dirs is filled with everything, and copied twice: while it is stopped by SIGSTOP,
-which is what a SIGKILL leaves, with open transactions and living members; and after a clean stop. The
-tests take such copies over.
+One Kafka with two log.dirs is filled with everything, and copied twice: while it is stopped by
+SIGSTOP, which is what a SIGKILL leaves, with open transactions and living members; and after a
+clean stop. The tests take such copies over.
 """
 
 import contextlib
@@ -26,37 +26,65 @@ from test_groups_modern import Member as RawMember
 
 # Segments and snapshots that small need little data.
 EAGER = {
-    **fill.EAGER_CLEANER, "metadata.log.max.record.bytes.between.snapshots": 500,
-    "log.flush.offset.checkpoint.interval.ms": 500, "offsets.topic.num.partitions": 4,
-    "transaction.state.log.num.partitions": 4, "group.initial.rebalance.delay.ms": 0,
+    **fill.EAGER_CLEANER,
+    "metadata.log.max.record.bytes.between.snapshots": 500,
+    "log.flush.offset.checkpoint.interval.ms": 500,
+    "offsets.topic.num.partitions": 4,
+    "transaction.state.log.num.partitions": 4,
+    "group.initial.rebalance.delay.ms": 0,
 }
-# Nothing is deleted or compacted while records are compared; members of the new protocol that do not return are soon removed.
+# Nothing is deleted or compacted while records are compared; members of the new protocol that do
+# not return are soon removed.
 SUCCESSOR = {
-    "log.initial.task.delay.ms": 600_000, "log.cleaner.enable": "false", "group.initial.rebalance.delay.ms": 0,
-    "group.consumer.session.timeout.ms": 10_000, "group.consumer.min.session.timeout.ms": 10_000,
-    "group.consumer.heartbeat.interval.ms": 300, "group.consumer.min.heartbeat.interval.ms": 300,
-    "group.consumer.assignment.interval.ms": 0, "transaction.state.log.num.partitions": 4, "offsets.topic.num.partitions": 4,
+    "log.initial.task.delay.ms": 600_000,
+    "log.cleaner.enable": "false",
+    "group.initial.rebalance.delay.ms": 0,
+    "group.consumer.session.timeout.ms": 10_000,
+    "group.consumer.min.session.timeout.ms": 10_000,
+    "group.consumer.heartbeat.interval.ms": 300,
+    "group.consumer.min.heartbeat.interval.ms": 300,
+    "group.consumer.assignment.interval.ms": 0,
+    "transaction.state.log.num.partitions": 4,
+    "offsets.topic.num.partitions": 4,
 }
 OFFSETS = "__consumer_offsets"
 GROUPED = 40  # records in each partition of the topic that groups read
 CLASSIC = {"session_timeout_ms": 10_000, "heartbeat_interval_ms": 300}
 # Groups with living members of librdkafka, and what a new member of them is given.
 GROUPS = {
-    "classic": CLASSIC, "classic-static": {**CLASSIC, "group_instance_id": "one"},
+    "classic": CLASSIC,
+    "classic-static": {**CLASSIC, "group_instance_id": "one"},
     "cooperative": {**CLASSIC, "partition_assignment_strategy": "cooperative-sticky"},
-    "modern": {"group_protocol": "consumer"}, "modern-static": {"group_protocol": "consumer", "group_instance_id": "one"},
+    "modern": {"group_protocol": "consumer"},
+    "modern-static": {"group_protocol": "consumer", "group_instance_id": "one"},
 }
 OTHERS = ("left", "left-modern", "by-hand", "txn", "raw-classic", "raw-modern", "raw-pattern")
-KEPT = ("codecs", "stamped", "segments", "dotted.name-x_y", "compacted", "transactional", "changed", "again", "grouped")
+KEPT = (
+    "codecs",
+    "stamped",
+    "segments",
+    "dotted.name-x_y",
+    "compacted",
+    "transactional",
+    "changed",
+    "again",
+    "grouped",
+)
 
 
 def described(broker):
     """Ids, partitions and own settings of all topics."""
     with Connection(broker.address) as c:
-        topics = {t.Name: (t.TopicId, sorted(p.PartitionIndex for p in t.Partitions)) for t in c.call("Metadata", 12, {"Topics": None}).Topics}
+        topics = {
+            t.Name: (t.TopicId, sorted(p.PartitionIndex for p in t.Partitions))
+            for t in c.call("Metadata", 12, {"Topics": None}).Topics
+        }
         wanted = [{"ResourceType": 2, "ResourceName": name} for name in sorted(topics)]
         found = c.call("DescribeConfigs", 4, {"Resources": wanted}).Results
-        own = {r.ResourceName: {e.Name: e.Value for e in r.Configs if e.ConfigSource == 1} for r in found}
+        own = {
+            r.ResourceName: {e.Name: e.Value for e in r.Configs if e.ConfigSource == 1}
+            for r in found
+        }
     return topics, own
 
 
@@ -69,7 +97,13 @@ def epochs(broker, topic, partitions):
 
 def producer_id(broker):
     with Connection(broker.address) as c:
-        return eventually(lambda: (lambda a: a.ErrorCode == 0 and a)(c.call("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000}))).ProducerId
+        return eventually(
+            lambda: (lambda a: a.ErrorCode == 0 and a)(
+                c.call(
+                    "InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000}
+                )
+            )
+        ).ProducerId
 
 
 def committed(broker):
@@ -81,10 +115,16 @@ def committed(broker):
             answer = c.call("OffsetFetch", 8, asked).Groups[0]
             deadline = time.monotonic() + 20
             while answer.ErrorCode:
-                assert answer.ErrorCode in (14, 15, 16) and time.monotonic() < deadline, f"the group {group} cannot be loaded: error {answer.ErrorCode}"
+                assert answer.ErrorCode in (14, 15, 16) and time.monotonic() < deadline, (
+                    f"the group {group} cannot be loaded: error {answer.ErrorCode}"
+                )
                 time.sleep(0.1)
                 answer = c.call("OffsetFetch", 8, asked).Groups[0]
-            found[group] = {(t.Name, p.PartitionIndex): p.CommittedOffset for t in answer.Topics for p in t.Partitions}
+            found[group] = {
+                (t.Name, p.PartitionIndex): p.CommittedOffset
+                for t in answer.Topics
+                for p in t.Partitions
+            }
     return found
 
 
@@ -97,7 +137,7 @@ def group_types(broker):
 
 
 def quietly(check, *arguments):
-    """`None` while Kafka does not serve all of its partitions yet, which it may do after it accepts connections."""
+    """`None` while Kafka does not serve all of its partitions: it accepts connections before."""
     with contextlib.suppress(KafkaException):
         return check(*arguments)
 
@@ -108,9 +148,16 @@ def settled(check):
 
 
 def read_all(broker):
-    """All records but those of group coordinators, which go on writing; and, where Kafka is its own successor, those it writes by itself."""
+    """All records but those of group coordinators, which go on writing.
+
+    Where Kafka is its own successor, also without those that it writes by itself.
+    """
     found = fill.read_all(broker)
-    return {where: records for where, records in found.items() if where[0] != OFFSETS and not (KAFKA and where[0].startswith(("__", "transactional")))}
+    return {
+        where: records
+        for where, records in found.items()
+        if where[0] != OFFSETS and not (KAFKA and where[0].startswith(("__", "transactional")))
+    }
 
 
 class Groups:
@@ -120,16 +167,36 @@ class Groups:
         self.kafka, self.connection = kafka, Connection(kafka.address)
         counts = {"classic": 2, "cooperative": 2, "modern": 2}
         settings = [(group, GROUPS[group]) for group in GROUPS for _ in range(counts.get(group, 1))]
-        self.members = [Member("librdkafka", kafka, group, "grouped", **more) for group, more in settings]
+        self.members = [
+            Member("librdkafka", kafka, group, "grouped", **more) for group, more in settings
+        ]
         self.leave("left")
         self.leave("left-modern", **{"group.protocol": "consumer"})
         c = self.connection
         for group in OTHERS:
             find(c, group)
-        body = {"GroupId": "by-hand", "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": [
-            {"Name": topic, "Partitions": [{"PartitionIndex": 0, "CommittedOffset": 7, "CommittedLeaderEpoch": -1, "CommittedMetadata": "here"}]}
-            for topic in ("codecs", "again", "segments")]}
-        assert not any(p.ErrorCode for t in c.call("OffsetCommit", 8, body).Topics for p in t.Partitions)
+        body = {
+            "GroupId": "by-hand",
+            "GenerationIdOrMemberEpoch": -1,
+            "MemberId": "",
+            "Topics": [
+                {
+                    "Name": topic,
+                    "Partitions": [
+                        {
+                            "PartitionIndex": 0,
+                            "CommittedOffset": 7,
+                            "CommittedLeaderEpoch": -1,
+                            "CommittedMetadata": "here",
+                        }
+                    ],
+                }
+                for topic in ("codecs", "again", "segments")
+            ],
+        }
+        assert not any(
+            p.ErrorCode for t in c.call("OffsetCommit", 8, body).Topics for p in t.Partitions
+        )
         self.classic = join(c, "raw-classic", "grouped", session_ms=60000)
         assert sync(c, "raw-classic", self.classic).ErrorCode == 0
         self.modern = RawMember(c, "raw-modern", ["codecs", "segments"])
@@ -138,7 +205,15 @@ class Groups:
 
     def leave(self, group, **more):
         """A member that reads, commits and leaves."""
-        consumer = Consumer({"bootstrap.servers": self.kafka.bootstrap, "group.id": group, "auto.offset.reset": "earliest", "enable.auto.commit": False, **more})
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.kafka.bootstrap,
+                "group.id": group,
+                "auto.offset.reset": "earliest",
+                "enable.auto.commit": False,
+                **more,
+            }
+        )
         consumer.subscribe(["grouped"])
         last = eventually(lambda: [m for m in consumer.consume(100, 1.0) if not m.error()], 60)[-1]
         consumer.commit(message=last, asynchronous=False)
@@ -153,12 +228,18 @@ class Groups:
                 member.report()
 
     def settle(self):
-        """Until all is read and committed, and the members of raw requests have their partitions."""
+        """Waits until all is read and committed, and raw members have their partitions."""
         total, deadline = 3 * GROUPED, time.monotonic() + 60
         while True:
             self.beat()
-            read = {group: sum(offsets.values()) for group, offsets in committed(self.kafka).items()}
-            if all(read[group] >= total for group in GROUPS) and self.modern.owned and self.pattern.owned:
+            read = {
+                group: sum(offsets.values()) for group, offsets in committed(self.kafka).items()
+            }
+            if (
+                all(read[group] >= total for group in GROUPS)
+                and self.modern.owned
+                and self.pattern.owned
+            ):
                 return
             assert time.monotonic() < deadline, (read, self.modern.owned, self.pattern.owned)
             time.sleep(0.2)
@@ -184,10 +265,24 @@ class Source:
     def fill(self, kafka, first):
         self.locked = start_fails(first)
         fill.fill(kafka)
-        admin = fill.create(kafka, {"changed": (1, {"retention.ms": "1234567", "max.message.bytes": "99999"}), "again": (3, {}), "grouped": (3, {})})
+        admin = fill.create(
+            kafka,
+            {
+                "changed": (1, {"retention.ms": "1234567", "max.message.bytes": "99999"}),
+                "again": (3, {}),
+                "grouped": (3, {}),
+            },
+        )
         with Connection(kafka.address) as c:
             for p in range(3):
-                eventually(lambda p=p: c.produce("grouped", p, batch([b"%d" % n for n in range(GROUPED)])).ErrorCode == 0)
+                eventually(
+                    lambda p=p: (
+                        c.produce(
+                            "grouped", p, batch([b"%d" % n for n in range(GROUPED)])
+                        ).ErrorCode
+                        == 0
+                    )
+                )
         self.groups = Groups(kafka)
         in_threads([lambda: self.compact(kafka), lambda: self.more(kafka, admin)])
         self.groups.settle()
@@ -206,19 +301,24 @@ class Source:
 
     def compact(self, kafka):
         def gone():
-            paths = [os.path.join(d, "cleaner-offset-checkpoint") for d in (kafka.data, os.path.join(self.directory, "more"))]
+            paths = [
+                os.path.join(d, "cleaner-offset-checkpoint")
+                for d in (kafka.data, os.path.join(self.directory, "more"))
+            ]
             return any("compacted" in open(p).read() for p in paths if os.path.exists(p))
 
         fill.compact(kafka, gone)
 
     def more(self, kafka, admin):
-        """Transactions, topics grown, recreated and deleted, an idempotent producer of raw requests."""
+        """Transactions, topics grown, recreated and deleted, a raw idempotent producer."""
         group = Consumer({"bootstrap.servers": kafka.bootstrap, "group.id": "txn"})
         p = fill.producer(kafka, **{"transactional.id": "offsets"})
         p.init_transactions(60)
         for partition, end in enumerate((p.commit_transaction, p.abort_transaction, None)):
             p.begin_transaction()
-            p.send_offsets_to_transaction([TopicPartition("codecs", partition, 11)], group.consumer_group_metadata(), 60)
+            p.send_offsets_to_transaction(
+                [TopicPartition("codecs", partition, 11)], group.consumer_group_metadata(), 60
+            )
             end and end(60)
         group.close()
         self.transactions = [p, fill.transactions(kafka)]
@@ -259,12 +359,14 @@ def tear_down():
 
 
 class Successor(Broker):
-    """On a copy of Kafka's directories, Corelane (or, to see that the test is right, Kafka again)."""
+    """Corelane on a copy of Kafka's directories (or Kafka, to see that the test is right)."""
 
     def __init__(self, copy, order=("data", "more"), **more):
         directory = temp_dir()
         for name in ("data", "more"):
-            shutil.copytree(os.path.join(source().directory, copy, name), os.path.join(directory, name))
+            shutil.copytree(
+                os.path.join(source().directory, copy, name), os.path.join(directory, name)
+            )
         super().__init__(directory=directory, start=False, **{**SUCCESSOR, **more})
         self.order(*order)
 
@@ -278,7 +380,9 @@ class Successor(Broker):
 
     def refuses(self, **more):
         """What a Corelane says that does not start here."""
-        return start_fails(self.overrides["log.dirs"], *(f"{k.replace('_', '.')}={v}" for k, v in more.items()))
+        return start_fails(
+            self.overrides["log.dirs"], *(f"{k.replace('_', '.')}={v}" for k, v in more.items())
+        )
 
 
 def state(broker):
@@ -302,10 +406,15 @@ def same(broker, expected):
 def taken_over(broker):
     """All that Kafka had is there; returns the state."""
     s = source()
-    assert s.described[1]["codecs"]["retention.ms"] == "7200000" and "retention.ms" not in s.described[1]["dotted.name-x_y"]
+    assert (
+        s.described[1]["codecs"]["retention.ms"] == "7200000"
+        and "retention.ms" not in s.described[1]["dotted.name-x_y"]
+    )
     same(broker, (s.described, s.committed, s.records))
     assert group_types(broker) == s.types, (group_types(broker), s.types)
-    assert all(now >= before for now, before in zip(epochs(broker, "codecs", 3), s.epochs, strict=True))
+    assert all(
+        now >= before for now, before in zip(epochs(broker, "codecs", 3), s.epochs, strict=True)
+    )
 
 
 def stores(broker, topics, known):
@@ -318,28 +427,46 @@ def stores(broker, topics, known):
             value = b"of producer %d" % pid
             record = (b"k", value)
             assert c.produce_ok(topic, partition, batch([record], producer=(pid, 0, 0))) == end
-            assert [r.value for b in c.fetch_all(topic, partition, end) for r in b.records] == [value]
+            assert [r.value for b in c.fetch_all(topic, partition, end) for r in b.records] == [
+                value
+            ]
     known |= ids
 
 
 def change(broker, known, n):
-    """What only the successor knows: its own topic, a deleted one, an offset, records of new producers."""
+    """Changes that Kafka's metadata has not: a topic, a deletion, an offset, new producers."""
     fill.create(broker, {f"own-{n}": (4, {})})
     with Connection(broker.address) as c:
         for p in range(4):
             eventually(lambda p=p: c.produce(f"own-{n}", p, batch([b"%d" % p])).ErrorCode == 0)
         deleted = "changed" if n == 0 else f"own-{n - 1}"
-        answer = c.call("DeleteTopics", 5, {"TopicNames": [deleted], "TimeoutMs": 30000}).Responses[0]
+        answer = c.call("DeleteTopics", 5, {"TopicNames": [deleted], "TimeoutMs": 30000}).Responses[
+            0
+        ]
         assert answer.ErrorCode == 0, answer
-        body = {"GroupId": "by-hand", "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": [
-            {"Name": f"own-{n}", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": 1, "CommittedLeaderEpoch": -1}]}]}
+        body = {
+            "GroupId": "by-hand",
+            "GenerationIdOrMemberEpoch": -1,
+            "MemberId": "",
+            "Topics": [
+                {
+                    "Name": f"own-{n}",
+                    "Partitions": [
+                        {"PartitionIndex": 0, "CommittedOffset": 1, "CommittedLeaderEpoch": -1}
+                    ],
+                }
+            ],
+        }
         assert c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode == 0
     # A hole that compaction has left is not written into.
     stores(broker, [("codecs", 1), ("compacted", 0), ("dotted.name-x_y", 4)], known)
 
 
 def twice_in_a_row(copy, **more):
-    """Takes over, then starts again after a stop and after a kill, with changes in between: Kafka's metadata is not looked at again."""
+    """Takes over, then starts again after a stop and after a kill, with changes in between.
+
+    Kafka's metadata is not looked at again.
+    """
     known = {source().next_id, source().pid}
     with Successor(copy, **more) as broker:
         broker.start()
@@ -365,13 +492,17 @@ def test_after_kill_9():
 
 
 def test_members_go_on():
-    """Members that lived while Kafka ended go on with their ids; new ones take the place of those that died, from the committed offsets."""
+    """Members that live on keep their ids; new ones replace the dead, at the committed offsets."""
     s = source()
     with Successor("killed") as broker:
         broker.start()
         with Connection(broker.address) as c:
             find(c, "raw-classic")
-            body = {"GroupId": "raw-classic", "GenerationId": s.groups.classic.GenerationId, "MemberId": s.groups.classic.MemberId}
+            body = {
+                "GroupId": "raw-classic",
+                "GenerationId": s.groups.classic.GenerationId,
+                "MemberId": s.groups.classic.MemberId,
+            }
             eventually(lambda: c.call("Heartbeat", 4, body).ErrorCode == 0)
             for member in (s.groups.modern, s.groups.pattern):
                 going_on = RawMember(c, member.group, member_id=member.id)
@@ -380,16 +511,27 @@ def test_members_go_on():
                 assert answer.ErrorCode == 0 and answer.MemberEpoch == member.epoch, answer
             news = {p: b"new %d" % p for p in range(3)}
             for p, value in news.items():
-                eventually(lambda p=p, value=value: c.produce("grouped", p, batch([value])).ErrorCode == 0)
-        # A static member of the new protocol that did not leave is in the way of its successor, and librdkafka gives up then.
+                eventually(
+                    lambda p=p, value=value: c.produce("grouped", p, batch([value])).ErrorCode == 0
+                )
+        # A static member of the new protocol that did not leave is in the way of its successor:
+        # librdkafka gives up then.
         new = {group: more for group, more in GROUPS.items() if group != "modern-static"}
-        members = {group: Member("librdkafka", broker, group, "grouped", **more) for group, more in new.items()}
+        members = {
+            group: Member("librdkafka", broker, group, "grouped", **more)
+            for group, more in new.items()
+        }
         try:
             wanted = {(p, s.records["grouped", p][1], value.decode()) for p, value in news.items()}
             for group, member in members.items():
                 deadline = time.monotonic() + 60
                 while len(member.reads) < 3:
-                    assert time.monotonic() < deadline and member.process.poll() is None, (group, member.assigned, member.reads, broker.log_tail())
+                    assert time.monotonic() < deadline and member.process.poll() is None, (
+                        group,
+                        member.assigned,
+                        member.reads,
+                        broker.log_tail(),
+                    )
                     time.sleep(0.1)
                 assert set(member.reads) == wanted, (group, sorted(member.reads)[:5], wanted)
                 eventually(lambda m=member: m.commits)
@@ -397,13 +539,20 @@ def test_members_go_on():
             for member in members.values():
                 member.kill()
         now = committed(broker)
-        assert all(now[group]["grouped", p] == s.committed[group]["grouped", p] + 1 for group in new for p in news)
+        assert all(
+            now[group]["grouped", p] == s.committed[group]["grouped", p] + 1
+            for group in new
+            for p in news
+        )
 
 
 def places(broker):
     """Partitions in each directory."""
     listed = broker.overrides["log.dirs"].split(",")
-    return {os.path.basename(d): {n for n in os.listdir(d) if re.fullmatch(r"(?!__)[\w.-]+-\d+", n)} for d in listed}
+    return {
+        os.path.basename(d): {n for n in os.listdir(d) if re.fullmatch(r"(?!__)[\w.-]+-\d+", n)}
+        for d in listed
+    }
 
 
 def test_several_directories():
@@ -413,7 +562,13 @@ def test_several_directories():
         assert all(len(names) > 2 for names in before.values()), before
         broker.start()
         fill.create(broker, {"new": (6, {})})
-        now = eventually(lambda: (lambda found: sum(map(len, found.values())) == sum(map(len, before.values())) + 6 and found)(places(broker)))
+        now = eventually(
+            lambda: (
+                lambda found: (
+                    sum(map(len, found.values())) == sum(map(len, before.values())) + 6 and found
+                )
+            )(places(broker))
+        )
         assert all(now[d] > names for d, names in before.items()), now
         for crash in (False, True):
             broker.again(crash)
@@ -429,7 +584,9 @@ def test_directories_in_another_order():
     with Successor("clean", order=("new", "more", "data")) as broker:
         broker.start()
         taken_over(broker)
-        for n, order in enumerate((("data", "new", "more"), ("more", "data", "new"), ("newer", "more", "new", "data"))):
+        for n, order in enumerate(
+            (("data", "new", "more"), ("more", "data", "new"), ("newer", "more", "new", "data"))
+        ):
             change(broker, known, n)
             after = state(broker)
             broker.kill() if n == 1 else broker.terminate()
@@ -441,9 +598,13 @@ def test_directories_in_another_order():
 
 
 def without(broker, copy, order, away):
-    """Starts without a directory. Either that is refused with the reason, or what lies there is offline; then all is there again."""
+    """Starts without a directory: its partitions are offline, or it is refused with the reason."""
     s = source()
-    lost = {n for n in os.listdir(os.path.join(s.directory, copy, away)) if re.fullmatch(r"(?!__cluster|__corelane).+-\d+", n)}
+    lost = {
+        n
+        for n in os.listdir(os.path.join(s.directory, copy, away))
+        if re.fullmatch(r"(?!__cluster|__corelane).+-\d+", n)
+    }
     broker.order(*[name for name in order if name != away])
     process = broker.spawn()
     eventually(lambda: broker.accepts() or process.poll() is not None)
@@ -456,10 +617,14 @@ def without(broker, copy, order, away):
                     continue
                 answer = c.list_offset(topic, int(partition), -1)
                 refused = c.produce(topic, int(partition), batch([(b"k", b"lost")]))
-                assert answer.ErrorCode and refused.ErrorCode, f"{name} is not there, but it answers {answer} and {refused}"
+                assert answer.ErrorCode and refused.ErrorCode, (
+                    f"{name} is not there, but it answers {answer} and {refused}"
+                )
             for topic, partition in sorted(s.records):
                 if topic in KEPT and f"{topic}-{partition}" not in lost:
-                    assert c.list_offset(topic, partition, -1).Offset == s.records[topic, partition][1], (topic, partition)
+                    assert (
+                        c.list_offset(topic, partition, -1).Offset == s.records[topic, partition][1]
+                    ), (topic, partition)
         broker.kill()
         return None
     assert process.returncode == 1
@@ -467,7 +632,7 @@ def without(broker, copy, order, away):
 
 
 def test_directory_missing():
-    """At the takeover and after it: never empty partitions, and never a second takeover. With it everything is there."""
+    """At the takeover and after it: no empty partitions, no second takeover; then all is there."""
     if KAFKA:
         return
     order = ("data", "more")
@@ -477,7 +642,9 @@ def test_directory_missing():
                 broker.start()
                 broker.terminate()
             said = without(broker, "clean", order, "more")
-            assert said is None or os.path.join(broker.directory, "more") in said or "more" in said, said
+            assert (
+                said is None or os.path.join(broker.directory, "more") in said or "more" in said
+            ), said
             broker.order("more")
             said = broker.refuses()
             assert "metadata" in said, said
@@ -510,7 +677,10 @@ def tree(directory):
 
 
 def test_refusals_change_nothing():
-    """A Kafka that runs, another node's directory, damaged metadata: told, and Kafka can start again. Directories of no topic are kept."""
+    """A Kafka that runs, another node's directory, damaged metadata: Kafka can start again.
+
+    Directories of no topic are kept.
+    """
     assert "locked by another process" in source().locked
     with Successor("clean") as broker:
         before = tree(broker.directory)
@@ -522,13 +692,19 @@ def test_refusals_change_nothing():
         with open(log, "wb") as out:
             out.write(damage)
         said = broker.refuses()
-        assert "cannot take over the metadata of Kafka" in said and "at byte" in said and "Nothing was changed" in said, said
+        assert (
+            "cannot take over the metadata of Kafka" in said
+            and "at byte" in said
+            and "Nothing was changed" in said
+        ), said
         with open(log, "wb") as out:
             out.write(before[os.path.relpath(log, broker.directory)])
         away = os.path.join(broker.directory, "away")
         os.rename(metadata, away)
         said = broker.refuses()
-        assert "is a partition, but there is no metadata" in said and "metadata.log.dir" in said, said
+        assert "is a partition, but there is no metadata" in said and "metadata.log.dir" in said, (
+            said
+        )
         os.rename(away, metadata)
         now, marker = tree(broker.directory), ".kafka_cleanshutdown"
         assert now.keys() == before.keys(), now.keys() ^ before.keys()
