@@ -71,6 +71,7 @@ OVERRIDES = {
 # Errors of a partition that is offline, or of a topic that was just deleted.
 ABSENT, COORDINATOR_ABSENT = (3, 5, 6, 56, 100, 103), (14, 15, 16)
 INVALID_TOPIC, INVALID_REQUEST = 17, 42
+NO_MEMORY = "Cannot allocate memory (os error 12)"
 
 
 class Actor(threading.Thread):
@@ -482,7 +483,16 @@ class World:
         self.count["refused starts"] += 1
 
     def try_start(self):
-        """Starts the broker. Returns what it says if it refuses."""
+        """Starts the broker. Returns what it says if it refuses.
+
+        The kernel gives back the locked memory of a killed process's rings some time after its end.
+        """
+        deadline = time.monotonic() + WAIT_SECONDS
+        while (said := self.start_once()) and NO_MEMORY in said and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return said
+
+    def start_once(self):
         self.broker.overrides["log.dirs"] = ",".join(self.disks.given)
         mark = os.path.getsize(self.broker.log) if os.path.exists(self.broker.log) else 0
         try:

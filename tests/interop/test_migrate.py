@@ -508,7 +508,7 @@ def test_members_go_on():
                 going_on = RawMember(c, member.group, member_id=member.id)
                 going_on.epoch = member.epoch
                 answer = going_on.beat()
-                assert answer.ErrorCode == 0 and answer.MemberEpoch == member.epoch, answer
+                assert answer.ErrorCode == 0 and answer.MemberEpoch >= member.epoch, answer
             news = {p: b"new %d" % p for p in range(3)}
             for p, value in news.items():
                 eventually(
