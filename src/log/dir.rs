@@ -165,6 +165,13 @@ pub async fn set_aside<R: Rt>(rt: &R, dir: &Path) -> Result<PathBuf, LogError> {
     files::rename_with(rt, dir, "stray").await
 }
 
+/// Removes a partition's directory of a deleted topic. It is renamed to `TOPIC-PARTITION.ID-delete`
+/// first: what a crash leaves of it must not pass for the partition of a topic with the same name.
+pub async fn remove<R: Rt>(rt: &R, dir: &Path) -> Result<(), LogError> {
+    let gone = files::rename_with(rt, dir, "delete").await?;
+    rt.remove_dir_all(&gone).map_err(LogError::removing(&gone))
+}
+
 /// `TOPIC-PARTITION.ID-delete` with an id of 32 hexadecimal digits.
 fn is_deleting(name: &str) -> bool {
     let id = name.strip_suffix("-delete").and_then(|rest| rest.rsplit_once('.'));

@@ -263,6 +263,20 @@ fn a_log_crashed_while_created_is_there_or_not() {
     }
 }
 
+/// Found by scripts/crash-identity: without its topic id a directory passes for that of the next topic of its name.
+#[test]
+fn a_crash_beside_the_removal_of_a_directory_leaves_none_without_its_id() {
+    for seed in 0..100 {
+        let sim = Sim::new(seed, 1);
+        filled(&sim, CONFIG, 3);
+        let rt = sim.rt(0);
+        sim.run_until(dir::remove(&rt, &path())).unwrap();
+        sim.crash();
+        let left = dir::partitions(&sim.rt(0), path().parent().unwrap()).unwrap();
+        assert!(left.iter().all(|found| found.topic_id == ID), "seed {seed}: {left:?}");
+    }
+}
+
 /// Found by scripts/crash: retention stores the leader epochs after a start while the first batch has them stored, too.
 #[test]
 fn leader_epochs_stored_from_two_sides_do_not_fence() {

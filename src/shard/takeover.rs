@@ -123,7 +123,7 @@ pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut [LogDir], image: &Ima
                 // Kafka's, and left as it is.
             } else if removed.contains(&found.topic_id) {
                 tracing::info!("{}: removing what is left of the deleted topic {}", found.path.display(), found.topic_id);
-                rt.remove_dir_all(&found.path).map_err(LogError::removing(&found.path))?;
+                dir::remove(rt, &found.path).await?;
             } else {
                 let aside = dir::set_aside(rt, &found.path).await?;
                 tracing::warn!("{}: no topic has this partition: renamed to {}", found.path.display(), aside.display());
