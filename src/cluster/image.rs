@@ -58,6 +58,15 @@ impl Image {
         Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), groups: BTreeMap::new(), next_producer_id: 0, offset: -1 }
     }
 
+    /// What `records` add up to.
+    pub fn of(settings: BrokerSettings, records: &[MetadataRecord]) -> Image {
+        let mut image = Image::new(settings);
+        for (at, record) in (0..).zip(records) {
+            image.apply(at, record);
+        }
+        image
+    }
+
     /// The settings of this broker.
     pub fn settings(&self) -> &BrokerSettings {
         &self.settings

@@ -39,20 +39,19 @@ impl<R: Rt> Shard<R> {
     pub async fn reopen_replicas(&self) {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
-            for assignment in self.0.owner.waiting() {
-                let key = assignment.key;
+            for (key, home) in self.0.owner.waiting() {
                 let image = self.image();
                 if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
                     continue;
                 }
-                match self.open(&image, assignment.clone()).await {
+                match self.open(&image, key, &home).await {
                     Ok(()) => {
-                        tracing::info!("{}: online", assignment.dir.display());
+                        tracing::info!("{}: online", home.dir.display());
                         self.0.owner.set_online(&key);
                     }
                     Err(LogError::Exhausted(_)) => break,
                     Err(e) => {
-                        tracing::error!("{}: stays offline until the next start: {e}", assignment.dir.display());
+                        tracing::error!("{}: stays offline until the next start: {e}", home.dir.display());
                         self.0.owner.set_offline(key, None);
                     }
                 }
@@ -63,18 +62,19 @@ impl<R: Rt> Shard<R> {
 
 impl<R: Rt> Owner<R> {
     /// Deletes records.
-    pub fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
-        let one = |item: &DeletionItem| {
+    pub async fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
             let result = match self.replica(&item.key) {
                 None => Err(self.missing(&item.key)),
-                Some(replica) => replica.delete_records(item.offset),
+                Some(replica) => replica.delete_records(item.offset).await,
             };
-            match result {
+            results.push(match result {
                 Ok(low_watermark) => DeletionResult { code: ErrorCode::None, low_watermark },
                 Err(code) => DeletionResult { code, low_watermark: -1 },
-            }
-        };
-        items.iter().map(one).collect()
+            });
+        }
+        results
     }
 
     /// What the replicas of this core occupy.
@@ -124,14 +124,21 @@ impl<R: Rt> Replica<R> {
         Ok(())
     }
 
-    /// The log's start after the deletion.
-    fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
+    /// The log's start after the deletion, which is durable then.
+    async fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
         if !self.config.borrow().delete {
             return Err(ErrorCode::PolicyViolation);
         }
         let start = self.partition.borrow().deletion(offset)?;
         self.move_start(start);
-        Ok(start)
+        match self.log.store_start().await {
+            Ok(()) => Ok(start),
+            Err(LogError::Closed) => Err(ErrorCode::UnknownTopicOrPartition),
+            Err(e) => {
+                tracing::error!("{}: records are not deleted yet: {e}", self.name);
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
     }
 
     fn move_start(&self, start: i64) {
