@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::dirs::{Found, LogDir, LogDirs, claimed};
 use super::op::Key;
-use crate::base::ids::{BrokerId, LeaderEpoch, Offset, TopicId};
+use crate::base::ids::{BrokerId, LeaderEpoch, Offset, TopicId, Uuid};
 use crate::cluster::image::Image;
 use crate::cluster::kraft::{KafkaMetadata, Taken};
 use crate::cluster::names::{CLUSTER_METADATA, METADATA};
@@ -69,18 +69,23 @@ pub(super) fn read_kafka<R: Rt>(
     })
 }
 
-/// Refuses metadata with partitions that have no directory: they would begin anew, empty.
+/// Refuses metadata with partitions that lie in a log directory of Kafka's which is not there: they
+/// would begin anew, empty. Where Kafka has not noted the directory yet, any of them may be it. A
+/// partition that Kafka was about to make has a directory nowhere.
 fn refuse_missing(dirs: &[LogDir], taken: &Taken, settings: &BrokerSettings) -> Result<(), String> {
     let image = Image::of(settings.clone(), &taken.records);
     let here: HashSet<Key> = dirs.iter().flat_map(|d| &d.partitions).filter_map(|p| claimed(&p.dir, &image)).collect();
+    let absent = |id: &Uuid| !dirs.iter().any(|dir| dir.id == *id);
+    let some_absent = taken.log_dirs.iter().any(absent);
+    let elsewhere = |key: &Key| !here.contains(key) && taken.homes.get(key).map_or(some_absent, absent);
     let partitions = image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(move |p| (topic, p)));
     let missing: Vec<String> =
-        partitions.filter(|(topic, p)| !here.contains(&(topic.id, *p))).map(|(topic, p)| format!("{}-{p}", topic.name)).collect();
+        partitions.filter(|(topic, p)| elsewhere(&(topic.id, *p))).map(|(topic, p)| format!("{}-{p}", topic.name)).collect();
     match missing.first() {
         None => Ok(()),
         Some(first) => Err(format!(
-            "{} partitions have no directory in log.dirs, {first} is one: add the log directory that has them (if it is \
-             lost, Kafka makes them anew, empty, when it starts without it)",
+            "{} partitions are in a log directory that is not in log.dirs, {first} is one: add it (if it is lost, Kafka \
+             makes them anew, empty, when it starts without it)",
             missing.len()
         )),
     }
