@@ -74,13 +74,13 @@ pub struct Meta {
 }
 
 impl Meta {
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let Meta { cluster_id, node_id, directory_id } = self;
         format!("#\n#\ncluster.id={cluster_id}\ndirectory.id={directory_id}\nnode.id={node_id}\nversion=1\n")
     }
 
     /// Reads the text form; a missing directory id is taken from `directory_id`. The error says what is wrong.
-    fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
+    pub(super) fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
         let value = |key: &str| value_of(text, key);
         if value("version").as_deref() != Some("1") {
             return Err("its version is not 1 (data of a ZooKeeper-based Kafka has to be migrated by Kafka first)".into());

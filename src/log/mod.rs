@@ -13,6 +13,8 @@ mod error;
 mod files;
 mod first;
 mod gather;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 pub mod known_dirs;
 mod lookup;
@@ -51,7 +53,7 @@ use crate::wire::batch::BatchHeader;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
-pub use read::{Read, ReadPlan};
+pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;
 use state::{Segment, State};
 
