@@ -321,6 +321,12 @@ fn warnings(settings: &Settings) -> Vec<String> {
             "controller.quorum.voters names {voters} nodes: this version runs single nodes, so this one is a cluster of its own"
         ));
     }
+    for (key, topic) in table::TOPIC_DEFAULTS {
+        let idle = table::IDLE_TOPIC_SETTINGS.iter().find(|(name, _)| name == topic);
+        if let Some((_, reason)) = idle.filter(|_| settings.text(key.name).is_some_and(|value| value != key.default)) {
+            warnings.push(format!("{} has no effect: {reason}", key.name));
+        }
+    }
     if settings.is_set("authorizer.class.name") {
         warnings.push("authorizer.class.name: this version has no access control, whoever can connect may do everything".to_owned());
     }

@@ -49,13 +49,22 @@ pub struct Image {
     by_id: BTreeMap<TopicId, Arc<Topic>>,
     groups: BTreeMap<Arc<str>, Arc<GroupSettings>>,
     next_producer_id: ProducerId,
+    held: bool,
     offset: Offset,
 }
 
 impl Image {
     /// The image of an empty log. `settings` are the broker's: they are what topics default to.
     pub fn new(settings: BrokerSettings) -> Image {
-        Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), groups: BTreeMap::new(), next_producer_id: 0, offset: -1 }
+        Image {
+            settings,
+            by_name: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            next_producer_id: 0,
+            held: false,
+            offset: -1,
+        }
     }
 
     /// What `records` add up to.
@@ -105,6 +114,17 @@ impl Image {
     /// The first producer id that nobody has.
     pub fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
+    }
+
+    /// Nothing is to be appended to partitions for now: their leader epochs should have grown, and have not yet. Not of the log: who
+    /// writes that says so.
+    pub fn held(&self) -> bool {
+        self.held
+    }
+
+    /// See [`Image::held`].
+    pub fn set_held(&mut self, held: bool) {
+        self.held = held;
     }
 
     /// Position of the last applied record in the metadata log; -1 before the first.

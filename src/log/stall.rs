@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::LogError;
 use super::span::block_ceil;
 use super::state::{FIRST_ALLOCATION, State};
-use super::{Inner, files, recover, writer};
+use super::{Inner, Log, files, recover, writer};
 use crate::rt::Rt;
 
 /// How often it is tried again.
@@ -41,6 +41,44 @@ impl<F> State<F> {
         if segment.size == 0 {
             segment.since_ms = None;
         }
+    }
+}
+
+impl<R: Rt> Log<R> {
+    /// Allocates so many bytes behind the log's end, so that appends of that size find room. All that
+    /// was appended is written, and nothing else is under way. Without room the log stays as it is.
+    pub async fn make_room(&self, bytes: u64) -> Result<(), LogError> {
+        let log = &self.0;
+        let (size, before) = {
+            let mut state = log.state.borrow_mut();
+            if let Some(reason) = &state.fenced {
+                return Err(LogError::Fenced(reason.clone()));
+            }
+            if let Some(what) = &state.stalled {
+                return Err(LogError::Exhausted(what.clone()));
+            }
+            if state.closed {
+                return Err(LogError::Closed);
+            }
+            let segment = state.writing_segment();
+            (segment.size, segment.allocated)
+        };
+        let least = block_ceil(size + bytes);
+        if least <= before {
+            return Ok(());
+        }
+        // With all that the first write needs besides.
+        let (base, file) = writer::writing_file(log).await?;
+        let path = files::name(&log.dir, base, "log");
+        // Whatever comes of it, the file is not what its indexes tell: they are stored at the close.
+        log.state.borrow_mut().changed = true;
+        let allocated = writer::allocate(log, &file, least, least + FIRST_ALLOCATION).await;
+        if allocated.is_err() {
+            // A part of it may have been allocated: others can use that.
+            let kept = before.max(size);
+            log.rt.truncate(&file, kept).await.map_err(LogError::io("truncate", &path))?;
+        }
+        allocated.map_err(LogError::io_or_exhausted("allocate space for", &path))
     }
 }
 

@@ -2,47 +2,57 @@
 //!
 //! Lives on core 0. The log is a partition log like any other, in `__corelane_metadata-0` of one log directory, at first the first one; each record is a
 //! `MetadataRecord`. A change is answered when its records are on the device and every core has opened or dropped the replicas concerned,
-//! so a topic is usable when its creation is answered. What cannot be written is fatal: a broker without its metadata serves nobody.
+//! so a topic is usable when its creation is answered (`changes.rs`). A failed write is fatal: a broker without its metadata serves nobody.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashSet, VecDeque};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::changes::{Asker, NoRoom};
 use super::dirs::{LogDirs, METADATA_ID, METADATA_KEY, Places};
-use super::message::{Answer, Assignment, Call, Decide, Home, Ids, Position, Ticket};
+use super::message::{Change, Position};
 use super::takeover::{self, Takeover};
 use super::{MetadataRecord, Shard};
-use crate::base::fatal::fatal;
 use crate::base::ids::{BrokerId, TopicId, Uuid};
 use crate::cluster::image::Image;
+use crate::cluster::journal;
 use crate::cluster::names::METADATA;
+use crate::cluster::queue::Queue;
 use crate::cluster::settings::{BrokerSettings, Configs};
-use crate::cluster::{journal, placement};
 use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::producer_snapshot;
 
-const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig::DEFAULT };
+/// No segment begins for its age: the room that is kept for deletions is in the last one.
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, segment_ms: i64::MAX, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
-/// How often a change that the disk has no room for is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
 
 /// The controller shard of this process.
 pub struct Control<R: Rt> {
-    shard: Shard<R>,
-    log: Log<R>,
-    image: RefCell<Image>,
-    places: RefCell<Places>,
-    queue: RefCell<VecDeque<(usize, Ticket, Decide)>>,
-    queued: Notify,
+    pub(super) shard: Shard<R>,
+    pub(super) log: Log<R>,
+    pub(super) image: RefCell<Image>,
+    pub(super) places: RefCell<Places>,
+    pub(super) queue: RefCell<Queue<(Asker, Change)>>,
+    pub(super) queued: Notify,
+    /// Who is told of the change that is being made, and until when.
+    pub(super) deciding: Cell<Option<(Asker, Duration)>>,
+    /// A deadline has come to those that are waited for.
+    pub(super) expiry: Notify,
+    /// What has to be written before anything is produced.
+    pub(super) owed: RefCell<Vec<MetadataRecord>>,
+    /// The log has no room, and that was said.
+    pub(super) full: Cell<bool>,
+    /// The log is being written.
+    pub(super) busy: Cell<bool>,
     /// A checkpoint is being written. Two at a time would take each other's files away.
     writing: Cell<bool>,
-    closed: Cell<bool>,
+    pub(super) closed: Cell<bool>,
 }
 
 impl<R: Rt> Control<R> {
@@ -74,13 +84,19 @@ impl<R: Rt> Control<R> {
             places: RefCell::default(),
             queue: RefCell::default(),
             queued: Notify::default(),
+            deciding: Cell::default(),
+            expiry: Notify::default(),
+            owed: RefCell::default(),
+            full: Cell::default(),
+            busy: Cell::default(),
             writing: Cell::new(false),
             closed: Cell::new(false),
             log,
             shard: shard.clone(),
         });
+        control.reserve().await;
         if let Some(Takeover { path, taken }) = &takeover {
-            control.write(&taken.records, rt.now().wall_ms).await;
+            control.take_in(&taken.records, &dirs).await?;
             takeover::report(path, taken, &control.image.borrow());
         }
         if control.log.end_offset() > 0
@@ -99,7 +115,7 @@ impl<R: Rt> Control<R> {
         }
         if !clean && control.image.borrow().topics().len() > 0 {
             // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
-            control.write(&[MetadataRecord::NewLeaderEpochs], rt.now().wall_ms).await;
+            control.write_or_owe(MetadataRecord::NewLeaderEpochs).await;
         }
         shard.set_control(control.clone());
         let everything = partitions(&control.image.borrow());
@@ -110,85 +126,6 @@ impl<R: Rt> Control<R> {
         let running = control.clone();
         shard.rt().spawn(Class::Foreground, async move { running.run().await });
         Ok(control)
-    }
-
-    /// Takes a decision into the queue.
-    pub(super) fn submit(&self, from: usize, ticket: Ticket, decide: Decide) {
-        self.queue.borrow_mut().push_back((from, ticket, decide));
-        self.queued.notify();
-    }
-
-    async fn run(self: Rc<Self>) {
-        // Once the log is closed nothing can be decided: those who asked have lost their connections.
-        while !self.closed.get() {
-            let next = self.queue.borrow_mut().pop_front();
-            let Some((from, ticket, decide)) = next else {
-                self.queued.notified().await;
-                continue;
-            };
-            let now = self.shard.rt().now();
-            let mut random = || {
-                let mut bytes = [0; 16];
-                self.shard.rt().random(&mut bytes);
-                bytes
-            };
-            let (records, reply) = decide(&self.image.borrow(), &mut Ids { now, random: &mut random });
-            if !records.is_empty() {
-                self.commit(&records, now.wall_ms).await;
-            }
-            self.shard.reply(from, ticket, Answer::Control(reply));
-        }
-    }
-
-    /// Writes, flushes, applies, publishes.
-    async fn commit(&self, records: &[MetadataRecord], now_ms: i64) {
-        // Producer ids are of interest here alone.
-        if records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. })) {
-            return self.write(records, now_ms).await;
-        }
-        let before: HashSet<Key> = partitions(&self.image.borrow()).into_iter().collect();
-        self.write(records, now_ms).await;
-        let created = partitions(&self.image.borrow()).into_iter().filter(|key| !before.contains(key)).collect();
-        self.publish(created).await;
-    }
-
-    async fn write(&self, records: &[MetadataRecord], now_ms: i64) {
-        let base = loop {
-            let base = self.log.end_offset();
-            let appended = self.log.append(&journal::encode(records, now_ms), base, 0, None);
-            let done = match appended {
-                Ok(_) => self.log.flush().await,
-                Err(e) => Err(e),
-            };
-            match done {
-                Ok(()) => break base,
-                // The log says so; whoever asked waits.
-                Err(LogError::Exhausted(_)) => self.shard.rt().sleep(AGAIN).await,
-                Err(e) => fatal(&format!("the metadata log cannot be written: {e}")),
-            }
-        };
-        for (at, record) in (base..).zip(records) {
-            self.image.borrow_mut().apply(at, record);
-        }
-    }
-
-    /// Gives the image to every core, with the replicas to open, and waits until all have acted on it.
-    async fn publish(&self, open: Vec<Key>) {
-        let cores = self.shard.rt().cores();
-        let image = Arc::new(self.image.borrow().clone());
-        let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
-        for key in open {
-            let Some(topic) = image.topic_by_id(key.0) else { continue };
-            let home = self.places.borrow_mut().place(key, &topic.name).map(|(dir, opening)| Home { dir, opening });
-            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, home });
-        }
-        let calls: Vec<_> =
-            (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();
-        for call in calls {
-            call.await;
-        }
-        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
-        self.places.borrow_mut().forget_all_but(&image);
     }
 
     /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
@@ -204,8 +141,7 @@ impl<R: Rt> Control<R> {
                 tracing::warn!("{e}");
             }
             self.writing.set(false);
-            // Metadata seldom changes: between two checkpoints the log holds nothing that it does not need.
-            self.log.trim_idle();
+            // What the log has allocated ahead is not given back: it is the room for deletions.
         }
     }
 
@@ -231,19 +167,35 @@ impl<R: Rt> Control<R> {
     /// Closes the metadata log, and marks the stop as clean. `positions` are those of the logs that were closed.
     pub async fn close(&self, mut positions: Vec<Position>) -> Result<(), String> {
         self.closed.set(true);
-        while self.writing.get() {
+        while self.writing.get() || self.busy.get() {
             self.shard.rt().sleep(Duration::from_millis(1)).await;
         }
         let no_producers = producer_snapshot::encode(std::iter::empty());
         self.log.close(no_producers).await.map_err(|e| format!("metadata log: {e}"))?;
         positions.push(self.position(true));
         self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
+        if self.owes() {
+            tracing::warn!("the stop is not marked as clean: the leader epochs have not grown since the last one that was not");
+            return Ok(());
+        }
         let dirs = self.places.borrow().paths();
         let offset = self.image.borrow().offset();
         for path in dirs {
             dir::mark_clean(self.shard.rt(), &path, offset).await.map_err(|e| e.to_string())?;
         }
         Ok(())
+    }
+
+    /// Takes in the metadata of a Kafka, as a whole or not at all.
+    async fn take_in(&self, records: &[MetadataRecord], dirs: &LogDirs) -> Result<(), String> {
+        let now_ms = self.shard.rt().now().wall_ms;
+        let refused = match journal::encode(records, now_ms).len() <= METADATA_LOG.segment_bytes as usize {
+            true => self.write(records, now_ms).await.err().map(|NoRoom(what)| what),
+            false => Some("it is larger than a segment of our metadata log".to_owned()),
+        };
+        let Some(reason) = refused else { return Ok(()) };
+        dirs.put_back(self.shard.rt()).await.map_err(|e| format!("{reason}; {e}"))?;
+        Err(format!("the metadata of Kafka cannot be stored: {reason}. Nothing was changed"))
     }
 
     fn position(&self, clean: bool) -> Position {
@@ -313,7 +265,7 @@ impl<R: Rt> Opened<R> {
     }
 }
 
-fn partitions(image: &Image) -> Vec<Key> {
+pub(super) fn partitions(image: &Image) -> Vec<Key> {
     image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 

@@ -7,11 +7,13 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::base::time::Now;
 use crate::cluster::image::Image;
+use crate::cluster::queue::Lane;
 use crate::cluster::record::MetadataRecord;
 use crate::coord::Name;
 use crate::coord::op::{Listed, Op, Reply};
@@ -80,7 +82,7 @@ pub enum Call {
     /// Adopt a new image: open or create the replicas named, drop those of topics that are gone. Answered when that is done.
     Assign(Arc<Image>, Vec<Assignment>),
     /// Change the metadata; for the core that runs the controller shard.
-    Control(Decide),
+    Control(Change),
     /// A request to the group coordinator beside a partition.
     Group(Key, Name, Box<Op>),
     /// All groups whose state and type are among these (empty: any).
@@ -108,7 +110,7 @@ pub enum Answer {
     /// See [`Call::Sizes`].
     Sizes(Vec<ReplicaSize>),
     /// See [`Call::Control`].
-    Control(Box<dyn Any + Send>),
+    Control(Result<Box<dyn Any + Send>, ErrorCode>),
     /// See [`Call::Group`].
     Group(Reply),
     /// See [`Call::ListGroups`].
@@ -152,9 +154,28 @@ pub struct Position {
     pub high_watermark: Offset,
 }
 
-/// A change of the metadata, as a pure decision that the controller shard makes on its newest image: the records to commit, and the answer
-/// to give once they are committed and every core has acted on them.
-pub type Decide = Box<dyn FnOnce(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+/// A pure decision that the controller shard makes on its newest image: the records to commit, and the answer to give once they are
+/// committed and every core has acted on them. Made anew when there was no room for the records.
+pub type Decide = Box<dyn FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+
+/// A change of the metadata.
+pub struct Change {
+    /// What is to be decided.
+    pub decide: Decide,
+    /// How it waits.
+    pub terms: Terms,
+}
+
+/// How a change waits for its turn, and for room.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whoever asked gives up after this time; a change that is not begun by then is not made.
+    pub within: Duration,
+    /// Whether it makes room or takes some.
+    pub lane: Lane,
+    /// Bytes of the request.
+    pub bytes: usize,
+}
 
 /// Gives ids and the time to a decision.
 pub struct Ids<'a> {

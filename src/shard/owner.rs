@@ -65,6 +65,8 @@ pub struct Replica<R: Rt> {
     /// Called once, when the replica takes nothing any more: its log has failed, or its topic is
     /// deleted.
     pub on_end: RefCell<Option<Rc<dyn Fn()>>>,
+    /// Nothing is to be appended for now, see [`crate::cluster::image::Image::held`].
+    pub held: Cell<bool>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
@@ -323,6 +325,9 @@ impl<R: Rt> Replica<R> {
         base_offset: Offset,
         stamp: Option<i64>,
     ) -> Result<(), ErrorCode> {
+        if self.held.get() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         match self.log.append(records, base_offset, partition.leader_epoch, stamp) {
             Ok(false) => {}
             Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),

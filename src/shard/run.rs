@@ -12,7 +12,7 @@ use super::message::{Answer, Assignment, Call, Home, Message, Position, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
-use crate::base::ids::Offset;
+use crate::base::ids::{LeaderEpoch, Offset};
 use crate::cluster::image::Image;
 use crate::cluster::names;
 use crate::cluster::topic_config::TopicConfig;
@@ -124,9 +124,9 @@ impl<R: Rt> Shard<R> {
                 self.answer_later(from, ticket, async move |shard| Answer::Deleted(shard.0.owner.delete_records(&items).await))
             }
             Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
-            Call::Control(decide) => {
+            Call::Control(change) => {
                 let control = self.0.control.borrow().clone();
-                control.expect("only the controller's core is asked").submit(from, ticket, decide);
+                control.expect("only the controller's core is asked").submit(from, ticket, change);
             }
             Call::Group(key, group, op) => self.take_group_op(from, ticket, &key, &group, *op),
             Call::ListGroups(states, types) => {
@@ -201,7 +201,11 @@ impl<R: Rt> Shard<R> {
         let mut gone = Vec::new();
         for (key, replica) in self.0.owner.replicas() {
             match image.topic_by_id(key.0) {
-                Some(topic) => replica.set_config(&topic.config),
+                Some(topic) => {
+                    replica.set_config(&topic.config);
+                    let epoch = topic.partition(key.1).map(|partition| partition.leader_epoch);
+                    replica.follow(epoch, image.held());
+                }
                 None => gone.push(key),
             }
         }
@@ -278,6 +282,7 @@ impl<R: Rt> Shard<R> {
             flush_due: Cell::new(false),
             epochs_moved: Cell::new(false),
             on_end: RefCell::default(),
+            held: Cell::new(image.held()),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
@@ -380,6 +385,17 @@ impl<R: Rt> Replica<R> {
             self.log.set_config(log_config(config));
             self.config.replace(config.clone());
         }
+    }
+
+    /// The leader epoch may have grown, and with it the reason may have gone to append nothing.
+    fn follow(&self, leader_epoch: Option<LeaderEpoch>, held: bool) {
+        let mut partition = self.partition.borrow_mut();
+        if let Some(epoch) = leader_epoch.filter(|epoch| *epoch > partition.leader_epoch)
+            && partition.lead(epoch)
+        {
+            self.log.set_epochs_later(partition.epochs.encode());
+        }
+        self.held.set(held);
     }
 
     /// Topic name and partition.

@@ -282,6 +282,27 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("unclean.leader.election.enable", Bool, "false", ""), "unclean.leader.election.enable"),
 ];
 
+/// Settings of topics that are checked, kept and shown, but change nothing in this version, with the reason.
+pub const IDLE_TOPIC_SETTINGS: &[(&str, &str)] = &[
+    ("compression.gzip.level", "batches stay as they were sent"),
+    ("compression.lz4.level", "batches stay as they were sent"),
+    ("compression.type", "batches stay as they were sent, in whatever codec that was"),
+    ("compression.zstd.level", "batches stay as they were sent"),
+    ("follower.replication.throttled.replicas", "there is no replication"),
+    ("leader.replication.throttled.replicas", "there is no replication"),
+    ("local.retention.bytes", "there is no tiered storage"),
+    ("local.retention.ms", "there is no tiered storage"),
+    (
+        "min.insync.replicas",
+        "as in Kafka 4.3 no more replicas are asked for than the topic has, and it has one: `acks=all` waits for that one to be flushed",
+    ),
+    ("preallocate", "files are always allocated ahead"),
+    ("remote.log.copy.disable", "there is no tiered storage"),
+    ("remote.log.delete.on.disable", "there is no tiered storage"),
+    ("remote.storage.enable", "there is no tiered storage: `true` is refused"),
+    ("unclean.leader.election.enable", "there is no other replica that could lead"),
+];
+
 /// Settings of the broker that cannot be changed at run time although a topic's setting that can falls back to them, as in Kafka.
 const FIXED_DEFAULTS: &[&str] =
     &["log.flush.scheduler.interval.ms", "log.retention.hours", "log.retention.minutes", "log.roll.hours", "log.roll.jitter.hours"];
@@ -406,6 +427,10 @@ mod tests {
         for (key, topic) in TOPIC_DEFAULTS {
             out += &format!("| `{}` | {} | {} | `{topic}` |\n", key.name, key.default, key.kind.allowed());
         }
+        out += "\n| topic setting without effect | because |\n|---|---|\n";
+        for (name, reason) in IDLE_TOPIC_SETTINGS {
+            out += &format!("| `{name}` | {reason} |\n");
+        }
         out
     }
 
@@ -417,6 +442,16 @@ mod tests {
                 readme.lines().any(|line| line == row),
                 "README.md lacks this line of its tables of settings:\n{row}\n\nAll of them:\n{}",
                 rows()
+            );
+        }
+        // Nor does it have others: what came into force, or went, is not told of any more.
+        let told = readme.lines().filter(|line| line.starts_with("| `")).filter(|line| line.contains('.'));
+        let settings = rows();
+        let section = readme.split("## Settings").nth(1).unwrap();
+        for line in told.filter(|line| section.contains(line)) {
+            assert!(
+                settings.lines().any(|row| row == line),
+                "README.md has this line in its tables of settings, which no setting has:\n{line}"
             );
         }
     }

@@ -6,6 +6,7 @@ mod churn;
 mod client;
 mod commits;
 mod coordinators;
+mod full;
 mod slow;
 mod workload;
 
