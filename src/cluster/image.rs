@@ -67,6 +67,15 @@ impl Image {
         }
     }
 
+    /// What `records` add up to.
+    pub fn of(settings: BrokerSettings, records: &[MetadataRecord]) -> Image {
+        let mut image = Image::new(settings);
+        for (at, record) in (0..).zip(records) {
+            image.apply(at, record);
+        }
+        image
+    }
+
     /// The settings of this broker.
     pub fn settings(&self) -> &BrokerSettings {
         &self.settings

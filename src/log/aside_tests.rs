@@ -121,7 +121,7 @@ fn what_was_flushed_is_set_aside_where_the_log_is_cut() {
         assert!(read_all(&log).await == batches[..11].concat() && !log.opened_unclean());
         assert!(aside(&rt, ".corrupt") == kept, "it stays");
         log.delete().await.unwrap();
-        assert_eq!(dir::partitions(&rt, Path::new("/data")).unwrap(), []);
+        assert_eq!(dir::list(&rt, Path::new("/data")).unwrap().partitions, []);
         while !rt.list(Path::new("/data")).unwrap().is_empty() {
             sim.sleep(Duration::from_millis(1)).await;
         }

@@ -61,6 +61,11 @@ impl LogError {
         LogError::io("remove", dir)
     }
 
+    /// For a directory that another partition has.
+    pub fn taken(dir: &Path) -> LogError {
+        LogError::corrupt(dir, 0, "it is the directory of another partition")
+    }
+
     pub(super) fn corrupt(path: &Path, position: u64, reason: impl Into<String>) -> LogError {
         LogError::Corrupt { path: path.into(), position, reason: reason.into() }
     }

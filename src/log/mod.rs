@@ -14,10 +14,12 @@ mod damage_tests;
 pub mod dir;
 mod error;
 mod files;
+mod first;
 mod gather;
 #[cfg(test)]
 mod golden_tests;
 mod index;
+pub mod known_dirs;
 mod lookup;
 #[cfg(test)]
 mod model_tests;
@@ -89,7 +91,7 @@ impl LogConfig {
 }
 
 /// What is known of a log before it is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     /// All below was flushed, says the checkpoint. 0 if unknown.
     pub recovery_point: Offset,
@@ -163,6 +165,10 @@ struct Inner<R: Rt> {
     upkeep: Gate,
     /// Held while the leader-epoch checkpoint is stored.
     storing_epochs: Gate,
+    /// Held while the log's start is stored.
+    storing_start: Gate,
+    /// The start that the log's own file tells; 0 if there is none.
+    stored_start: Cell<Offset>,
     wake: Notify,
     gate: Gate,
     reading_ahead: Cell<bool>,
@@ -211,10 +217,18 @@ impl<R: Rt> Log<R> {
         replay: &mut dyn Replay,
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
+        let stored_start = first::read(rt, dir, topic_id)?;
+        let opening = Opening { log_start: opening.log_start.max(stored_start), ..opening };
         let mut state = recover::open(rt, dir, config, opening, replay).await?;
         let last = state.last_segment();
         last.begun_ms = rt.now().wall_ms;
         let log = Self::assemble(rt, cache, dir, topic_id, config, state);
+        if stored_start > log.end_offset() {
+            // These offsets will be given anew.
+            first::remove(rt, dir, stored_start).await?;
+        } else {
+            log.0.stored_start.set(stored_start);
+        }
         // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
         log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });
         Ok(log)
@@ -227,6 +241,8 @@ impl<R: Rt> Log<R> {
             salt: u64::from_le_bytes(salt),
             upkeep: Gate::new(1),
             storing_epochs: Gate::new(1),
+            storing_start: Gate::new(1),
+            stored_start: Cell::default(),
             rt: rt.clone(),
             cache: cache.clone(),
             dir: dir.into(),
@@ -400,7 +416,11 @@ impl<R: Rt> Log<R> {
 
     /// Flushes all that was appended so far. [`LogError::Exhausted`]: some of it could not be written and was taken back.
     pub async fn flush(&self) -> Result<(), LogError> {
-        let end = self.end_offset();
+        self.flush_to(self.end_offset()).await
+    }
+
+    /// As [`Log::flush`], of all below `end`.
+    async fn flush_to(&self, end: Offset) -> Result<(), LogError> {
         self.want_flush(end);
         // A stall lasts for longer than it takes to hear of it.
         self.0.wait_until(|state| state.flushed >= end || state.stalled.is_some()).await?;
@@ -435,6 +455,7 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow_mut().closed = true;
         // A cleaning notices and ends.
         let _turn = self.0.upkeep.enter().await;
+        let _stored = self.0.storing_start.enter().await;
         self.flush().await?;
         self.trim();
         self.0.wait_until(|state| !state.at_work()).await?;
@@ -449,6 +470,7 @@ impl<R: Rt> Log<R> {
         self.0.wake.notify();
         // Nothing may make files here once the directory can be that of a new topic.
         let _turn = self.0.upkeep.enter().await;
+        let _stored = self.0.storing_start.enter().await;
         poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.at_work())).await;
         *self.0.on_progress.borrow_mut() = None;
         let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);

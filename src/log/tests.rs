@@ -272,7 +272,7 @@ fn a_crash_beside_the_removal_of_a_directory_leaves_none_without_its_id() {
         let rt = sim.rt(0);
         sim.run_until(dir::remove(&rt, &path())).unwrap();
         sim.crash();
-        let left = dir::partitions(&sim.rt(0), path().parent().unwrap()).unwrap();
+        let left = dir::list(&sim.rt(0), path().parent().unwrap()).unwrap().partitions;
         assert!(left.iter().all(|found| found.topic_id == ID), "seed {seed}: {left:?}");
     }
 }
@@ -420,7 +420,7 @@ fn deleting_leaves_nothing() {
         }
         log.delete().await.unwrap();
         assert!(matches!(log.append(&batch_of(&mut Prng::new(1), 1, 1, 0), 50, 0, None), Err(LogError::Closed)));
-        assert!(dir::partitions(&rt, Path::new("/data")).unwrap().is_empty());
+        assert!(dir::list(&rt, Path::new("/data")).unwrap().partitions.is_empty());
         assert!(rt.list(Path::new("/data")).unwrap().is_empty());
     });
 }
@@ -432,10 +432,12 @@ fn a_data_directory_knows_whose_it_is_and_how_it_was_left() {
     sim.run_until(async {
         let data = Path::new("/data");
         rt.create_dir_all(data).unwrap();
-        let meta = dir::identify(&rt, data, None, 1).await.unwrap();
-        assert_eq!(dir::identify(&rt, data, Some(&meta.cluster_id), 1).await.unwrap(), meta);
-        assert!(dir::identify(&rt, data, Some("other"), 1).await.unwrap_err().to_string().contains("belongs to cluster"));
-        assert!(dir::identify(&rt, data, None, 2).await.unwrap_err().to_string().contains("node.id 1"));
+        let dirs = [data.to_owned()];
+        let identify = |cluster: Option<&str>, node| dir::identify(&rt, &dirs, cluster.map(str::to_owned), node);
+        let meta = identify(None, 1).await.unwrap();
+        assert_eq!(identify(Some(&meta[0].cluster_id), 1).await.unwrap(), meta);
+        assert!(identify(Some("other"), 1).await.unwrap_err().to_string().contains("belongs to cluster"));
+        assert!(identify(None, 2).await.unwrap_err().to_string().contains("node.id 1"));
         assert!(!dir::take_clean(&rt, data).await.unwrap());
         dir::mark_clean(&rt, data, 3).await.unwrap();
         assert!(dir::take_clean(&rt, data).await.unwrap());

@@ -16,7 +16,8 @@ use crate::api::{BrokerView, Endpoint, OffsetsTopic};
 use crate::base::config::{Config, Listener};
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
-use crate::shard::control::{self, Control};
+use crate::shard::control::Control;
+use crate::shard::dirs;
 use crate::shard::message::Connection;
 use crate::shard::{Post, Shard};
 
@@ -75,7 +76,7 @@ pub fn run(config: Config) -> Result<(), String> {
     if cores == 0 || cores > allowed.len() {
         return Err(format!("corelane.cores={cores}: this process may use {} CPUs (affinity mask): 1 to {}", allowed.len(), allowed.len()));
     }
-    let _locks = config.log_dirs.iter().map(|dir| control::lock(dir)).collect::<Result<Vec<_>, _>>()?;
+    let _locks = dirs::lock_all(&config.log_dirs)?;
     let settings = Settings {
         cpus: allowed[..cores].to_vec(),
         memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
@@ -173,8 +174,9 @@ async fn lead<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(), Str
 /// Data directories and metadata: the controller shard, and the cluster's id.
 async fn open<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(Rc<Control<R>>, String), String> {
     let config = &process.config;
-    let opened = control::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id).await;
-    let (cluster_id, dirs) = opened.map_err(|e| e.to_string())?;
+    let lost = config.raw.get("corelane.lost.log.dirs").map(String::as_str);
+    let opened = dirs::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id, lost).await;
+    let (cluster_id, dirs) = opened?;
     let control = Control::start(shard.clone(), config.node_id, Arc::new(config.raw.clone()), dirs).await?;
     Ok((control, cluster_id))
 }

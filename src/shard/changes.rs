@@ -15,7 +15,7 @@ use futures_lite::future::or;
 
 use super::MetadataRecord;
 use super::control::{Control, partitions};
-use super::message::{Answer, Assignment, Call, Change, Ids, Ticket};
+use super::message::{Answer, Assignment, Call, Change, Home, Ids, Ticket};
 use super::op::Key;
 use crate::base::error::ErrorCode;
 use crate::base::fatal::fatal;
@@ -303,8 +303,8 @@ impl<R: Rt> Control<R> {
         let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
         for key in open {
             let Some(topic) = image.topic_by_id(key.0) else { continue };
-            let (dir, opening) = self.places.borrow_mut().place(&(topic.name.to_string(), key.1));
-            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, dir, opening });
+            let home = self.places.borrow_mut().place(key, &topic.name).map(|(dir, opening)| Home { dir, opening });
+            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, home });
         }
         let calls: Vec<_> =
             (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();

@@ -130,27 +130,28 @@ pub enum Answer {
 pub struct Assignment {
     /// Which partition.
     pub key: Key,
+    /// `None`: its directory may be in a log directory that is not there, so it is offline.
+    pub home: Option<Home>,
+}
+
+/// Where a replica is.
+#[derive(Clone, Debug)]
+pub struct Home {
     /// Its directory.
     pub dir: PathBuf,
-    /// What the last stop left behind about it.
+    /// What the last process left behind about its log.
     pub opening: Opening,
 }
 
 /// How far a replica's log is.
 #[derive(Clone, Debug)]
 pub struct Position {
-    /// The log directory (an entry of log.dirs).
-    pub log_dir: PathBuf,
-    /// Topic name and partition.
-    pub partition: (String, i32),
-    /// Everything below is on the device.
-    pub recovery_point: Offset,
+    /// Which partition.
+    pub key: Key,
+    /// What the next start is to know. `clean`: the log was closed.
+    pub opening: Opening,
     /// One past the last record that consumers may read.
     pub high_watermark: Offset,
-    /// First offset.
-    pub log_start: Offset,
-    /// Everything below is compacted; 0: nothing is.
-    pub cleaned: Offset,
 }
 
 /// A pure decision that the controller shard makes on its newest image: the records to commit, and the answer to give once they are

@@ -3,6 +3,7 @@
 mod changes;
 mod cleaner;
 pub mod control;
+pub mod dirs;
 mod groups;
 pub mod mailbox;
 pub mod message;
@@ -268,7 +269,7 @@ impl<R: Rt> Shard<R> {
     /// Deletes records of partitions that `owner` owns.
     pub async fn delete_records(&self, owner: usize, items: Vec<DeletionItem>) -> Vec<DeletionResult> {
         if owner == self.me() {
-            return self.0.owner.delete_records(&items);
+            return self.0.owner.delete_records(&items).await;
         }
         match self.call(owner, Call::DeleteRecords(items)).await {
             Answer::Deleted(results) => results,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::message::Assignment;
+use super::message::Home;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
@@ -50,6 +50,8 @@ pub struct Ack {
 pub struct Replica<R: Rt> {
     /// The log on disk.
     pub log: Log<R>,
+    /// Its directory.
+    pub dir: PathBuf,
     /// The entry of log.dirs that it lies in.
     pub log_dir: PathBuf,
     /// TOPIC-PARTITION.
@@ -89,7 +91,7 @@ pub struct Owner<R: Rt> {
     rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
     /// Replicas of this core that could not be opened, with what to try again, if that may help.
-    offline: RefCell<BTreeMap<Key, Option<Assignment>>>,
+    offline: RefCell<BTreeMap<Key, Option<Home>>>,
 }
 
 impl<R: Rt> Owner<R> {
@@ -111,7 +113,7 @@ impl<R: Rt> Owner<R> {
     }
 
     /// A replica of this core cannot be opened: its partition has a storage error until the next start, or until `again` succeeds.
-    pub fn set_offline(&self, key: Key, again: Option<Assignment>) {
+    pub fn set_offline(&self, key: Key, again: Option<Home>) {
         self.offline.borrow_mut().insert(key, again);
     }
 
@@ -121,8 +123,8 @@ impl<R: Rt> Owner<R> {
     }
 
     /// The replicas whose opening is to be tried again.
-    pub fn waiting(&self) -> Vec<Assignment> {
-        self.offline.borrow().values().flatten().cloned().collect()
+    pub fn waiting(&self) -> Vec<(Key, Home)> {
+        self.offline.borrow().iter().filter_map(|(key, home)| Some((*key, home.clone()?))).collect()
     }
 
     /// Whether a topic has replicas on this core that could not be opened.

@@ -1,22 +1,24 @@
 //! A shard's turn: what has come from other cores is handled, what is to go to them leaves.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::control::Control;
-use super::message::{Answer, Assignment, Call, Message, Position, Terms, Ticket};
+use super::message::{Answer, Assignment, Call, Home, Message, Position, Terms, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
 use crate::base::ids::Offset;
 use crate::cluster::image::Image;
+use crate::cluster::names;
 use crate::cluster::queue::Lane;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::topic_config::TopicConfig;
-use crate::log::{self, Log, LogConfig, LogError, Replay};
+use crate::log::{self, Log, LogConfig, LogError, Opening, Replay};
 use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
 use crate::partition::{BatchHeader, Partition, Recovered};
@@ -122,7 +124,9 @@ impl<R: Rt> Shard<R> {
                 shard.groups_follow_topics(&before);
                 Answer::Assigned
             }),
-            Call::DeleteRecords(items) => self.send(from, Message::Reply(ticket, Answer::Deleted(self.0.owner.delete_records(&items)))),
+            Call::DeleteRecords(items) => {
+                self.answer_later(from, ticket, async move |shard| Answer::Deleted(shard.0.owner.delete_records(&items).await))
+            }
             Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
             Call::Control(change) => {
                 let control = self.0.control.borrow().clone();
@@ -174,14 +178,17 @@ impl<R: Rt> Shard<R> {
         self.drop_orphans(image).await;
         let (shard, known) = (self.clone(), image.clone());
         let open = async move |assignment: Assignment| {
-            let (dir, key, again) = (assignment.dir.clone(), assignment.key, assignment.clone());
-            while shard.is_reopening(Some(&dir)) {
+            let Assignment { key, home: Some(home) } = assignment else {
+                return shard.0.owner.set_offline(assignment.key, None);
+            };
+            while shard.is_reopening(Some(&home.dir)) {
                 shard.rt().sleep(REOPENING).await;
             }
-            if let Err(e) = shard.open(&known, assignment).await {
-                let again = matches!(e, LogError::Exhausted(_)).then_some(again);
+            if let Err(e) = shard.open(&known, key, &home).await {
+                let dir = home.dir.display().to_string();
+                let again = matches!(e, LogError::Exhausted(_)).then_some(home);
                 let until = if again.is_some() { "that has changed" } else { "the next start" };
-                tracing::error!("{}: cannot be opened, its partition stays offline until {until}: {e}", dir.display());
+                tracing::error!("{dir}: cannot be opened, its partition stays offline until {until}: {e}");
                 shard.0.owner.set_offline(key, again);
             }
         };
@@ -242,26 +249,24 @@ impl<R: Rt> Shard<R> {
         }
     }
 
-    pub(super) async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
-        let Assignment { key, dir, opening } = assignment;
+    pub(super) async fn open(&self, image: &Image, key: Key, home: &Home) -> Result<(), LogError> {
+        let Home { dir, opening } = home;
         let closed = opening.clean;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
         let config = log_config(&topic.config);
         let (rt, cache) = (self.rt(), &self.0.cache);
-        let owner = log::stored_topic_id(rt, &dir)?;
-        if !owner.is_zero() && owner != key.0 {
-            // A start sets such directories aside: this one has come since, or could not be removed with its topic.
-            let aside = log::dir::set_aside(rt, &dir).await?;
-            tracing::warn!("{}: belongs to the topic {owner}, not to {}: renamed to {}", dir.display(), key.0, aside.display());
-        }
-        let stored = log::epoch_checkpoint(rt, &dir)?;
+        self.clear_way(&key, &topic.name, dir).await?;
+        let stored = log::epoch_checkpoint(rt, dir)?;
         let mut recovering = Recovering::new(stored.as_deref());
-        let log = match Log::open(rt, cache, &dir, config, opening, &mut recovering).await {
-            Err(LogError::Missing(_)) => Log::create(rt, cache, &dir, key.0, config).await?,
+        let log = match Log::open(rt, cache, dir, config, *opening, &mut recovering).await {
+            Err(LogError::Missing(_)) => Log::create(rt, cache, dir, key.0, config).await?,
             opened => opened?,
         };
         if log.topic_id().is_zero() {
+            if log.end_offset() > 0 {
+                tracing::warn!("{}: does not tell its topic's id and is taken for {}'s by its name", dir.display(), key.0);
+            }
             log.set_topic_id(key.0);
         }
         let partition = Partition::new(key.0, key.1, info.leader_epoch, recovering.finish(&log));
@@ -271,7 +276,9 @@ impl<R: Rt> Shard<R> {
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
+        let dir = dir.clone();
         let replica = Replica {
+            dir,
             log,
             log_dir,
             name,
@@ -324,6 +331,21 @@ impl<R: Rt> Shard<R> {
         });
     }
 
+    /// Sets the directory `dir` aside if it is another topic's: it has come since the start, or could
+    /// not be removed with its topic. One that is open, or may be, is never touched.
+    async fn clear_way(&self, key: &Key, topic: &str, dir: &Path) -> Result<(), LogError> {
+        let owner = log::stored_topic_id(self.rt(), dir)?;
+        if owner.is_zero() || owner == key.0 {
+            return Ok(());
+        }
+        if names::is_own(topic) || self.0.owner.replicas().iter().any(|(_, replica)| replica.dir == dir) {
+            return Err(LogError::taken(dir));
+        }
+        let aside = log::dir::set_aside(self.rt(), dir).await?;
+        tracing::warn!("{}: belongs to the topic {owner}, not to {}: renamed to {}", dir.display(), key.0, aside.display());
+        Ok(())
+    }
+
     /// Looks for idle logs and silent producers, for as long as the core runs.
     pub async fn rest_idle_logs(&self, idle: Duration) {
         let mut expired = self.rt().now().mono;
@@ -342,10 +364,10 @@ impl<R: Rt> Shard<R> {
 
     async fn checkpoint(&self) -> Vec<Position> {
         let mut positions = Vec::new();
-        for (_, replica) in self.0.owner.replicas() {
+        for (key, replica) in self.0.owner.replicas() {
             // A failed flush has fenced the log and said so; its recovery point stays where it was.
             let _ = replica.log.flush().await;
-            positions.push(replica.position());
+            positions.push(replica.position(key, false));
         }
         positions
     }
@@ -370,9 +392,10 @@ impl<R: Rt> Shard<R> {
         let (shard, closed) = (self.clone(), positions.clone());
         let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
             let snapshot = replica.partition.borrow().producers.encode_snapshot();
-            match replica.log.close(snapshot).await {
-                Ok(()) => closed.borrow_mut().push(replica.position()),
-                Err(e) => tracing::error!("{}: not closed cleanly: {e}", replica.name),
+            let result = replica.log.close(snapshot).await;
+            closed.borrow_mut().push(replica.position(key, result.is_ok()));
+            if let Err(e) = result {
+                tracing::error!("{}: not closed cleanly: {e}", replica.name);
             }
             shard.0.owner.remove(&key);
         };
@@ -423,16 +446,15 @@ impl<R: Rt> Replica<R> {
         (topic.to_owned(), index.parse().unwrap_or(0))
     }
 
-    fn position(&self) -> Position {
+    fn position(&self, key: Key, clean: bool) -> Position {
         let partition = self.partition.borrow();
-        Position {
-            log_dir: self.log_dir.clone(),
-            partition: self.topic_and_partition(),
+        let opening = Opening {
             recovery_point: self.log.flushed_offset(),
-            high_watermark: partition.high_watermark,
+            clean,
             log_start: partition.log_start,
             cleaned: self.log.cleaned_offset(),
-        }
+        };
+        Position { key, opening, high_watermark: partition.high_watermark }
     }
 }
 

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::Shard;
-use super::message::Assignment;
+use super::message::Home;
+use super::op::Key;
 use super::owner::{Owner, Replica};
 use crate::base::error::ErrorCode;
 use crate::cluster::topic_config::TopicConfig;
@@ -41,12 +42,12 @@ impl<R: Rt> Shard<R> {
     pub async fn reopen_replicas(&self) {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
-            for assignment in self.0.owner.waiting() {
+            for (key, home) in self.0.owner.waiting() {
                 if self.0.stopping.get() {
                     return;
                 }
-                self.0.reopening.replace(Some(assignment.dir.clone()));
-                let go_on = self.reopen(assignment).await;
+                self.0.reopening.replace(Some(home.dir.clone()));
+                let go_on = self.reopen(key, &home).await;
                 self.0.reopening.replace(None);
                 if !go_on {
                     break;
@@ -56,18 +57,17 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Opens one of them; false if it still lacks room. The metadata may change meanwhile.
-    async fn reopen(&self, assignment: Assignment) -> bool {
-        let (key, dir) = (assignment.key, assignment.dir.clone());
+    async fn reopen(&self, key: Key, home: &Home) -> bool {
         let image = self.image();
         if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
             return true;
         }
-        let opened = self.open(&image, assignment).await;
+        let opened = self.open(&image, key, home).await;
         let image = self.image();
         let topic = image.topic_by_id(key.0);
         match (opened, topic) {
             (Ok(()), Some(topic)) => {
-                tracing::info!("{}: online", dir.display());
+                tracing::info!("{}: online", home.dir.display());
                 if let Some(replica) = self.0.owner.replica(&key) {
                     replica.set_config(&topic.config);
                 }
@@ -76,7 +76,7 @@ impl<R: Rt> Shard<R> {
             (Err(LogError::Exhausted(_)), _) => return false,
             (Err(_), None) => {}
             (Err(e), Some(_)) => {
-                tracing::error!("{}: stays offline until the next start: {e}", dir.display());
+                tracing::error!("{}: stays offline until the next start: {e}", home.dir.display());
                 self.0.owner.set_offline(key, None);
             }
         }
@@ -91,18 +91,19 @@ impl<R: Rt> Shard<R> {
 
 impl<R: Rt> Owner<R> {
     /// Deletes records.
-    pub fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
-        let one = |item: &DeletionItem| {
+    pub async fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
             let result = match self.replica(&item.key) {
                 None => Err(self.missing(&item.key)),
-                Some(replica) => replica.delete_records(item.offset),
+                Some(replica) => replica.delete_records(item.offset).await,
             };
-            match result {
+            results.push(match result {
                 Ok(low_watermark) => DeletionResult { code: ErrorCode::None, low_watermark },
                 Err(code) => DeletionResult { code, low_watermark: -1 },
-            }
-        };
-        items.iter().map(one).collect()
+            });
+        }
+        results
     }
 
     /// What the replicas of this core occupy.
@@ -152,14 +153,21 @@ impl<R: Rt> Replica<R> {
         Ok(())
     }
 
-    /// The log's start after the deletion.
-    fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
+    /// The log's start after the deletion, which is durable then.
+    async fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
         if !self.config.borrow().delete {
             return Err(ErrorCode::PolicyViolation);
         }
         let start = self.partition.borrow().deletion(offset)?;
         self.move_start(start);
-        Ok(start)
+        match self.log.store_start().await {
+            Ok(()) => Ok(start),
+            Err(LogError::Closed) => Err(ErrorCode::UnknownTopicOrPartition),
+            Err(e) => {
+                tracing::error!("{}: records are not deleted yet: {e}", self.name);
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
     }
 
     fn move_start(&self, start: i64) {

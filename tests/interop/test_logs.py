@@ -457,7 +457,7 @@ def test_file_size_limit():
 
 
 def test_lost_disk():
-    """One of two disks comes back empty: its partitions begin anew under their names, those of the other disk have everything."""
+    """One of two disks comes back empty: its partitions are offline until it is given up by name, those of the other disk have everything."""
     directory = temp_dir()
     disks = [os.path.join(directory, name) for name in ("one", "two")]
     with Broker(directory=directory, **{"log.dirs": ",".join(disks)}) as broker:
@@ -468,8 +468,16 @@ def test_lost_disk():
         assert broker.terminate() == 0
         lost = {p for p in range(6) if os.path.isdir(os.path.join(disks[1], f"t-{p}"))}
         assert 0 < len(lost) < 6, "both disks have partitions"
+        with open(os.path.join(disks[1], "meta.properties")) as meta:
+            identity = dict(line.strip().split("=", 1) for line in meta if "=" in line)["directory.id"]
         shutil.rmtree(disks[1])
         os.mkdir(disks[1])
+        broker.start()
+        with Connection(broker.address) as c:
+            for p in range(6):
+                assert c.list_offset("t", p, -1).ErrorCode == (KAFKA_STORAGE_ERROR if p in lost else 0)
+        assert broker.terminate() == 0
+        broker.overrides["corelane.lost.log.dirs"] = identity
         broker.start()
         with Connection(broker.address) as c:
             assert c.topic_id("t") == topic

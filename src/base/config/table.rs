@@ -71,6 +71,12 @@ pub const BROKER: &[Key] = &[
         "info",
         "What is logged; the environment variable `RUST_LOG` overrides it, also per module.",
     ),
+    key(
+        "corelane.lost.log.dirs",
+        List,
+        "",
+        "Ids (`directory.id` in `meta.properties`) of log directories that will not return: partitions that have a directory nowhere else begin anew, empty.",
+    ),
     key("corelane.memory", Size(32 << 20, 1 << 46), "256m", "Memory of the whole process for buffers and cache; taken as load needs it."),
     key(
         "corelane.send.zc.bytes",
