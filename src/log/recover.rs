@@ -6,16 +6,17 @@ use std::path::Path;
 
 use super::error::LogError;
 use super::files;
-use super::index::Index;
+use super::index::{Index, TimesKnown};
 use super::recovery_point::{self, RecoveryPoint};
-use super::span::block_floor;
+use super::span::{block_ceil, block_floor};
 use super::state::{Segment, State};
-use super::{LogConfig, Opening, Replay, compact};
+use super::{LogConfig, Opening, Replay, compact, lookup};
 use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
 use crate::wire::batch::{BatchHeader, NO_TIMESTAMP};
+use crate::wire::compression::INFLATED_MAX;
 
 /// The walking buffer's first and largest size in bytes.
 const FIRST_WINDOW: u64 = 64 << 10;
@@ -34,6 +35,8 @@ struct Walk<'a, R: Rt> {
     /// Bytes of the next read: there may be little to look at.
     window: u64,
     chunk: Option<Chunk>,
+    /// A batch did not tell its largest timestamp.
+    lacked_times: bool,
 }
 
 /// How strictly batches are looked at.
@@ -69,7 +72,7 @@ pub(super) struct Ending {
 
 impl<'a, R: Rt> Walk<'a, R> {
     fn new(rt: &'a R, file: &'a R::File, path: &'a Path, size: u64) -> Self {
-        Walk { rt, file, path, size, start: 0, window: FIRST_WINDOW, chunk: None }
+        Walk { rt, file, path, size, start: 0, window: FIRST_WINDOW, chunk: None, lacked_times: false }
     }
 
     /// The bytes from `position` on: at least `want` (at most a few hundred) of them, or what is left of the file.
@@ -113,8 +116,28 @@ impl<'a, R: Rt> Walk<'a, R> {
             return Ok(None);
         }
         self.window = BLOCK as u64;
-        let header = BatchHeader::parse(self.at(0, HEADER).await?);
-        Ok(header.ok().map(|header| header.max_timestamp).filter(|ms| *ms >= 0))
+        let Ok(header) = BatchHeader::parse(self.at(0, HEADER).await?) else { return Ok(None) };
+        let header = self.with_time(0, header).await?;
+        Ok(Some(header.max_timestamp).filter(|ms| *ms >= 0))
+    }
+
+    /// The header of the batch at `position`, with the largest timestamp of its records where only
+    /// they tell it.
+    async fn with_time(&mut self, position: u64, header: BatchHeader) -> Result<BatchHeader, LogError> {
+        let end = position + header.total_len() as u64;
+        self.lacked_times |= header.time_unknown();
+        if !header.time_unknown() || end > self.size || header.total_len() > INFLATED_MAX {
+            return Ok(header);
+        }
+        let start = block_floor(position);
+        let len = block_ceil(end - start) as usize;
+        // It is as long as it says, for the file holds it.
+        let chunk = self.rt.memory().chunk_now(len);
+        let (result, chunk) = self.rt.read_at(self.file, start, chunk, len).await;
+        result.map_err(LogError::io("read", self.path))?;
+        let filled = (chunk.len() as u64).min(end - start) as usize;
+        let batch = chunk.slice((position - start) as usize..filled);
+        Ok(lookup::with_time(self.rt, &header, &batch).await)
     }
 
     /// True when the batch at `position` has the checksum that its header tells.
@@ -158,7 +181,7 @@ impl<'a, R: Rt> Walk<'a, R> {
             if reason.is_some() {
                 return Ok(End { reason, ..end });
             }
-            each(&header, position);
+            each(&self.with_time(position, header).await?, position);
             let position = position + header.total_len() as u64;
             end = End { position, next: header.next_offset(), epoch: header.partition_leader_epoch, reason: None };
         }
@@ -171,6 +194,21 @@ pub(super) async fn walk_index<R: Rt>(rt: &R, path: &Path, base: Offset, size: u
     let mut index = Index::new(interval);
     walk_complete(rt, path, base, size, &mut |header, position| note(&mut index, base, header, position)).await?;
     Ok(index)
+}
+
+/// True if one of the batches at these positions of a complete segment does not tell its largest
+/// timestamp.
+pub(super) async fn lacks_times<R: Rt>(rt: &R, path: &Path, size: u64, positions: &[u32]) -> Result<bool, LogError> {
+    let file = rt.open(path, Open::Read).await.map_err(LogError::io_or_exhausted("open", path))?;
+    let mut walk = Walk::<R>::new(rt, &file, path, size);
+    for position in positions.iter().filter(|position| u64::from(**position) < size) {
+        walk.window = 2 * BLOCK as u64;
+        let header = BatchHeader::parse(walk.at((*position).into(), HEADER).await?);
+        if header.is_ok_and(|header| header.time_unknown()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The offset behind the last batch of a complete segment.
@@ -359,8 +397,13 @@ impl<R: Rt> Opener<'_, R> {
             tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
             return Ok(None);
         }
-        self.segments[at].index = Some(index);
         self.ending = Some(walk.ending(base, size).await?);
+        // Those before may not either, and what has stored the index may have believed them.
+        let index = match walk.lacked_times {
+            true => walk_index(self.rt, &path, base, size, self.interval).await?,
+            false => index,
+        };
+        self.segments[at].index = Some(index);
         Ok(Some(end.next))
     }
 
@@ -495,6 +538,7 @@ impl<R: Rt> Opener<'_, R> {
         };
         let mut walk = Walk::<R>::new(self.rt, &file, &path, size);
         let end = walk.batches(from, trust, &mut each).await?;
+        let lacked_times = walk.lacked_times;
         if end.position > 0 && (at + 1 == self.segments.len() || end.reason.is_some()) {
             self.ending = Some(walk.ending(base, end.position).await?);
         }
@@ -510,6 +554,10 @@ impl<R: Rt> Opener<'_, R> {
         if check && (end.reason.is_some() || end.next > self.flushed) {
             // Read back, but perhaps never flushed.
             self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
+        }
+        if lacked_times && index.times_known() == TimesKnown::Stored {
+            // Those below the recovery point may not tell their times either.
+            index = walk_index(self.rt, &path, base, end.position, self.interval).await?;
         }
         let segment = &mut self.segments[at];
         segment.size = end.position;

@@ -18,6 +18,7 @@ use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult
 use crate::partition::waiters::WaitId;
 use crate::partition::{BatchHeader, Partition, ProduceDecision, Released, Waiting};
 use crate::rt::{Class, Rt};
+use crate::wire::batch::Stamp;
 
 /// ListOffsets' special timestamps.
 const LATEST: i64 = -1;
@@ -293,7 +294,7 @@ impl<R: Rt> Replica<R> {
             }
         };
         let log_append_time = if item.log_append_time { rt.now().wall_ms } else { -1 };
-        let stamp = item.log_append_time.then_some(log_append_time);
+        let stamp = if item.log_append_time { Some(Stamp::LogAppendTime(log_append_time)) } else { item.restamped() };
         if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
             return Some(Produced::refused(code));
         }
@@ -311,7 +312,7 @@ impl<R: Rt> Replica<R> {
         header: &BatchHeader,
         records: &[u8],
         base_offset: Offset,
-        stamp: Option<i64>,
+        stamp: Option<Stamp>,
     ) -> Result<(), ErrorCode> {
         match self.log.append(records, base_offset, partition.leader_epoch, stamp) {
             Ok(false) => {}
@@ -325,8 +326,8 @@ impl<R: Rt> Replica<R> {
             }
         }
         let mut stored = *header;
-        if let Some(ms) = stamp {
-            stored.stamp(ms);
+        if let Some(stamp) = stamp {
+            stored.stamp(stamp);
         }
         partition.appended(&stored, base_offset, records.len());
         if self.log.recovery_point_due() {
