@@ -53,13 +53,13 @@ pub struct Meta {
 }
 
 impl Meta {
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let Meta { cluster_id, node_id, directory_id } = self;
         format!("#\n#\ncluster.id={cluster_id}\ndirectory.id={directory_id}\nnode.id={node_id}\nversion=1\n")
     }
 
     /// Reads the text form; a missing directory id is taken from `directory_id`. The error says what is wrong.
-    fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
+    pub(super) fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
         let value = |key: &str| {
             let pairs = text.lines().filter(|l| !l.trim_start().starts_with(['#', '!'])).filter_map(|l| l.split_once('='));
             pairs.filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned()).next_back()

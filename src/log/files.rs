@@ -61,7 +61,7 @@ async fn fill<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogErr
     rt.write_file(&metadata, metadata_text(topic_id).into_bytes()).await.map_err(LogError::io_or_exhausted("write", &metadata))
 }
 
-fn metadata_text(topic_id: TopicId) -> String {
+pub(super) fn metadata_text(topic_id: TopicId) -> String {
     format!("version: 0\ntopic_id: {topic_id}")
 }
 

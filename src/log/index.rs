@@ -98,6 +98,11 @@ impl Index {
         }
     }
 
+    /// The last offset of the first indexed batch behind `position`.
+    pub fn behind(&self, position: u32) -> Option<u32> {
+        self.offsets.get(self.offsets.partition_point(|(_, at)| *at <= position)).map(|(last, _)| *last)
+    }
+
     /// Position of the last indexed batch.
     pub fn last_position(&self) -> u32 {
         self.offsets.last().map_or(0, |e| e.1)

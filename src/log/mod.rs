@@ -12,6 +12,8 @@ pub mod dir;
 mod error;
 mod files;
 mod gather;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 mod lookup;
 #[cfg(test)]
@@ -51,7 +53,7 @@ use crate::wire::batch::{BatchHeader, Stamp};
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
-pub use read::{Read, ReadPlan};
+pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;
 use state::{Segment, State};
 

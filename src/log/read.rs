@@ -88,6 +88,15 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A part of the log that cannot be read, see [`Log::past_damage`].
+#[derive(Debug)]
+pub struct Damage {
+    /// Where to go on reading.
+    pub next: Offset,
+    /// The batch, if that is all and its header is whole, with its bytes if they were read.
+    pub batch: Option<(BatchHeader, Option<Bytes>)>,
+}
+
 /// What a cold read has brought.
 enum Loaded {
     /// The batch asked for, and what lies behind it.
@@ -170,6 +179,40 @@ impl<R: Rt> Log<R> {
         drop(turn);
         self.0.cache.relieve();
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
+    }
+
+    /// The extent of the damage that [`Log::read_cold`] found at `offset`: one batch, or what lies
+    /// before the next one that the index knows. `next` is `offset` itself where nothing is
+    /// damaged.
+    pub async fn past_damage(&self, offset: Offset) -> Result<Damage, LogError> {
+        let inner = &*self.0;
+        let _turn = inner.gate.enter().await;
+        let place = inner.place(offset).await?;
+        let path = files::name(&inner.dir, place.base, "log");
+        let file = inner.file(place.base).await?;
+        let start = block_floor(place.position);
+        let len = (block_ceil(place.end) - start).min(COLD_READ);
+        let chunk = inner.rt.memory().chunk(len as usize).await;
+        let turn = inner.cache.cold_reads().enter().await;
+        let (result, chunk) = inner.rt.read_at(&file, start, chunk, len as usize).await;
+        drop(turn);
+        result.map_err(LogError::io("read", &path))?;
+        let upto = {
+            let state = inner.state.borrow();
+            let at = state.segment_of(place.base);
+            state.segments.get(at + 1).map_or(state.end, |segment| segment.base)
+        };
+        Ok(match damaged_batch(&place, start, &chunk, offset, upto) {
+            // A segment was replaced while it was read.
+            Ok((_, Some(batch))) if batch::crc_ok(batch) => Damage { next: offset, batch: None },
+            Ok((header, batch)) => Damage { next: header.next_offset(), batch: Some((header, batch.map(Bytes::copy_from_slice))) },
+            Err(position) => {
+                let mut state = inner.state.borrow_mut();
+                let index = state.segment_at(place.base).and_then(|segment| segment.index.as_ref());
+                let indexed = index.and_then(|index| index.behind(position as u32)).map(|last| place.base + Offset::from(last));
+                Damage { next: indexed.filter(|next| *next > offset).unwrap_or(upto), batch: None }
+            }
+        })
     }
 
     /// Reads the piece behind one that a sequential reader has just got, while it is being sent. Not while others wait for memory.
@@ -353,7 +396,7 @@ impl<R: Rt> Inner<R> {
         }
         let path = files::name(&self.dir, base, kind);
         let how = if writable { Open::Write } else { Open::Read };
-        let file = self.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
+        let file = self.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
         if let Some(segment) = self.state.borrow_mut().segment_at(base) {
             segment.file = Some(file.clone());
         }
@@ -370,18 +413,42 @@ enum Parsed {
     },
 }
 
-/// The header of the batch at the front of `bytes`, of which not all need be there. `next`: the offset behind the one before it.
-fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<BatchHeader, String> {
+/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its
+/// checksum is right, as far as that can be said. `next`: the offset behind the one before it.
+fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
     if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
         return Err("a batch header that cannot be right".into());
     }
     // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
-    if len <= bytes.len() && !batch::crc_ok(bytes) {
-        return Err("a batch whose checksum is wrong".into());
+    Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
+}
+
+/// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there;
+/// or where there is no header.
+fn damaged_batch<'a>(
+    place: &Place,
+    start: u64,
+    chunk: &'a Chunk,
+    offset: Offset,
+    upto: Offset,
+) -> Result<(BatchHeader, Option<&'a [u8]>), u64> {
+    let (mut at, mut next) = ((place.position - start) as usize, place.floor);
+    loop {
+        let (position, rest) = (start + at as u64, chunk.filled().get(at..).unwrap_or_default());
+        let header = BatchHeader::parse(rest).map_err(|_| position)?;
+        let len = header.total_len();
+        let fits = position + len as u64 <= place.end && header.base_offset >= next && header.last_offset_delta >= 0;
+        if !fits || header.next_offset() <= next || header.next_offset() > upto {
+            return Err(position);
+        }
+        next = header.next_offset();
+        if next > offset {
+            return Ok((header, rest.get(..len)));
+        }
+        at += len;
     }
-    Ok(header)
 }
 
 /// Makes a span of the whole batches in `chunk`, which was read from `start`.
@@ -394,7 +461,16 @@ fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Pars
         let position = start + at as u64;
         let batch = &chunk.filled()[at..filled];
         let header = match check(place, position, batch, next) {
-            Ok(header) => header,
+            Ok((header, true)) => header,
+            // Before what is asked for: it is passed over, and what is kept begins behind it.
+            Ok((header, false)) if header.next_offset() <= offset => {
+                found.clear();
+                next = Some(header.next_offset());
+                at += header.total_len();
+                continue;
+            }
+            Ok(_) if next.is_some_and(|next| next > offset) => break,
+            Ok(_) => return Err((position, "a batch whose checksum is wrong".into())),
             // Whoever asks for this one will be told.
             Err(_) if next.is_some_and(|next| next > offset) => break,
             Err(reason) => return Err((position, reason)),

@@ -2,6 +2,8 @@
 
 pub mod acks;
 pub mod epochs;
+#[cfg(test)]
+mod golden_tests;
 pub mod op;
 pub mod producers;
 pub mod waiters;

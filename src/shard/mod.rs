@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -84,6 +85,10 @@ struct Inner<R: Rt> {
     /// Set by the server: closes the connections of this core when it stops.
     on_stop: RefCell<Option<Rc<Notify>>>,
     connections_closed: Notify,
+    /// Directory of the replica that is being reopened.
+    reopening: RefCell<Option<PathBuf>>,
+    /// The stop has begun: no replica is reopened, no coordinator begins.
+    stopping: Cell<bool>,
     stopped: Cell<bool>,
     stop: Notify,
     stop_asked: Arc<AtomicBool>,
@@ -117,6 +122,8 @@ impl<R: Rt> Shard<R> {
             control: RefCell::default(),
             on_stop: RefCell::default(),
             connections_closed: Notify::default(),
+            reopening: RefCell::default(),
+            stopping: Cell::new(false),
             stopped: Cell::new(false),
             stop: Notify::default(),
             stop_asked,

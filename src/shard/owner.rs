@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::message::Assignment;
 use crate::base::error::ErrorCode;
-use crate::base::ids::Offset;
+use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{Log, LogError, Read};
 use crate::partition::acks::Level;
@@ -61,6 +61,9 @@ pub struct Replica<R: Rt> {
     pub flush_due: Cell<bool>,
     /// The epoch checkpoint is to be written: epochs went with the records at the front.
     pub epochs_moved: Cell<bool>,
+    /// Called once, when the replica takes nothing any more: its log has failed, or its topic is
+    /// deleted.
+    pub on_end: RefCell<Option<Rc<dyn Fn()>>>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
@@ -119,6 +122,11 @@ impl<R: Rt> Owner<R> {
     /// The replicas whose opening is to be tried again.
     pub fn waiting(&self) -> Vec<Assignment> {
         self.offline.borrow().values().flatten().cloned().collect()
+    }
+
+    /// Whether a topic has replicas on this core that could not be opened.
+    pub fn has_offline(&self, topic: TopicId) -> bool {
+        self.offline.borrow().range((topic, i32::MIN)..=(topic, i32::MAX)).next().is_some()
     }
 
     /// Forgets the offline replicas that are not kept.
@@ -387,6 +395,9 @@ impl<R: Rt> Replica<R> {
         };
         let failed = self.partition.borrow().fenced().map(|_| ErrorCode::KafkaStorageError);
         tell(released, failed);
+        if failed.is_some() {
+            self.ended();
+        }
         let end = self.log.end_offset();
         let taken_back = self.partition.borrow().log_end > end;
         if failed.is_none() && taken_back {
@@ -399,6 +410,14 @@ impl<R: Rt> Replica<R> {
     pub(super) fn retire(&self) {
         let released = self.partition.borrow_mut().fence("the topic is deleted".into());
         tell(released, Some(ErrorCode::UnknownTopicOrPartition));
+        self.ended();
+    }
+
+    fn ended(&self) {
+        let on_end = self.on_end.take();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
     }
 
     fn plan_read(&self, item: &ReadItem, left: usize, first: bool) -> Result<(ReadResult, Read), ReadResult> {

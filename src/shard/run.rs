@@ -23,6 +23,8 @@ use crate::rt::{Class, Rt};
 
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+/// How often it is looked whether a replica is still being reopened.
+const REOPENING: Duration = Duration::from_millis(1);
 
 impl<R: Rt> Shard<R> {
     /// Handles what has arrived and sends what is due; true when there was anything.
@@ -113,7 +115,7 @@ impl<R: Rt> Shard<R> {
                 shard.assign(&image, assignments).await;
                 shard.cleaner_follows(image.settings());
                 let before = std::mem::replace(&mut *shard.0.image.borrow_mut(), image);
-                shard.groups_follow(&before);
+                shard.groups_follow_topics(&before);
                 Answer::Assigned
             }),
             Call::DeleteRecords(items) => self.send(from, Message::Reply(ticket, Answer::Deleted(self.0.owner.delete_records(&items)))),
@@ -165,19 +167,13 @@ impl<R: Rt> Shard<R> {
 
     /// Opens or creates the replicas named and drops those whose topic is gone.
     async fn assign(&self, image: &Arc<Image>, assignments: Vec<Assignment>) {
-        self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
-        let mut gone = Vec::new();
-        for (key, replica) in self.0.owner.replicas() {
-            match image.topic_by_id(key.0) {
-                Some(topic) => replica.set_config(&topic.config),
-                None => gone.push(key),
-            }
-        }
-        let shard = self.clone();
-        self.each(image, gone, async move |key: Key| shard.drop_replica(&key).await).await;
+        self.drop_orphans(image).await;
         let (shard, known) = (self.clone(), image.clone());
         let open = async move |assignment: Assignment| {
             let (dir, key, again) = (assignment.dir.clone(), assignment.key, assignment.clone());
+            while shard.is_reopening(Some(&dir)) {
+                shard.rt().sleep(REOPENING).await;
+            }
             if let Err(e) = shard.open(&known, assignment).await {
                 let again = matches!(e, LogError::Exhausted(_)).then_some(again);
                 let until = if again.is_some() { "that has changed" } else { "the next start" };
@@ -186,6 +182,25 @@ impl<R: Rt> Shard<R> {
             }
         };
         self.each(image, assignments, open).await;
+        // A replica may have been reopened meanwhile, by the image that this one takes the place
+        // of.
+        while self.drop_orphans(image).await {}
+    }
+
+    /// Gives the replicas the settings of `image`, and drops those whose topic it does not have.
+    /// Whether there were any.
+    async fn drop_orphans(&self, image: &Arc<Image>) -> bool {
+        self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
+        let mut gone = Vec::new();
+        for (key, replica) in self.0.owner.replicas() {
+            match image.topic_by_id(key.0) {
+                Some(topic) => replica.set_config(&topic.config),
+                None => gone.push(key),
+            }
+        }
+        let (any, shard) = (!gone.is_empty(), self.clone());
+        self.each(image, gone, async move |key: Key| shard.drop_replica(&key).await).await;
+        any
     }
 
     /// Works through `items`, `num.recovery.threads.per.data.dir` of `image` at a time; returns when all are done.
@@ -211,9 +226,10 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Its topic is gone.
-    async fn drop_replica(&self, key: &Key) {
+    pub(super) async fn drop_replica(&self, key: &Key) {
         let Some(replica) = self.0.owner.remove(key) else { return };
         replica.retire();
+        self.groups_follow_replica(key);
         if let Err(e) = replica.log.delete().await {
             tracing::error!("{}: cannot be deleted: {e}", replica.name);
         }
@@ -254,10 +270,12 @@ impl<R: Rt> Shard<R> {
             config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),
             epochs_moved: Cell::new(false),
+            on_end: RefCell::default(),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
         self.0.owner.insert(key, replica);
+        self.groups_follow_replica(&key);
         Ok(())
     }
 
@@ -289,6 +307,7 @@ impl<R: Rt> Shard<R> {
 
     /// Ends the groups and closes the connections of this core.
     async fn disconnect(&self) {
+        self.0.stopping.set(true);
         self.end_groups();
         let stop = self.0.on_stop.borrow().clone();
         if let Some(stop) = stop {
@@ -299,6 +318,9 @@ impl<R: Rt> Shard<R> {
 
     /// Closes the logs.
     async fn close_all(&self) -> Vec<Position> {
+        while self.is_reopening(None) {
+            self.rt().sleep(REOPENING).await;
+        }
         let positions = Rc::new(RefCell::new(Vec::new()));
         let (shard, closed) = (self.clone(), positions.clone());
         let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
@@ -330,7 +352,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
 
 impl<R: Rt> Replica<R> {
     /// The topic's configuration may have changed.
-    fn set_config(&self, config: &TopicConfig) {
+    pub(super) fn set_config(&self, config: &TopicConfig) {
         if *self.config.borrow() != *config {
             self.log.set_config(log_config(config));
             self.config.replace(config.clone());

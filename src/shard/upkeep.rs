@@ -1,9 +1,11 @@
 //! What keeps the logs of a core small and its replicas in service: retention, DeleteRecords, sizes, replicas that could not be opened.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::Shard;
+use super::message::Assignment;
 use super::owner::{Owner, Replica};
 use crate::base::error::ErrorCode;
 use crate::cluster::topic_config::TopicConfig;
@@ -40,24 +42,51 @@ impl<R: Rt> Shard<R> {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
             for assignment in self.0.owner.waiting() {
-                let key = assignment.key;
-                let image = self.image();
-                if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
-                    continue;
+                if self.0.stopping.get() {
+                    return;
                 }
-                match self.open(&image, assignment.clone()).await {
-                    Ok(()) => {
-                        tracing::info!("{}: online", assignment.dir.display());
-                        self.0.owner.set_online(&key);
-                    }
-                    Err(LogError::Exhausted(_)) => break,
-                    Err(e) => {
-                        tracing::error!("{}: stays offline until the next start: {e}", assignment.dir.display());
-                        self.0.owner.set_offline(key, None);
-                    }
+                self.0.reopening.replace(Some(assignment.dir.clone()));
+                let go_on = self.reopen(assignment).await;
+                self.0.reopening.replace(None);
+                if !go_on {
+                    break;
                 }
             }
         }
+    }
+
+    /// Opens one of them; false if it still lacks room. The metadata may change meanwhile.
+    async fn reopen(&self, assignment: Assignment) -> bool {
+        let (key, dir) = (assignment.key, assignment.dir.clone());
+        let image = self.image();
+        if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
+            return true;
+        }
+        let opened = self.open(&image, assignment).await;
+        let image = self.image();
+        let topic = image.topic_by_id(key.0);
+        match (opened, topic) {
+            (Ok(()), Some(topic)) => {
+                tracing::info!("{}: online", dir.display());
+                self.0.owner.set_online(&key);
+                if let Some(replica) = self.0.owner.replica(&key) {
+                    replica.set_config(&topic.config);
+                }
+            }
+            (Ok(()), None) => self.drop_replica(&key).await,
+            (Err(LogError::Exhausted(_)), _) => return false,
+            (Err(_), None) => {}
+            (Err(e), Some(_)) => {
+                tracing::error!("{}: stays offline until the next start: {e}", dir.display());
+                self.0.owner.set_offline(key, None);
+            }
+        }
+        true
+    }
+
+    /// Whether a replica is being reopened, in this directory if one is named.
+    pub(super) fn is_reopening(&self, dir: Option<&Path>) -> bool {
+        self.0.reopening.borrow().as_deref().is_some_and(|reopening| dir.is_none_or(|dir| dir == reopening))
     }
 }
 

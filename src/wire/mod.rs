@@ -5,6 +5,8 @@ pub mod codec;
 pub mod compression;
 pub mod fetch;
 pub mod frame;
+#[cfg(test)]
+mod golden_tests;
 pub mod kraft;
 pub(crate) mod primitive;
 pub mod produce;

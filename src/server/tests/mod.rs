@@ -5,6 +5,7 @@
 mod churn;
 mod client;
 mod commits;
+mod coordinators;
 mod slow;
 mod workload;
 
