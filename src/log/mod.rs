@@ -40,6 +40,8 @@ mod stall_tests;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod times_tests;
 mod walk;
 mod writer;
 
@@ -53,7 +55,7 @@ use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
-use crate::wire::batch::BatchHeader;
+use crate::wire::batch::{BatchHeader, Stamp};
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
@@ -159,6 +161,8 @@ struct Inner<R: Rt> {
     deleted: Cell<bool>,
     /// Everything below is compacted, as far as is known.
     cleaned: Cell<Offset>,
+    /// Of these segments was said that the cleaner cannot read all.
+    told: RefCell<compact::Told>,
     /// Makes the jitter of each segment.
     salt: u64,
     /// Held while segments are taken away or replaced.
@@ -251,6 +255,7 @@ impl<R: Rt> Log<R> {
             state: RefCell::new(state),
             deleted: Cell::new(false),
             cleaned: Cell::default(),
+            told: RefCell::default(),
             wake: Notify::default(),
             gate: Gate::new(1),
             reading_ahead: Cell::new(false),
@@ -261,9 +266,9 @@ impl<R: Rt> Log<R> {
     }
 
     /// Copies a batch (its CRC checked by the caller) to the end of the log under `base_offset`, which is not below the end, and has it
-    /// written soon. With `log_append_time` (ms) the batch gets that timestamp. True when the batch starts a new segment: then the caller
+    /// written soon. With `stamp` the batch gets that timestamp. True when the batch starts a new segment: then the caller
     /// gives the state before this batch to [`Log::set_snapshot`].
-    pub fn append(&self, batch: &[u8], base_offset: Offset, epoch: LeaderEpoch, log_append_time: Option<i64>) -> Result<bool, LogError> {
+    pub fn append(&self, batch: &[u8], base_offset: Offset, epoch: LeaderEpoch, stamp: Option<Stamp>) -> Result<bool, LogError> {
         let inner = &*self.0;
         let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
         if header.total_len() != batch.len() || header.last_offset_delta < 0 {
@@ -288,7 +293,7 @@ impl<R: Rt> Log<R> {
         if base_offset < state.end {
             return Err(LogError::BadBatch(format!("base offset {base_offset} is below the log's end {}", state.end)));
         }
-        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        let ms = stamp.map_or(header.max_timestamp, Stamp::ms);
         let now_ms = || inner.rt.now().wall_ms;
         let roll = state.rolls(batch.len(), last, &config, |segment| {
             let age = segment.since_ms.map_or_else(|| now_ms().saturating_sub(segment.begun_ms), |since| ms.saturating_sub(since));
@@ -313,7 +318,7 @@ impl<R: Rt> Log<R> {
         if ms < 0 && state.last_segment().size == 0 {
             state.last_segment().begun_ms = now_ms();
         }
-        state.push(batch, &header, base_offset, epoch, log_append_time);
+        state.push(batch, &header, base_offset, epoch, stamp);
         let kick = inner.kick(&mut state);
         drop(state);
         inner.start(kick);

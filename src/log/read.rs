@@ -7,6 +7,7 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 
 use super::error::LogError;
+use super::index::TimesKnown;
 use super::span::{Span, block_ceil, block_floor};
 use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
@@ -20,6 +21,8 @@ const COLD_READ: u64 = 1 << 20;
 pub(super) const COLD_READS: usize = 2;
 /// Bytes of a batch header.
 const HEADER: usize = 61;
+/// Batches of a segment that are looked at before its stored times are believed.
+const SAMPLES: usize = 5;
 
 /// Answer of [`Log::read`].
 #[derive(Debug)]
@@ -326,6 +329,30 @@ impl<R: Rt> Inner<R> {
             state.segments[state.segment_of(offset)].base
         };
         self.with_index(base).await
+    }
+
+    /// As [`Inner::indexed`], for those who need the times of the index.
+    pub(super) async fn indexed_times(&self, offset: Offset) -> Result<(), LogError> {
+        self.indexed(offset).await?;
+        let _turn = self.gate.enter().await;
+        let (base, size, kind, samples) = {
+            let state = self.state.borrow();
+            let segment = &state.segments[state.segment_of(offset)];
+            match &segment.index {
+                // The last segment was looked at when the log was opened.
+                Some(index) if index.times_known() == TimesKnown::Stored && segment.base < state.writing => {
+                    (segment.base, segment.size, segment.kind(), index.samples(SAMPLES))
+                }
+                _ => return Ok(()),
+            }
+        };
+        let path = files::name(&self.dir, base, kind);
+        if walk::lacks_times(&self.rt, &path, size, &samples).await? {
+            self.make_index(base).await?;
+        } else if let Some(index) = self.state.borrow_mut().segment_at(base).and_then(|s| s.index.as_mut()) {
+            index.set_sampled();
+        }
+        Ok(())
     }
 
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.

@@ -5,10 +5,10 @@
 use std::path::Path;
 
 use super::error::LogError;
-use super::index::Index;
+use super::index::{Index, TimesKnown};
 use super::recovery_point::{self, RecoveryPoint};
 use super::state::{Segment, State};
-use super::walk::{Bounds, End, Ending, HEADER, Trust, Walk, ending, note};
+use super::walk::{Bounds, End, Ending, HEADER, Trust, Walk, ending, note, walk_index};
 use super::{LogConfig, Opening, Replay, aside, compact, files};
 use crate::base::ids::Offset;
 use crate::rt::{Open, Rt};
@@ -168,8 +168,13 @@ impl<R: Rt> Opener<'_, R> {
             tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
             return Ok(None);
         }
-        self.segments[at].index = Some(index);
         self.ending = Some(walk.ending(base, size).await?);
+        // Those before may not either, and what has stored the index may have believed them.
+        let index = match walk.lacked_times {
+            true => walk_index(self.rt, &path, base, Offset::MAX, size, self.interval).await?,
+            false => index,
+        };
+        self.segments[at].index = Some(index);
         Ok(Some(end.next))
     }
 
@@ -329,6 +334,7 @@ impl<R: Rt> Opener<'_, R> {
             tracing::error!("{}: {reason} at byte {} (offset {}): left as it is", path.display(), end.position, end.next);
             return Ok(end.next);
         }
+        let lacked_times = walk.lacked_times;
         if successor.is_none() && end.position > 0 {
             self.ending = Some(walk.ending(base, end.position).await?);
         }
@@ -339,6 +345,10 @@ impl<R: Rt> Opener<'_, R> {
         if check && (end.reason.is_some() || end.position > from.position) {
             // Read back, but perhaps never flushed, whatever a checkpoint says.
             self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
+        }
+        if lacked_times && index.times_known() == TimesKnown::Stored {
+            // Those below the recovery point may not tell their times either.
+            index = walk_index(self.rt, &path, base, bounds.limit, end.position, self.interval).await?;
         }
         let segment = &mut self.segments[at];
         segment.size = end.position;

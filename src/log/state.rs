@@ -12,7 +12,7 @@ use super::span::{Span, block_ceil, block_floor};
 use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::{ALLOCATE_AHEAD, BLOCK, CHUNK_MAX, CHUNK_MIN};
 use crate::rt::mem::{Chunk, Window};
-use crate::wire::batch::{self, BatchHeader};
+use crate::wire::batch::{self, BatchHeader, Stamp};
 
 /// First step of a segment's preallocation; it doubles up to [`ALLOCATE_AHEAD`].
 pub(super) const FIRST_ALLOCATION: u64 = 256 << 10;
@@ -325,14 +325,14 @@ impl<F> State<F> {
     }
 
     /// Copies a batch into the active span, which has room for it.
-    pub fn push(&mut self, batch: &[u8], header: &BatchHeader, base: Offset, epoch: LeaderEpoch, log_append_time: Option<i64>) {
+    pub fn push(&mut self, batch: &[u8], header: &BatchHeader, base: Offset, epoch: LeaderEpoch, stamp: Option<Stamp>) {
         let span = self.active.as_mut().expect("opened by the caller");
         let at = span.chunk.len();
         let target = &mut span.chunk.spare()[..batch.len()];
         target.copy_from_slice(batch);
         batch::patch(target, base, epoch);
-        if let Some(ms) = log_append_time {
-            batch::set_log_append_time(target, ms);
+        if let Some(stamp) = stamp {
+            stamp.apply(target);
         }
         span.chunk.advance(batch.len());
         self.end = base + header.last_offset_delta as Offset + 1;
@@ -341,7 +341,7 @@ impl<F> State<F> {
         let last = self.end - 1;
         let segment = self.last_segment();
         let (relative, position) = ((last - segment.base) as u32, segment.size as u32);
-        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        let ms = stamp.map_or(header.max_timestamp, Stamp::ms);
         if segment.size == 0 {
             segment.since_ms = Some(ms).filter(|ms| *ms >= 0);
         }

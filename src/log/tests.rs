@@ -14,7 +14,7 @@ use crate::base::limits::BLOCK;
 use crate::base::prng::Prng;
 use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
-use crate::wire::batch::{self, BatchHeader, BatchSpec, build_batch};
+use crate::wire::batch::{self, BatchHeader, BatchSpec, Stamp, build_batch};
 
 pub(super) const CONFIG: LogConfig = LogConfig { segment_bytes: 256 << 10, ..LogConfig::DEFAULT };
 pub(super) const ID: Uuid = Uuid([7; 16]);
@@ -383,7 +383,7 @@ fn records_are_found_by_time() {
         }
         let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
         let stamped = build_batch(&BatchSpec::default(), &[(None, Some(b"x"), 5)]);
-        log.append(&stamped, end, 0, Some(99_000)).unwrap();
+        log.append(&stamped, end, 0, Some(Stamp::LogAppendTime(99_000))).unwrap();
         assert_eq!(log.offset_for_timestamp(50_000, end + 1).await.unwrap(), Some((end, 99_000)));
         let Read::Hit(pieces) = log.read(end, 1, end + 1, true) else { panic!("not in memory") };
         assert!(batch::crc_ok(&pieces[0]));

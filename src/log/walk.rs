@@ -5,14 +5,15 @@
 use std::path::Path;
 
 use super::error::LogError;
-use super::files;
 use super::index::Index;
-use super::span::block_floor;
+use super::span::{block_ceil, block_floor};
+use super::{files, lookup};
 use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
 use crate::wire::batch::{BatchHeader, NO_TIMESTAMP};
+use crate::wire::compression::INFLATED_MAX;
 
 /// The walking buffer's first and largest size in bytes.
 const FIRST_WINDOW: u64 = 64 << 10;
@@ -34,6 +35,8 @@ pub(super) struct Walk<'a, R: Rt> {
     chunk: Option<Chunk>,
     /// Damaged batches were passed over.
     damaged: bool,
+    /// A batch did not tell its largest timestamp.
+    pub lacked_times: bool,
 }
 
 /// Offsets that the batches of a segment can have.
@@ -102,7 +105,7 @@ pub(super) struct Ending {
 
 impl<'a, R: Rt> Walk<'a, R> {
     pub fn new(rt: &'a R, file: &'a R::File, path: &'a Path, size: u64, bounds: Bounds) -> Self {
-        Walk { rt, file, path, size, bounds, start: 0, window: FIRST_WINDOW, chunk: None, damaged: false }
+        Walk { rt, file, path, size, bounds, start: 0, window: FIRST_WINDOW, chunk: None, damaged: false, lacked_times: false }
     }
 
     /// The bytes from `position` on: at least `want` (at most a few hundred) of them, or what is left of the file.
@@ -146,8 +149,28 @@ impl<'a, R: Rt> Walk<'a, R> {
             return Ok(None);
         }
         self.window = BLOCK as u64;
-        let header = BatchHeader::parse(self.at(0, HEADER).await?);
-        Ok(header.ok().map(|header| header.max_timestamp).filter(|ms| *ms >= 0))
+        let Ok(header) = BatchHeader::parse(self.at(0, HEADER).await?) else { return Ok(None) };
+        let header = self.with_time(0, header).await?;
+        Ok(Some(header.max_timestamp).filter(|ms| *ms >= 0))
+    }
+
+    /// The header of the batch at `position`, with the largest timestamp of its records where only
+    /// they tell it.
+    async fn with_time(&mut self, position: u64, header: BatchHeader) -> Result<BatchHeader, LogError> {
+        let end = position + header.total_len() as u64;
+        self.lacked_times |= header.time_unknown();
+        if !header.time_unknown() || end > self.size || header.total_len() > INFLATED_MAX {
+            return Ok(header);
+        }
+        let start = block_floor(position);
+        let len = block_ceil(end - start) as usize;
+        // It is as long as it says, for the file holds it.
+        let chunk = self.rt.memory().chunk_now(len);
+        let (result, chunk) = self.rt.read_at(self.file, start, chunk, len).await;
+        result.map_err(LogError::io("read", self.path))?;
+        let filled = (chunk.len() as u64).min(end - start) as usize;
+        let batch = chunk.slice((position - start) as usize..filled);
+        Ok(lookup::with_time(self.rt, &header, &batch).await)
     }
 
     /// True when the batch at `position` has the checksum that its header tells.
@@ -169,7 +192,7 @@ impl<'a, R: Rt> Walk<'a, R> {
         while end.position < self.size {
             let bad = match self.judge(&end, trust).await? {
                 Ok(header) => {
-                    each(&header, end.position);
+                    each(&self.with_time(end.position, header).await?, end.position);
                     let position = end.position + header.total_len() as u64;
                     end = End { position, next: header.next_offset(), epoch: header.partition_leader_epoch, reason: None };
                     continue;
@@ -273,6 +296,21 @@ pub(super) async fn walk_index<R: Rt>(
         None => Ok(index),
         Some(reason) => Err(LogError::corrupt(path, end.position, reason)),
     }
+}
+
+/// True if one of the batches at these positions of a complete segment does not tell its largest
+/// timestamp.
+pub(super) async fn lacks_times<R: Rt>(rt: &R, path: &Path, size: u64, positions: &[u32]) -> Result<bool, LogError> {
+    let file = rt.open(path, Open::Read).await.map_err(LogError::io_or_exhausted("open", path))?;
+    let mut walk = Walk::<R>::new(rt, &file, path, size, Bounds::complete(0, Offset::MAX));
+    for position in positions.iter().filter(|position| u64::from(**position) < size) {
+        walk.window = 2 * BLOCK as u64;
+        let header = BatchHeader::parse(walk.at((*position).into(), HEADER).await?);
+        if header.is_ok_and(|header| header.time_unknown()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The offset behind the last batch of the complete segment of `base` at `path`; an error unless all of its batches are sound.

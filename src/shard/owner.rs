@@ -18,6 +18,7 @@ use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult
 use crate::partition::waiters::WaitId;
 use crate::partition::{BatchHeader, Partition, ProduceDecision, Released, Waiting};
 use crate::rt::{Class, Rt};
+use crate::wire::batch::Stamp;
 
 /// ListOffsets' special timestamps.
 const LATEST: i64 = -1;
@@ -305,7 +306,7 @@ impl<R: Rt> Replica<R> {
             }
         };
         let log_append_time = if item.log_append_time { rt.now().wall_ms } else { -1 };
-        let stamp = item.log_append_time.then_some(log_append_time);
+        let stamp = if item.log_append_time { Some(Stamp::LogAppendTime(log_append_time)) } else { item.restamped() };
         if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
             return Some(Produced::refused(code));
         }
@@ -323,7 +324,7 @@ impl<R: Rt> Replica<R> {
         header: &BatchHeader,
         records: &[u8],
         base_offset: Offset,
-        stamp: Option<i64>,
+        stamp: Option<Stamp>,
     ) -> Result<(), ErrorCode> {
         if self.held.get() {
             return Err(ErrorCode::KafkaStorageError);
@@ -340,8 +341,8 @@ impl<R: Rt> Replica<R> {
             }
         }
         let mut stored = *header;
-        if let Some(ms) = stamp {
-            stored.stamp(ms);
+        if let Some(stamp) = stamp {
+            stored.stamp(stamp);
         }
         partition.appended(&stored, base_offset, records.len());
         if self.log.recovery_point_due() {

@@ -90,7 +90,7 @@ fn batches_are_read_and_written_as_kafka_does() {
         }
         let mut again = rebuilt(&header, &records);
         if header.timestamp_type() == TimestampType::LogAppendTime {
-            super::batch::set_log_append_time(&mut again, header.max_timestamp);
+            super::batch::Stamp::LogAppendTime(header.max_timestamp).apply(&mut again);
         }
         if again != bytes {
             assert_ne!(header.attributes & 7, 0, "{}", case.name);

@@ -12,6 +12,7 @@ pub(crate) mod primitive;
 pub mod produce;
 pub mod producer_snapshot;
 pub mod record;
+pub(crate) mod scan;
 pub mod schema;
 pub mod versions;
 

@@ -90,6 +90,12 @@ pub const BROKER: &[Key] = &[
         "0",
         "How long a core with a write at the disk looks for its end before it sleeps, in microseconds: quicker answers for a core that is always busy.",
     ),
+    key(
+        "corelane.verify.compressed",
+        OneOf(&["full", "frame"]),
+        "full",
+        "How far compressed batches are looked at when they are produced: `full` = every record, as Kafka does; `frame` = the header only, for producers that are trusted, unless the topic is compacted or the header tells no timestamp.",
+    ),
     key("node.id", Int(0, I32), "1", "Id of this node; the older name `broker.id` works too."),
     key("broker.id", Int(0, I32), "", "Older name of `node.id`."),
     key("broker.rack", Text, "", "Rack or zone, told to clients."),
