@@ -72,9 +72,12 @@ pub(super) async fn open<R: Rt>(
     let checked = end.is_none();
     let end = opener.end(end).await?;
     let settled = end > opener.segments[0].base;
-    // The last process may have died between making a file and making its name durable, and what is found now counts as flushed. Names
-    // are durable before a batch is flushed, and a recovery point is of flushed batches.
-    if settled && checked && opener.point.is_none() {
+    // The last process may have died between making a file and making its name durable, and what is
+    // found now counts as flushed. Names are durable before a batch is flushed, and a recovery point is
+    // of flushed batches: it vouches for its segment's name and those before, not for later ones.
+    let last_base = opener.segments.last().map(|segment| segment.base);
+    let named = opener.point.as_ref().is_some_and(|point| Some(point.segment) == last_base);
+    if settled && checked && !named {
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
             rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
         }
