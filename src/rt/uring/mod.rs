@@ -173,16 +173,33 @@ where
     Ok(())
 }
 
+/// Tries of setting up a part of a core while the kernel has no memory for it, besides the last.
+const SET_UP_TRIES: u32 = 20;
+/// Pause between two tries.
+const SET_UP_PAUSE: Duration = Duration::from_millis(100);
+
+/// Sets up a part of a core, again for a while where the kernel has no memory for it: the rings of
+/// processes that were killed a moment ago are given back late.
+fn patient<T>(mut set_up: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    for _ in 0..SET_UP_TRIES {
+        match set_up() {
+            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(SET_UP_PAUSE),
+            done => return done,
+        }
+    }
+    set_up()
+}
+
 fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Result<(Uring, Pump)> {
     let executor = glommio::executor();
     let foreground = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "foreground");
     let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
-    let ring = Rc::new(Ring::new(&peers[index].doorbell)?);
+    let ring = Rc::new(patient(|| Ring::new(&peers[index].doorbell))?);
     let memory = Memory::new(settings.memory_per_core);
     memory.set_registrar(Some(ring.clone()));
     let home = peers.clone();
     memory.set_notify(Box::new(move || home[index].unpark()));
-    let receives = Receives::new(ring.clone())?;
+    let receives = patient(|| Receives::new(ring.clone()))?;
     if index == 0 {
         tracing::info!("io_uring: {}", ring.features());
     }
