@@ -152,7 +152,7 @@ impl<R: Rt> Inner<R> {
             Err(LogError::Corrupt { .. }) => return Ok(old(self.written_ms(base)?)),
             indexed => indexed?,
         }
-        let (largest, made) = {
+        let (largest, made, closed) = {
             let mut state = self.state.borrow_mut();
             let closed = base < state.writing;
             let Some(segment) = state.segment_at(base) else { return Ok(false) };
@@ -165,7 +165,7 @@ impl<R: Rt> Inner<R> {
             if made && closed {
                 segment.largest_ms = largest;
             }
-            (largest, made)
+            (largest, made, closed)
         };
         match largest {
             Some(largest) if made || !old(largest) => return Ok(old(largest)),
@@ -176,7 +176,14 @@ impl<R: Rt> Inner<R> {
         if old(self.written_ms(base)?) {
             return Ok(true);
         }
-        Ok(!made && self.make_index(base).await?.is_some_and(old))
+        if made || !closed {
+            return Ok(false);
+        }
+        match self.make_index(base).await {
+            // What cannot be read may be young. The file is, and the segments before it are not kept for it.
+            Err(LogError::Corrupt { .. }) => Ok(false),
+            largest => Ok(largest?.is_some_and(old)),
+        }
     }
 
     /// When a segment's file was last written to, in milliseconds since 1970.
