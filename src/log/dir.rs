@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(parse_name("a-b-12"), Some(("a-b", 12)));
-        for other in ["a", "-1", "a-", "a-x", "a-1.0123456789abcdef0123456789abcdef-delete", "a-99999999999", "a-01", "a-+1", "a--1"] {
+        for other in ["a", "-1", "a-", "a-x", "a-1.0123456789abcdef0123456789abcdef-delete", "a-99999999999", "a-01", "a-+1"] {
             assert_eq!(parse_name(other), None, "{other}");
         }
         let named = |suffix| format!("a-1.0123456789abcdef0123456789abcdef-{suffix}");

@@ -152,7 +152,7 @@ impl<R: Rt> Inner<R> {
             Err(LogError::Corrupt { .. }) => return Ok(old(self.written_ms(base)?)),
             indexed => indexed?,
         }
-        let (largest, made, closed) = {
+        let (largest, made) = {
             let mut state = self.state.borrow_mut();
             let closed = base < state.writing;
             let Some(segment) = state.segment_at(base) else { return Ok(false) };
@@ -165,7 +165,7 @@ impl<R: Rt> Inner<R> {
             if made && closed {
                 segment.largest_ms = largest;
             }
-            (largest, made, closed)
+            (largest, made)
         };
         match largest {
             Some(largest) if made || !old(largest) => return Ok(old(largest)),
@@ -176,11 +176,11 @@ impl<R: Rt> Inner<R> {
         if old(self.written_ms(base)?) {
             return Ok(true);
         }
-        if made || !closed {
+        if made {
             return Ok(false);
         }
         match self.make_index(base).await {
-            // What cannot be read may be young. The file is, and the segments before it are not kept for it.
+            // What cannot be read may be young; of the last segment the end is perhaps not written yet.
             Err(LogError::Corrupt { .. }) => Ok(false),
             largest => Ok(largest?.is_some_and(old)),
         }
