@@ -316,7 +316,7 @@ fn a_misdirected_write_and_a_flipped_bit_change_other_bytes() {
         let found = marks(&rt, "log").await;
         assert_eq!((found.len(), found.iter().filter(|mark| **mark == 2).count(), found[8]), (9, 1, 0));
         assert!(sim.flip_bit(Path::new("log"), 0, 2) && !sim.flip_bit(Path::new("log"), 1 << 20, 0));
-        assert_ne!(marks(&rt, "log").await[0], found[0]);
+        assert_ne!(rt.read_file(Path::new("log")).unwrap()[0], found[0]);
     });
 }
 

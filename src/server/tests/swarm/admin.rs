@@ -188,18 +188,20 @@ async fn look_at_settings(world: &World, client: &Client<'_>, name: &str, id: To
 
 async fn alter(world: &World, client: &Client<'_>, name: &str, topic: &Topic) -> io::Result<()> {
     let (setting, value) = change(world);
+    let before = match topic.settings.get(setting) {
+        Some(values) => values.clone(),
+        None => {
+            let Ok(all) = world.within(PATIENCE, requests::settings(client, name)).await? else { return Ok(()) };
+            vec![all.get(setting).cloned().unwrap_or_default()]
+        }
+    };
+    // Until it is answered it has the one or the other.
     world.learn(name, topic.id, |topic| {
-        let values = topic.settings.entry(setting.to_owned()).or_default();
+        let values = topic.settings.entry(setting.to_owned()).or_insert(before);
         if !values.iter().any(|v| v == value) {
             values.push(value.to_owned());
         }
     });
-    if !topic.settings.contains_key(setting) {
-        // The default is one of the values, whatever it is.
-        let all = world.within(PATIENCE, requests::settings(client, name)).await?;
-        let default = all.ok().and_then(|all| all.get(setting).cloned()).unwrap_or_default();
-        world.learn(name, topic.id, |topic| topic.settings.entry(setting.to_owned()).or_default().push(default));
-    }
     world.count("alter");
     match world.within(PATIENCE, requests::alter(client, name, setting, value)).await? {
         0 => {
@@ -226,6 +228,7 @@ async fn grow(world: &World, client: &Client<'_>, name: &str, topic: &Topic) -> 
 
 async fn delete_records(world: &World, client: &Client<'_>, name: &str, topic: &Topic) -> io::Result<()> {
     let partition = world.sim().below(topic.partitions as u64) as i32;
+    let asked = world.history.borrow_mut().partition(topic.id, partition).view();
     let end = world.history.borrow_mut().partition(topic.id, partition).last_seen();
     let offset = world.sim().below(end as u64 + 1) as i64;
     world.history.borrow_mut().delete_records(topic.id, partition, offset);
@@ -236,10 +239,10 @@ async fn delete_records(world: &World, client: &Client<'_>, name: &str, topic: &
         world.tick();
         let now = world.sim().now().mono;
         let mut history = world.history.borrow_mut();
-        if low < offset && !history.partition(topic.id, partition).lenient() {
+        if low < offset && !history.partition(topic.id, partition).stale(&asked) {
             world.finding(&format!("{name} partition {partition}: deleted below {offset}, the low watermark is {low}"));
         }
-        world.demand(history.start(topic.id, partition, low, now).map_err(|e| format!("{name}: {e}")));
+        world.demand(history.start(topic.id, partition, low, now, &asked).map_err(|e| format!("{name}: {e}")));
     }
     Ok(())
 }
@@ -249,7 +252,7 @@ async fn look_up(world: &World, client: &Client<'_>, name: &str, topic: &Topic) 
     let Some(wanted_ms) = world.history.borrow_mut().partition(topic.id, partition).some_timestamp(world.sim().below(1 << 20)) else {
         return Ok(());
     };
-    let before = world.history.borrow_mut().partition(topic.id, partition).mishaps;
+    let asked = world.history.borrow_mut().partition(topic.id, partition).view();
     let (code, offset, timestamp_ms) = world.within(PATIENCE, requests::list_offsets(client, name, partition, wanted_ms)).await?;
     let (second, start, _) = world.within(PATIENCE, requests::list_offsets(client, name, partition, -2)).await?;
     if (code, second) != (0, 0) {
@@ -258,12 +261,12 @@ async fn look_up(world: &World, client: &Client<'_>, name: &str, topic: &Topic) 
     world.count("look up");
     world.tick();
     let mut history = world.history.borrow_mut();
-    if history.partition(topic.id, partition).mishaps != before {
+    if history.partition(topic.id, partition).stale(&asked) {
         return Ok(());
     }
     let answer = (offset >= 0).then_some((offset, timestamp_ms));
     world.demand(history.looked_up(topic.id, partition, wanted_ms, answer, start).map_err(|e| format!("{name}: {e}")));
-    world.demand(history.start(topic.id, partition, start, world.sim().now().mono).map_err(|e| format!("{name}: {e}")));
+    world.demand(history.start(topic.id, partition, start, world.sim().now().mono, &asked).map_err(|e| format!("{name}: {e}")));
     Ok(())
 }
 

@@ -83,8 +83,8 @@ pub struct PartitionLife {
     pub damaged: Option<String>,
     /// It is not there for the time being.
     pub away: bool,
-    /// Mishaps so far that may have moved records.
-    pub mishaps: u64,
+    /// Mishaps so far.
+    mishaps: u64,
 }
 
 /// Settings of a topic that decide what may be missing, over its whole life.
@@ -153,7 +153,25 @@ pub fn key(key: u32) -> Vec<u8> {
     format!("key-{key}").into_bytes()
 }
 
+/// What was known of a partition when somebody asked for something: more may be known when the answer comes.
+#[derive(Clone, Copy, Debug)]
+pub struct View {
+    floor: Offset,
+    end: Offset,
+    mishaps: u64,
+}
+
 impl PartitionLife {
+    /// What is known now.
+    pub fn view(&self) -> View {
+        View { floor: self.floor(), end: self.end, mishaps: self.mishaps }
+    }
+
+    /// True when an answer tells nothing: it may have been given before a mishap, or nothing is demanded.
+    pub fn stale(&self, asked: &View) -> bool {
+        self.lenient() || self.mishaps != asked.mishaps
+    }
+
     /// Adds a record that is about to be sent; its number and its timestamp, `now_ms` or a little later.
     pub fn send(&mut self, producer: u32, key: u32, filling: Option<usize>, promise: Promise, now_ms: i64) -> (usize, i64) {
         let number = self.sent.len();
@@ -204,10 +222,10 @@ impl PartitionLife {
             // What was not acknowledged may be acknowledged yet: its answer may be under way.
             sent.doubtful |= may_break(mishap, sent.promise);
         }
+        self.mishaps += 1;
         if mishap == Mishap::ProcessEnds {
             return;
         }
-        self.mishaps += 1;
         let sent = &self.sent;
         self.seen.retain(|offset, number| sent[*number].acked == Some(*offset) && !sent[*number].doubtful);
         self.end = self.sent.iter().filter(|s| !s.doubtful).filter_map(|s| s.acked).max().map_or(0, |last| last + 1);
@@ -297,14 +315,14 @@ impl History {
     }
 
     /// What a fetch or ListOffsets says of a log's start.
-    pub fn start(&mut self, id: TopicId, partition: i32, start: Offset, at: Duration) -> Result<(), String> {
+    pub fn start(&mut self, id: TopicId, partition: i32, start: Offset, at: Duration, asked: &View) -> Result<(), String> {
         let allowed = self.allowed_start(id, partition);
         let life = self.partition(id, partition);
-        if life.lenient() {
+        if life.stale(asked) {
             return Ok(());
         }
-        if start < life.floor() {
-            return Err(format!("partition {partition}: the log's start goes back from {} to {start}", life.floor()));
+        if start < asked.floor {
+            return Err(format!("partition {partition}: the log's start goes back from {} to {start}", asked.floor));
         }
         if start > allowed {
             return Err(format!("partition {partition}: the log's start is {start}, nothing allows more than {allowed}"));
@@ -348,20 +366,20 @@ impl History {
     }
 
     /// What a fetch says of a log's end.
-    pub fn end(&mut self, id: TopicId, partition: i32, end: Offset) -> Result<(), String> {
+    pub fn end(&mut self, id: TopicId, partition: i32, end: Offset, asked: &View) -> Result<(), String> {
         let life = self.partition(id, partition);
-        if life.lenient() {
+        if life.stale(asked) {
             return Ok(());
         }
-        if end < life.end {
-            return Err(format!("partition {partition}: the log's end goes back from {} to {end}", life.end));
+        if end < asked.end {
+            return Err(format!("partition {partition}: the log's end goes back from {} to {end}", asked.end));
         }
-        life.end = end;
+        life.end = life.end.max(end);
         Ok(())
     }
 
     /// A record that was read; its number.
-    pub fn observe(&mut self, id: TopicId, partition: i32, found: &Found<'_>) -> Result<usize, String> {
+    pub fn observe(&mut self, id: TopicId, partition: i32, found: &Found<'_>, asked: &View) -> Result<usize, String> {
         let offset = found.offset;
         let place = format!("partition {partition}, offset {offset}");
         let life = self.partition(id, partition);
@@ -384,11 +402,11 @@ impl History {
         if expected.as_deref() != found.value || found.key != Some(&key(sent.key)[..]) || found.timestamp_ms != sent.timestamp_ms {
             return Err(format!("{place}: record {number} has another key, value or timestamp than was sent"));
         }
-        if life.lenient() {
+        if life.stale(asked) {
             return Ok(number);
         }
-        if offset < life.floor() {
-            return Err(format!("{place}: record {number} is back, the log began at {}", life.floor()));
+        if offset < asked.floor {
+            return Err(format!("{place}: record {number} is back, the log began at {}", asked.floor));
         }
         if let Some(acked) = sent.acked.filter(|acked| *acked != offset && !sent.doubtful) {
             return Err(format!("{place}: record {number} was acknowledged at {acked}"));

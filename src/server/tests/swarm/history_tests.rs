@@ -18,12 +18,25 @@ fn history(n: usize, promise: Promise, rules: Rules) -> History {
     history
 }
 
+fn start(history: &mut History, start: i64, seconds: u64) -> Result<(), String> {
+    let asked = history.partition(ID, 0).view();
+    history.start(ID, 0, start, Duration::from_secs(seconds), &asked)
+}
+
+fn end(history: &mut History, end: i64) -> Result<(), String> {
+    let asked = history.partition(ID, 0).view();
+    history.end(ID, 0, end, &asked)
+}
+
 fn read(history: &mut History, numbers: &[usize]) -> Result<(), String> {
     let mut all = Vec::new();
     for number in numbers {
         let value = value(ID, 0, *number, 5);
         let found = Found { offset: *number as i64, key: Some(&key(0)), value: Some(&value), timestamp_ms: 1000 + *number as i64 };
-        all.push((*number as i64, history.observe(ID, 0, &found)?));
+        all.push((*number as i64, {
+            let asked = history.partition(ID, 0).view();
+            history.observe(ID, 0, &found, &asked)?
+        }));
     }
     history.whole(ID, 0, &all, (0, numbers.last().map_or(0, |n| *n as i64 + 1)), true)
 }
@@ -50,7 +63,8 @@ fn a_record_elsewhere_twice_or_unknown_is_found() {
     let (bytes, name) = (value(ID, 0, 1, 5), key(0));
     let mut observe = |offset, value: &[u8]| {
         let found = Found { offset, key: Some(&name), value: Some(value), timestamp_ms: 1001 };
-        known.observe(ID, 0, &found)
+        let asked = known.partition(ID, 0).view();
+        known.observe(ID, 0, &found, &asked)
     };
     assert!(observe(2, &bytes).unwrap_err().contains("acknowledged at 1"));
     for other in [value(ID, 1, 1, 5), value(Uuid([8; 16]), 0, 1, 5), value(ID, 0, 9, 5), value(ID, 0, 1, 6)] {
@@ -63,20 +77,21 @@ fn a_record_elsewhere_twice_or_unknown_is_found() {
 #[test]
 fn starts_move_only_as_far_as_something_allows_and_never_back() {
     let mut known = history(3, Promise::Flushed, Rules::default());
-    assert!(known.start(ID, 0, 1, Duration::ZERO).is_err());
+    assert!(start(&mut known, 1, 0).is_err());
     known.delete_records(ID, 0, 2);
-    known.start(ID, 0, 2, Duration::from_secs(5)).unwrap();
-    assert!(known.start(ID, 0, 1, Duration::ZERO).unwrap_err().contains("back"));
+    start(&mut known, 2, 5).unwrap();
+    assert!(start(&mut known, 1, 0).unwrap_err().contains("back"));
     let bytes = value(ID, 0, 1, 5);
     let back = Found { offset: 1, key: Some(&key(0)), value: Some(&bytes), timestamp_ms: 1001 };
-    assert!(known.observe(ID, 0, &back).unwrap_err().contains("back"));
+    let asked = known.partition(ID, 0).view();
+    assert!(known.observe(ID, 0, &back, &asked).unwrap_err().contains("back"));
     // Not on the disk yet when the process was killed.
     known.process_ends(Mishap::ProcessEnds, false, Duration::from_secs(4));
-    known.start(ID, 0, 0, Duration::from_secs(9)).unwrap();
+    start(&mut known, 0, 9).unwrap();
     let mut known = history(3, Promise::Flushed, Rules { retention_ms: Some(100), ..Rules::default() });
     known.latest_ms = 1101;
-    known.start(ID, 0, 1, Duration::ZERO).unwrap();
-    assert!(known.start(ID, 0, 2, Duration::ZERO).is_err());
+    start(&mut known, 1, 0).unwrap();
+    assert!(start(&mut known, 2, 0).is_err());
 }
 
 #[test]
@@ -89,9 +104,9 @@ fn compaction_keeps_the_last_value_of_each_key() {
 #[test]
 fn an_end_never_goes_back_below_what_was_acknowledged() {
     let mut known = history(3, Promise::Flushed, Rules::default());
-    assert!(known.end(ID, 0, 2).is_err());
-    known.end(ID, 0, 5).unwrap();
+    assert!(end(&mut known, 2).is_err());
+    end(&mut known, 5).unwrap();
     known.process_ends(Mishap::PowerLoss, false, Duration::ZERO);
-    known.end(ID, 0, 3).unwrap();
-    assert!(known.end(ID, 0, 2).is_err());
+    end(&mut known, 3).unwrap();
+    assert!(end(&mut known, 2).is_err());
 }

@@ -117,6 +117,8 @@ pub struct Plan {
     pub troubles: BTreeSet<Trouble>,
     /// How often something goes wrong.
     pub mishaps: u64,
+    /// Milliseconds that a client's short pause takes at most.
+    pub short_pause_ms: u64,
     /// Of so many pauses of a client one is long.
     pub long_pause_one_in: u64,
     /// Interval of the checkpoints.
@@ -170,6 +172,7 @@ impl Plan {
             features,
             troubles,
             mishaps: 2 + random.below(12),
+            short_pause_ms: one(random, &[30, 200, 1000]),
             long_pause_one_in: one(random, &[4, 10, 20]),
             checkpoint,
             settings,

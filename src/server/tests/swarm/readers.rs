@@ -29,8 +29,9 @@ pub enum Step {
 pub async fn step(world: &World, client: &Client<'_>, name: &str, id: TopicId, partition: i32, from: Offset) -> io::Result<Step> {
     let sim = world.sim();
     let bytes = world.choose(&[1, 3000, 1 << 20]);
-    let asked = requests::fetch(client, id, partition, from, bytes, 20 + sim.below(500) as i32);
-    let Fetched { code, start, end, records } = world.within(PATIENCE, asked).await?;
+    let asked = world.history.borrow_mut().partition(id, partition).view();
+    let fetch = requests::fetch(client, id, partition, from, bytes, 20 + sim.below(500) as i32);
+    let Fetched { code, start, end, records } = world.within(PATIENCE, fetch).await?;
     if code != 0 {
         return Ok(Step::Refused(code));
     }
@@ -39,9 +40,9 @@ pub async fn step(world: &World, client: &Client<'_>, name: &str, id: TopicId, p
     let now = sim.now();
     let mut history = world.history.borrow_mut();
     if start >= 0 {
-        world.demand(history.start(id, partition, start, now.mono).map_err(where_));
+        world.demand(history.start(id, partition, start, now.mono, &asked).map_err(where_));
     }
-    world.demand(history.end(id, partition, end).map_err(where_));
+    world.demand(history.end(id, partition, end, &asked).map_err(where_));
     let mut next = from;
     let mut found = Vec::new();
     for batch in Batches::new(&records) {
@@ -60,7 +61,7 @@ pub async fn step(world: &World, client: &Client<'_>, name: &str, id: TopicId, p
             }
             let timestamp_ms = header.base_timestamp + record.timestamp_delta;
             let read = Found { offset, key: record.key, value: record.value, timestamp_ms };
-            let number = world.demand(history.observe(id, partition, &read).map_err(where_));
+            let number = world.demand(history.observe(id, partition, &read, &asked).map_err(where_));
             found.push((offset, number));
         }
         next = next.max(header.next_offset());

@@ -181,7 +181,7 @@ impl World {
     pub async fn pause(&self) {
         let length = self.plan.length.as_millis() as u64;
         let long = self.one_in(self.plan.long_pause_one_in);
-        let bound = if long { length / 8 } else { 60 };
+        let bound = if long { length / 8 } else { self.plan.short_pause_ms };
         self.sim().sleep(Duration::from_micros(self.sim().below(bound * 1000))).await;
     }
 
