@@ -350,7 +350,8 @@ impl History {
         if let Some(bytes) = rules.retention_bytes {
             // No more than each record takes on the disk, with a batch of its own.
             let size = |s: &Sent| (s.filling.unwrap_or(0) + HEAD + RECORD_MAX) as i64;
-            let unknown = life.sent.iter().filter(|s| s.acked.is_none()).map(size).sum::<i64>();
+            // What a mishap took may have counted before.
+            let unknown = life.sent.iter().filter(|s| s.acked.is_none() || s.doubtful).map(size).sum::<i64>();
             let mut left = bytes - unknown;
             let kept = known.iter().rev().take_while(|(_, number)| {
                 left -= size(&life.sent[**number]);
