@@ -1,6 +1,7 @@
 //! The way out when going on would be wrong.
 
 use std::cell::Cell;
+use std::io::Write;
 
 thread_local! {
     static INSTEAD: Cell<Option<fn(&str) -> !>> = const { Cell::new(None) };
@@ -12,7 +13,8 @@ pub fn fatal(reason: &str) -> ! {
     if let Some(exit) = INSTEAD.get() {
         exit(reason);
     }
-    eprintln!("corelane: fatal: {reason}");
+    // Nobody may be there to read it.
+    let _ = writeln!(std::io::stderr(), "corelane: fatal: {reason}");
     std::process::exit(2)
 }
 
