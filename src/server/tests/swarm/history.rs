@@ -226,6 +226,10 @@ impl PartitionLife {
         if mishap == Mishap::ProcessEnds {
             return;
         }
+        if mishap == Mishap::PowerLossAfterBadFlush {
+            // The log's start is on the same disk.
+            self.starts.clear();
+        }
         let sent = &self.sent;
         self.seen.retain(|offset, number| sent[*number].acked == Some(*offset) && !sent[*number].doubtful);
         self.end = self.sent.iter().filter(|s| !s.doubtful).filter_map(|s| s.acked).max().map_or(0, |last| last + 1);
@@ -316,7 +320,6 @@ impl History {
 
     /// What a fetch or ListOffsets says of a log's start.
     pub fn start(&mut self, id: TopicId, partition: i32, start: Offset, at: Duration, asked: &View) -> Result<(), String> {
-        let allowed = self.allowed_start(id, partition);
         let life = self.partition(id, partition);
         if life.stale(asked) {
             return Ok(());
@@ -324,13 +327,24 @@ impl History {
         if start < asked.floor {
             return Err(format!("partition {partition}: the log's start goes back from {} to {start}", asked.floor));
         }
+        // What was seen before was allowed before.
+        if start <= life.floor() {
+            return Ok(());
+        }
+        let allowed = self.allowed_start(id, partition);
         if start > allowed {
             return Err(format!("partition {partition}: the log's start is {start}, nothing allows more than {allowed}"));
         }
-        if start > life.floor() {
-            life.starts.push((at, start));
-        }
+        self.partition(id, partition).starts.push((at, start));
         Ok(())
+    }
+
+    /// DeleteRecords is answered with this start: it is durable, and stays whatever ends the process.
+    pub fn records_deleted(&mut self, id: TopicId, partition: i32, start: Offset, asked: &View) {
+        let life = self.partition(id, partition);
+        if !life.stale(asked) && start >= life.floor() {
+            life.starts.push((Duration::ZERO, start));
+        }
     }
 
     /// The highest start that DeleteRecords and retention allow, by offsets that are known.
@@ -351,13 +365,20 @@ impl History {
             // No more than each record takes on the disk, with a batch of its own.
             let size = |s: &Sent| (s.filling.unwrap_or(0) + HEAD + RECORD_MAX) as i64;
             // What a mishap took may have counted before.
-            let unknown = life.sent.iter().filter(|s| s.acked.is_none() || s.doubtful).map(size).sum::<i64>();
-            let mut left = bytes - unknown;
+            let read: BTreeSet<usize> = life.seen.values().copied().collect();
+            let unknown = || {
+                let sent = life.sent.iter().enumerate().filter(|(number, s)| (s.acked.is_none() || s.doubtful) && !read.contains(number));
+                sent.map(|(_, s)| s)
+            };
+            let mut left = bytes - unknown().map(size).sum::<i64>();
             let kept = known.iter().rev().take_while(|(_, number)| {
                 left -= size(&life.sent[**number]);
                 left > 0
             });
-            allowed = allowed.max(kept.last().map_or(after_last, |(offset, _)| *offset));
+            // Records whose answers are under way may lie behind the last one that is known, and may have
+            // gone already.
+            let after_all = after_last + unknown().count() as Offset;
+            allowed = allowed.max(kept.last().map_or(after_all, |(offset, _)| *offset));
             // Nothing is known of what lies behind the last record.
             if known.is_empty() {
                 allowed = Offset::MAX;

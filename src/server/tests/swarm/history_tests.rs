@@ -88,6 +88,11 @@ fn starts_move_only_as_far_as_something_allows_and_never_back() {
     // Not on the disk yet when the process was killed.
     known.process_ends(Mishap::ProcessEnds, false, Duration::from_secs(4));
     start(&mut known, 0, 9).unwrap();
+    // Answered, so it is on the disk.
+    let asked = known.partition(ID, 0).view();
+    known.records_deleted(ID, 0, 2, &asked);
+    known.process_ends(Mishap::PowerLoss, false, Duration::ZERO);
+    assert!(start(&mut known, 1, 9).unwrap_err().contains("back"));
     let mut known = history(3, Promise::Flushed, Rules { retention_ms: Some(100), ..Rules::default() });
     known.latest_ms = 1101;
     start(&mut known, 1, 0).unwrap();

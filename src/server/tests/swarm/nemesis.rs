@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::super::Down;
 use super::plan::Trouble;
 use super::world::{Out, World};
+use crate::log;
 use crate::rt::Rt;
 use crate::sim::{Fault, FaultOp};
 
@@ -35,7 +36,10 @@ pub async fn supervise(world: &World) {
         world.look_at_hits();
         if !world.attended.get() && world.has_ended().is_some() {
             world.sim().sleep(Duration::from_millis(world.sim().below(AWAY_MS))).await;
-            world.start();
+            // Somebody may have come first, and two processes would share the disks.
+            if !world.running.get() && !world.attended.get() {
+                world.start();
+            }
         }
     }
 }
@@ -217,6 +221,12 @@ async fn disk_leaves(world: &World) {
         names.push(((topic, partition), id));
     }
     let order = world.dirs.borrow().clone();
+    if world.one_in(2) {
+        // Given up: its partitions begin anew, and there are two copies when it returns after all.
+        let id = log::dir::directory_id(&world.sim().rt(0), Path::new(&dir)).ok().flatten();
+        world.tell(format!("{dir} is given up: {id:?}"));
+        *world.lost.borrow_mut() = id;
+    }
     world.sim().take_out(Path::new(&dir));
     *world.out.borrow_mut() = Some(Out { dir: dir.clone(), partitions: names });
     if world.one_in(2) {
@@ -242,7 +252,7 @@ pub async fn disk_returns(world: &World, order: Vec<String>) {
     world.tell(format!("{dir} returns"));
     world.sim().put_back(Path::new(&dir));
     *world.dirs.borrow_mut() = order;
-    *world.out.borrow_mut() = None;
+    (*world.out.borrow_mut(), *world.lost.borrow_mut()) = (None, None);
     world.start();
     for _ in 0..200 {
         world.sim().sleep(Duration::from_millis(50)).await;

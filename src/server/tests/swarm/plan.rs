@@ -102,7 +102,7 @@ const TROUBLES: [(Trouble, u64); 17] = [
 ];
 
 /// Features and faults that no life has unless WITHOUT says otherwise: the broker does not stand them yet.
-const LEFT_OUT: &str = "OwnNames,Order,DiskLeaves";
+const LEFT_OUT: &str = "";
 
 /// One life's draw.
 pub struct Plan {

@@ -83,6 +83,8 @@ pub struct World {
     pub dirs: RefCell<Vec<String>>,
     /// A disk that is out.
     pub out: RefCell<Option<Out>>,
+    /// The directory id that `corelane.lost.log.dirs` names.
+    pub lost: RefCell<Option<Uuid>>,
     /// Somebody else than the supervisor looks after the broker.
     pub attended: Cell<bool>,
     /// Something is wrong with the disks now.
@@ -121,6 +123,7 @@ impl World {
             over: Cell::new(false),
             running: Cell::new(false),
             out: RefCell::default(),
+            lost: RefCell::default(),
             attended: Cell::new(false),
             ailing: Cell::new(false),
             disks_ail: Cell::new(false),
@@ -248,7 +251,8 @@ impl World {
     pub fn start(&self) {
         let dirs = format!("log.dirs={}", self.dirs.borrow().join(","));
         self.tell(format!("start, {dirs}"));
-        *self.machine.settings.borrow_mut() = self.plan.settings.iter().cloned().chain([dirs]).collect();
+        let lost = self.lost.borrow().map(|id| format!("corelane.lost.log.dirs={id}"));
+        *self.machine.settings.borrow_mut() = self.plan.settings.iter().cloned().chain([dirs]).chain(lost).collect();
         self.disks_ail.set(self.ailing.get());
         // Those of a process that was being stopped.
         self.sim().exits().iter().for_each(|reason| self.tell(format!("it ended: {reason}")));
