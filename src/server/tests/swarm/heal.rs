@@ -34,7 +34,9 @@ pub async fn heal(world: &World, commits: &mut [Commits<'_>]) {
     } else {
         world.bury();
     }
-    match world.out.borrow().is_some() {
+    // Not in the match: it would stay borrowed.
+    let out = world.out.borrow().is_some();
+    match out {
         true => nemesis::disk_returns(world, world.plan.dirs.clone()).await,
         false => world.start(),
     }
