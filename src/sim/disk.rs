@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::exec::Exec;
+use super::faults::{Fault, FaultOp, Faults};
 use crate::base::limits::BLOCK;
 use crate::rt::DirEntry;
 
@@ -18,41 +19,6 @@ use crate::rt::DirEntry;
 const SPACE: u64 = 1 << 40;
 /// Versions of a block that a crash may bring back, besides the durable one.
 const VERSIONS: usize = 4;
-
-/// Which operation a fault hits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FaultOp {
-    /// Opening a file.
-    Open,
-    /// `read_at` and `read_file`.
-    Read,
-    /// `write_at`, and the content of `replace_file`. A failed write leaves any subset of its blocks.
-    Write,
-    /// `sync`, a durable `write_at`'s flush, `sync_dir`. What a failed sync covered is never made durable by a later one.
-    Sync,
-    /// `allocate`.
-    Allocate,
-    /// `truncate`.
-    Truncate,
-    /// `rename`, `remove_file`, `remove_dir_all`, `create_dir_all`.
-    Names,
-}
-
-/// What goes wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The operation fails with this error number, such as `libc::EIO`.
-    Errno(i32),
-    /// A `read_at` returns fewer blocks than the file has, as if it had been cut by somebody else.
-    Short,
-}
-
-struct Planned {
-    op: FaultOp,
-    path: String,
-    skip: u64,
-    fault: Fault,
-}
 
 type Block = Rc<[u8]>;
 
@@ -65,6 +31,8 @@ struct Content {
     earlier: BTreeMap<u64, Vec<Option<Block>>>,
     /// Blocks that a failed sync has given up.
     lost: BTreeSet<u64>,
+    /// Blocks whose last write the device has dropped: no sync makes them durable.
+    dropped: BTreeSet<u64>,
     len: u64,
     durable_len: u64,
     modified_ms: i64,
@@ -84,6 +52,7 @@ impl Content {
             versions.remove(1);
         }
         self.lost.remove(&index);
+        self.dropped.remove(&index);
     }
 
     fn copy_out(&self, position: u64, out: &mut [u8]) {
@@ -110,14 +79,14 @@ impl Content {
     }
 
     fn harden(&mut self, blocks: impl Fn(u64) -> bool) {
-        let lost = &self.lost;
-        self.earlier.retain(|index, _| lost.contains(index) || !blocks(*index));
+        let (lost, dropped) = (&self.lost, &self.dropped);
+        self.earlier.retain(|index, _| lost.contains(index) || dropped.contains(index) || !blocks(*index));
         self.durable_len = self.len;
     }
 
     fn crash(&mut self, exec: &Exec) {
         for (index, mut versions) in std::mem::take(&mut self.earlier) {
-            let choice = exec.below(versions.len() as u64 + 1) as usize;
+            let choice = if self.dropped.contains(&index) { 0 } else { exec.below(versions.len() as u64 + 1) as usize };
             if choice < versions.len() {
                 match versions.swap_remove(choice) {
                     Some(block) => self.blocks.insert(index, block),
@@ -131,6 +100,7 @@ impl Content {
         self.truncate(len);
         self.earlier.clear();
         self.lost.clear();
+        self.dropped.clear();
         self.durable_len = len;
     }
 }
@@ -223,6 +193,19 @@ impl Tree {
         }
     }
 
+    /// Takes everything at and below `dir` out.
+    fn split_off(&mut self, dir: &Path) -> Tree {
+        let mut out = Tree::default();
+        for (from, to) in [(&mut self.names, &mut out.names), (&mut self.durable, &mut out.durable)] {
+            let (inside, outside) = std::mem::take(from).into_iter().partition(|(path, _)| path.starts_with(dir));
+            (*from, *to) = (outside, inside);
+        }
+        let pending = std::mem::take(&mut self.pending).into_iter();
+        let (inside, outside) = pending.partition(|change| change.paths()[0].starts_with(dir));
+        (self.pending, out.pending) = (outside, inside);
+        out
+    }
+
     fn crash(&mut self, exec: &Exec) {
         let mut names = std::mem::take(&mut self.durable);
         std::mem::take(&mut self.pending).iter().filter(|_| exec.chance(1, 2)).for_each(|change| change.apply(&mut names));
@@ -241,9 +224,11 @@ impl Tree {
 pub struct Disk {
     exec: Rc<Exec>,
     tree: RefCell<Tree>,
-    faults: RefCell<Vec<Planned>>,
+    /// What goes wrong.
+    pub faults: Faults,
     free: Cell<Option<u64>>,
-    slow: RefCell<Option<(String, Duration)>>,
+    /// Directories that were taken out, by their path.
+    away: RefCell<BTreeMap<PathBuf, Tree>>,
 }
 
 fn errno(code: i32) -> io::Error {
@@ -256,25 +241,58 @@ fn clean(path: &Path) -> PathBuf {
 
 impl Disk {
     pub fn new(exec: Rc<Exec>) -> Disk {
-        Disk { exec, tree: RefCell::default(), faults: RefCell::default(), free: Cell::new(None), slow: RefCell::default() }
-    }
-
-    pub fn inject(&self, op: FaultOp, path: &str, skip: u64, fault: Fault) {
-        self.faults.borrow_mut().push(Planned { op, path: path.to_owned(), skip, fault });
+        Disk { exec, tree: RefCell::default(), faults: Faults::default(), free: Cell::new(None), away: RefCell::default() }
     }
 
     pub fn set_free_space(&self, bytes: Option<u64>) {
         self.free.set(bytes.map(|bytes| bytes / BLOCK as u64 * BLOCK as u64));
     }
 
-    pub fn set_slow(&self, slow: Option<(String, Duration)>) {
-        self.slow.replace(slow);
+    /// How much longer than others an operation on this file takes.
+    pub fn stall(&self, file: &OpenFile) -> Duration {
+        self.faults.stall(&file.path)
     }
 
-    /// How much longer than others a write or a flush of this file takes.
-    pub fn stall(&self, file: &OpenFile) -> Duration {
-        let slow = self.slow.borrow();
-        slow.as_ref().filter(|(path, _)| file.path.to_string_lossy().contains(path)).map_or(Duration::ZERO, |(_, stall)| *stall)
+    /// All files with their lengths.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        let tree = self.tree.borrow();
+        let file = |(path, node): (&PathBuf, &Node)| match node {
+            Node::File(content) => Some((path.clone(), content.borrow().len)),
+            Node::Dir => None,
+        };
+        tree.names.iter().filter_map(file).collect()
+    }
+
+    /// Flips a bit of a file where it lies; false when there is no such byte.
+    pub fn flip(&self, path: &Path, byte: u64, bit: u32) -> bool {
+        let tree = self.tree.borrow();
+        let Some(Node::File(content)) = tree.names.get(path) else { return false };
+        let mut content = content.borrow_mut();
+        if byte >= content.len {
+            return false;
+        }
+        let index = byte / BLOCK as u64;
+        let mut block = content.blocks.get(&index).map_or_else(|| vec![0; BLOCK], |block| block.to_vec());
+        block[(byte % BLOCK as u64) as usize] ^= 1 << bit;
+        content.blocks.insert(index, block.into());
+        true
+    }
+
+    /// Takes a directory out with all that is in it. No file in it may be open.
+    pub fn take_out(&self, dir: &Path) {
+        let out = self.tree.borrow_mut().split_off(dir);
+        self.away.borrow_mut().insert(dir.to_owned(), out);
+    }
+
+    /// Puts a directory back that was taken out, in the place of whatever is there.
+    pub fn put_back(&self, dir: &Path) {
+        if let Some(back) = self.away.borrow_mut().remove(dir) {
+            let mut tree = self.tree.borrow_mut();
+            tree.split_off(dir);
+            tree.names.extend(back.names);
+            tree.durable.extend(back.durable);
+            tree.pending.extend(back.pending);
+        }
     }
 
     /// A file's length and when (ms) it was last written to.
@@ -303,22 +321,13 @@ impl Disk {
     /// The fault planned for this operation, if any.
     fn fault(&self, op: FaultOp, path: &Path) -> Option<Fault> {
         self.exec.note(op as u64);
-        let mut faults = self.faults.borrow_mut();
-        let at = faults.iter_mut().position(|planned| {
-            if planned.op != op || !path.to_string_lossy().contains(&planned.path) {
-                return false;
-            }
-            let now = planned.skip == 0;
-            planned.skip = planned.skip.saturating_sub(1);
-            now
-        })?;
-        Some(faults.remove(at).fault)
+        self.faults.pick(&self.exec, op, path)
     }
 
     fn check(&self, op: FaultOp, path: &Path) -> io::Result<()> {
         match self.fault(op, path) {
             Some(Fault::Errno(code)) => Err(errno(code)),
-            Some(Fault::Short) | None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -368,7 +377,7 @@ impl Disk {
         match self.fault(FaultOp::Read, &file.path) {
             Some(Fault::Errno(code)) => return Err(errno(code)),
             Some(Fault::Short) => n = self.exec.below(n.div_ceil(BLOCK) as u64) as usize * BLOCK,
-            None => {}
+            _ => {}
         }
         content.copy_out(position, &mut out[..n]);
         Ok(n)
@@ -380,14 +389,25 @@ impl Disk {
             return Err(errno(libc::EBADF));
         }
         self.exec.note(u64::from(crc32c::crc32c(bytes)) ^ position << 32);
-        let outcome = self.check(FaultOp::Write, &file.path);
+        let fault = self.fault(FaultOp::Write, &file.path);
+        let outcome = match fault {
+            Some(Fault::Errno(code)) => Err(errno(code)),
+            _ => Ok(()),
+        };
         let mut content = file.content.borrow_mut();
         let end = position + bytes.len() as u64;
         self.charge(&mut content, end)?;
         content.modified_ms = self.exec.now().wall_ms;
+        let mut first = position / BLOCK as u64;
+        if fault == Some(Fault::Misdirected) {
+            first = self.exec.below(content.len.div_ceil(BLOCK as u64).max(1));
+        }
         for (i, block) in bytes.chunks(BLOCK).enumerate() {
             if outcome.is_ok() || self.exec.chance(1, 2) {
-                content.set(position / BLOCK as u64 + i as u64, Some(block.into()));
+                content.set(first + i as u64, Some(block.into()));
+            }
+            if fault == Some(Fault::Lost) {
+                content.dropped.insert(first + i as u64);
             }
         }
         if outcome.is_ok() || self.exec.chance(1, 2) {
@@ -399,9 +419,14 @@ impl Disk {
     /// Makes the blocks of `position..position + len` durable, and the file's length.
     pub fn harden(&self, file: &OpenFile, position: u64, len: u64) -> io::Result<()> {
         let blocks = position / BLOCK as u64..(position.saturating_add(len)).div_ceil(BLOCK as u64);
-        let outcome = self.check(FaultOp::Sync, &file.path);
+        let fault = self.fault(FaultOp::Sync, &file.path);
+        let outcome = match fault {
+            Some(Fault::Errno(code)) => Err(errno(code)),
+            _ => Ok(()),
+        };
         let mut content = file.content.borrow_mut();
         match outcome {
+            Ok(()) if fault == Some(Fault::Lie) => {}
             Ok(()) => content.harden(|index| blocks.contains(&index)),
             Err(_) => {
                 let lost: Vec<u64> = content.earlier.range(blocks).map(|(index, _)| *index).collect();
@@ -540,11 +565,16 @@ impl Disk {
 
     pub fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let dir = clean(dir);
-        self.check(FaultOp::Sync, &dir)?;
+        let fault = self.fault(FaultOp::Sync, &dir);
+        if let Some(Fault::Errno(code)) = fault {
+            return Err(errno(code));
+        }
         if !self.tree.borrow().is_dir(&dir) {
             return Err(errno(libc::ENOENT));
         }
-        self.tree.borrow_mut().sync(&dir);
+        if fault != Some(Fault::Lie) {
+            self.tree.borrow_mut().sync(&dir);
+        }
         Ok(())
     }
 }

@@ -116,6 +116,8 @@ pub struct Exec {
     tasks: RefCell<BTreeMap<u64, Task>>,
     timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     clock: Cell<Duration>,
+    /// How far the wall clock was set, in ms.
+    wall_moved: Cell<i64>,
     next_id: Cell<u64>,
     /// Counts the lives of the machine, so that a task that kills it is not kept for the next one.
     life: Cell<u64>,
@@ -132,6 +134,7 @@ impl Exec {
             tasks: RefCell::default(),
             timers: RefCell::default(),
             clock: Cell::default(),
+            wall_moved: Cell::default(),
             next_id: Cell::new(MAIN + 1),
             life: Cell::default(),
             random: RefCell::new(Prng::new(seed)),
@@ -149,7 +152,12 @@ impl Exec {
 
     pub fn now(&self) -> Now {
         let mono = self.clock.get();
-        Now { mono, wall_ms: WALL_START_MS + mono.as_millis() as i64 }
+        Now { mono, wall_ms: WALL_START_MS + self.wall_moved.get() + mono.as_millis() as i64 }
+    }
+
+    /// Sets the wall clock forwards or back.
+    pub fn jump_wall(&self, ms: i64) {
+        self.wall_moved.set(self.wall_moved.get() + ms);
     }
 
     pub fn trace(&self) -> u64 {

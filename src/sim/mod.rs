@@ -5,6 +5,7 @@
 
 mod disk;
 mod exec;
+mod faults;
 mod net;
 pub mod rt;
 #[cfg(test)]
@@ -14,16 +15,19 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use crate::base::fatal;
 use crate::base::time::Now;
 use crate::rt::{Class, Rt};
 use exec::{Exec, Next};
 
-pub use disk::{Fault, FaultOp};
+pub use faults::{Fault, FaultOp, Hit};
 pub use net::SimClient;
 pub use rt::SimRt;
 
@@ -39,7 +43,11 @@ pub struct Sim {
     net: Rc<net::Net>,
     cores: RefCell<Vec<SimRt>>,
     memory_per_core: usize,
+    exits: RefCell<Vec<String>>,
 }
+
+/// Unwinds to [`Sim::run_until`]: the process ends, the machine does not.
+struct Exit(String);
 
 impl Sim {
     /// A machine of `cores` cores with an empty disk.
@@ -51,7 +59,8 @@ impl Sim {
     pub fn with_memory(seed: u64, cores: usize, memory_per_core: usize) -> Sim {
         let exec = Rc::new(Exec::new(seed, cores));
         let (disk, net) = (Rc::new(disk::Disk::new(exec.clone())), Rc::new(net::Net::default()));
-        let sim = Sim { exec, disk, net, cores: RefCell::default(), memory_per_core };
+        let sim = Sim { exec, disk, net, cores: RefCell::default(), memory_per_core, exits: RefCell::default() };
+        fatal::instead(|reason| resume_unwind(Box::new(Exit(reason.to_owned()))));
         sim.boot(cores);
         sim
     }
@@ -103,17 +112,28 @@ impl Sim {
                         return value;
                     }
                 }
-                Next::Task(task) => self.exec.run(task),
-                Next::Turn(core) => {
-                    let rt = self.rt(core);
-                    if rt.turn() {
+                Next::Task(task) => self.unless_it_exits(|| self.exec.run(task)),
+                Next::Turn(core) => self.unless_it_exits(|| {
+                    if self.rt(core).turn() {
                         self.exec.turn_soon(core);
                     }
-                }
+                }),
                 Next::Idle => panic!("deadlock at {:?}: no task is runnable and no timer is set", self.exec.now().mono),
             }
         }
         panic!("{STEPS_MAX} steps without an end, at {:?}", self.exec.now().mono);
+    }
+
+    /// Runs a step of the process. If it ends the process, that is killed.
+    fn unless_it_exits(&self, step: impl FnOnce()) {
+        let Err(panic) = catch_unwind(AssertUnwindSafe(step)) else { return };
+        match panic.downcast::<Exit>() {
+            Ok(exit) => {
+                self.exits.borrow_mut().push(exit.0);
+                self.kill();
+            }
+            Err(panic) => resume_unwind(panic),
+        }
     }
 
     /// Power loss and restart: tasks, memory and connections are gone; the disk keeps what was durable and, of the rest, any part.
@@ -134,7 +154,52 @@ impl Sim {
 
     /// Plans a fault of the disk: it hits the operation `op` on a path that contains `path`, once, after `skip` such operations.
     pub fn inject(&self, op: FaultOp, path: &str, skip: u64, fault: Fault) {
-        self.disk.inject(op, path, skip, fault);
+        self.disk.faults.plan(op, path, skip, fault);
+    }
+
+    /// From now on one of `one_in` operations `op` on paths that contain `path` is hit.
+    pub fn add_fault(&self, op: FaultOp, path: &str, one_in: u64, fault: Fault) {
+        self.disk.faults.add(op, path, one_in, fault);
+    }
+
+    /// Ends all faults of the disk and all its stalls.
+    pub fn clear_faults(&self) {
+        self.disk.faults.clear();
+    }
+
+    /// The faults that have hit since the last call.
+    pub fn hits(&self) -> Vec<Hit> {
+        self.disk.faults.hits()
+    }
+
+    /// All files with their lengths.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.disk.files()
+    }
+
+    /// Flips a bit of a file where it lies; false when there is no such byte.
+    pub fn flip_bit(&self, path: &Path, byte: u64, bit: u32) -> bool {
+        self.disk.flip(path, byte, bit)
+    }
+
+    /// Takes a directory out of the machine with all that is in it, while no process runs.
+    pub fn take_out(&self, dir: &Path) {
+        self.disk.take_out(dir);
+    }
+
+    /// Puts a directory back that was taken out, in the place of whatever is there.
+    pub fn put_back(&self, dir: &Path) {
+        self.disk.put_back(dir);
+    }
+
+    /// Sets the wall clock forwards or back.
+    pub fn jump_wall(&self, ms: i64) {
+        self.exec.jump_wall(ms);
+    }
+
+    /// Why processes of this machine have ended by themselves, since the last call.
+    pub fn exits(&self) -> Vec<String> {
+        self.exits.take()
     }
 
     /// Leaves `bytes` free on the disk (rounded down to blocks); `None`: no limit, the state at the start.
@@ -142,9 +207,12 @@ impl Sim {
         self.disk.set_free_space(bytes);
     }
 
-    /// Writes and flushes of files whose path contains the text take so much longer; `None`: none do, the state at the start.
+    /// Reads, writes and flushes of files whose path contains the text take so much longer; `None`: none do, the state at the start.
     pub fn set_slow(&self, slow: Option<(&str, Duration)>) {
-        self.disk.set_slow(slow.map(|(path, stall)| (path.to_owned(), stall)));
+        match slow {
+            Some((path, stall)) => self.disk.faults.slow(path.to_owned(), stall),
+            None => self.disk.faults.quick(),
+        }
     }
 
     /// Connects to a listener from outside of the machine.

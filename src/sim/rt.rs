@@ -86,9 +86,13 @@ impl SimRt {
         self.0.memory.set_reclaim(Rc::new(|_| {}));
     }
 
-    /// What a slow disk adds to a write or a flush of this file.
+    /// What a slow disk adds to a read, a write or a flush of this file.
     fn stall(&self, file: &SimFile) -> impl Future<Output = ()> + 'static {
-        let (exec, stall) = (self.0.exec.clone(), self.0.disk.stall(&file.0));
+        self.stall_of(&file.0)
+    }
+
+    fn stall_of(&self, file: &OpenFile) -> impl Future<Output = ()> + 'static {
+        let (exec, stall) = (self.0.exec.clone(), self.0.disk.stall(file));
         async move {
             if !stall.is_zero() {
                 exec.sleep(stall).await;
@@ -237,6 +241,10 @@ impl Rt for SimRt {
     async fn read_at(&self, file: &SimFile, position: u64, mut chunk: Chunk, want: usize) -> (io::Result<usize>, Chunk) {
         assert!(aligned(position) && aligned(want as u64) && aligned(chunk.len() as u64), "direct I/O needs whole blocks");
         let (file, want) = (file.0.clone(), want.min(chunk.room()));
+        if let Err(e) = self.alive() {
+            return (Err(e), chunk);
+        }
+        self.stall_of(&file).await;
         if let Err(e) = self.alive() {
             return (Err(e), chunk);
         }

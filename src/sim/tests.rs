@@ -279,3 +279,82 @@ fn turns_follow_unparks_and_yielding_lets_others_run() {
         sim.run_until(sim.sleep(Duration::from_millis(1)));
     }
 }
+
+#[test]
+fn a_disk_that_lies_has_nothing_after_a_power_loss() {
+    for (op, fault) in [(FaultOp::Write, Fault::Lost), (FaultOp::Sync, Fault::Lie)] {
+        let old = (0..40).filter(|seed| {
+            let sim = Sim::new(*seed, 1);
+            let rt = sim.rt(0);
+            sim.run_until(async {
+                let file = rt.open(Path::new("log"), Open::Create).await.unwrap();
+                rt.sync_dir(Path::new("")).await.unwrap();
+                write(&rt, &file, 0, 1, 1, true).await.unwrap();
+                sim.add_fault(op, "log", 1, fault);
+                write(&rt, &file, 0, 1, 2, false).await.unwrap();
+                rt.sync(&file).await.unwrap();
+                sim.clear_faults();
+                assert_eq!(marks(&rt, "log").await, [2]);
+            });
+            assert!(sim.hits().iter().any(|hit| hit.fault == fault));
+            sim.crash();
+            sim.run_until(marks(&sim.rt(0), "log")) == [1]
+        });
+        assert!(old.count() > 10, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_misdirected_write_and_a_flipped_bit_change_other_bytes() {
+    let sim = Sim::new(6, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let file = rt.open(Path::new("log"), Open::Create).await.unwrap();
+        write(&rt, &file, 0, 8, 1, false).await.unwrap();
+        sim.inject(FaultOp::Write, "log", 0, Fault::Misdirected);
+        write(&rt, &file, 8, 1, 2, false).await.unwrap();
+        let found = marks(&rt, "log").await;
+        assert_eq!((found.len(), found.iter().filter(|mark| **mark == 2).count(), found[8]), (9, 1, 0));
+        assert!(sim.flip_bit(Path::new("log"), 0, 2) && !sim.flip_bit(Path::new("log"), 1 << 20, 0));
+        assert_ne!(rt.read_file(Path::new("log")).unwrap()[0], found[0]);
+    });
+}
+
+#[test]
+fn a_directory_that_was_taken_out_comes_back_as_it_was() {
+    let sim = Sim::new(7, 1);
+    sim.run_until(async {
+        let rt = sim.rt(0);
+        rt.create_dir_all(Path::new("/a")).unwrap();
+        rt.replace_file(Path::new("/a/f"), b"old".to_vec()).await.unwrap();
+        rt.sync_dir(Path::new("/")).await.unwrap();
+        sim.take_out(Path::new("/a"));
+        assert!(rt.list(Path::new("/a")).is_err());
+        rt.create_dir_all(Path::new("/a")).unwrap();
+        rt.replace_file(Path::new("/a/g"), b"new".to_vec()).await.unwrap();
+        sim.put_back(Path::new("/a"));
+    });
+    sim.crash();
+    let rt = sim.rt(0);
+    assert_eq!(rt.read_file(Path::new("/a/f")).unwrap(), b"old");
+    assert!(rt.read_file(Path::new("/a/g")).is_err());
+}
+
+#[test]
+fn a_fatal_error_ends_the_process_and_not_the_machine() {
+    let sim = Sim::new(8, 1);
+    let left = Rc::new(Cell::new(false));
+    let task = left.clone();
+    sim.spawn(0, async move {
+        futures_lite::future::yield_now().await;
+        if !task.get() {
+            crate::base::fatal::fatal("no way on");
+        }
+        task.set(true);
+    });
+    sim.run_until(sim.sleep(Duration::from_millis(1)));
+    assert_eq!((left.get(), sim.exits()), (false, vec!["no way on".to_owned()]));
+    let wall_ms = sim.now().wall_ms;
+    sim.jump_wall(-1_000_000);
+    assert!(sim.now().wall_ms < wall_ms - 900_000);
+}

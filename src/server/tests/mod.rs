@@ -9,6 +9,7 @@ mod coordinators;
 mod epochs;
 mod full;
 mod slow;
+mod swarm;
 mod workload;
 
 use std::cell::{Cell, RefCell};
@@ -34,6 +35,9 @@ const LONG_ENOUGH: Duration = Duration::from_secs(120);
 struct Machine {
     sim: Sim,
     address: SocketAddr,
+    cores: usize,
+    /// The broker's settings, `KEY=VALUE`.
+    settings: RefCell<Vec<String>>,
     process: RefCell<Option<Arc<Process>>>,
     /// The disk has been full.
     was_full: Cell<bool>,
@@ -51,34 +55,46 @@ enum Down {
 
 impl Machine {
     fn new(seed: u64) -> Machine {
-        let address = "127.0.0.1:9092".parse().unwrap();
-        let machine =
-            Machine { sim: Sim::new(seed, CORES), address, process: RefCell::default(), was_full: Cell::new(false), ended: Rc::default() };
+        let settings = [
+            "log.dirs=/data",
+            "num.partitions=3",
+            "log.segment.bytes=1048576",
+            "log.flush.offset.checkpoint.interval.ms=40",
+            "corelane.log.idle.ms=10",
+        ];
+        Machine::with(seed, CORES, &["/data".to_owned()], settings.map(str::to_owned).to_vec())
+    }
+
+    /// A machine with these directories, empty.
+    fn with(seed: u64, cores: usize, dirs: &[String], settings: Vec<String>) -> Machine {
+        let machine = Machine {
+            sim: Sim::new(seed, cores),
+            address: "127.0.0.1:9092".parse().unwrap(),
+            cores,
+            settings: RefCell::new(settings),
+            process: RefCell::default(),
+            was_full: Cell::new(false),
+            ended: Rc::default(),
+        };
         let rt = machine.sim.rt(0);
         machine.sim.run_until(async {
-            rt.create_dir_all(Path::new("/data")).unwrap();
+            dirs.iter().for_each(|dir| rt.create_dir_all(Path::new(dir)).unwrap());
             rt.sync_dir(Path::new("/")).await.unwrap();
         });
         machine
     }
 
     fn config(&self) -> Config {
-        let overrides = [
-            format!("listeners=PLAINTEXT://{}", self.address),
-            "log.dirs=/data".into(),
-            "num.partitions=3".into(),
-            "log.segment.bytes=1048576".into(),
-            "log.flush.offset.checkpoint.interval.ms=40".into(),
-            "corelane.log.idle.ms=10".into(),
-        ];
+        let listeners = format!("listeners=PLAINTEXT://{}", self.address);
+        let overrides: Vec<String> = self.settings.borrow().iter().cloned().chain([listeners]).collect();
         Config::load(None, std::iter::empty(), &overrides).unwrap()
     }
 
     fn start(&self) {
-        let process = Arc::new(Process::new(self.config(), CORES, Instant::now(), 1 << 20));
-        let post = crate::shard::post::<<SimRt as Rt>::Accepted>(CORES);
+        let process = Arc::new(Process::new(self.config(), self.cores, Instant::now(), 1 << 20));
+        let post = crate::shard::post::<<SimRt as Rt>::Accepted>(self.cores);
         self.ended.set(0);
-        for core in 0..CORES {
+        for core in 0..self.cores {
             let (main, ended) = (core_main(self.sim.rt(core), post.clone(), process.clone()), self.ended.clone());
             self.sim.spawn(core, async move {
                 main.await;
@@ -91,20 +107,26 @@ impl Machine {
     /// Ends the broker; the machine can start it again.
     async fn down(&self, how: Down) {
         match how {
-            Down::PowerLoss => return self.sim.crash(),
-            Down::Kill => return self.sim.kill(),
-            Down::Stop => {}
+            Down::PowerLoss => self.sim.crash(),
+            Down::Kill => self.sim.kill(),
+            Down::Stop => self.stop(Duration::from_secs(20)).await.unwrap(),
         }
+    }
+
+    /// Stops the broker. The error says why the stop was not clean.
+    async fn stop(&self, within: Duration) -> Result<(), String> {
         let process = self.process.borrow_mut().take().expect("it runs");
         process.stop_asked.store(true, Ordering::Relaxed);
         self.sim.rt(0).unpark(0);
         let begun = self.sim.now().mono;
-        while self.ended.get() < CORES {
-            assert!(self.sim.now().mono - begun < Duration::from_secs(20), "the stop does not end");
+        while self.ended.get() < self.cores {
+            if self.sim.now().mono - begun >= within {
+                return Err("the stop does not end".into());
+            }
             self.sim.sleep(Duration::from_millis(1)).await;
         }
-        process.result.lock().unwrap().clone().unwrap();
         self.sim.kill();
+        process.result.lock().unwrap().clone()
     }
 
     fn said(&self) -> Result<(), String> {
