@@ -77,6 +77,9 @@ pub struct PartitionLife {
     end: Offset,
     /// A flush has failed or lied: a power loss may take anything.
     bad_flush: bool,
+    /// A power loss after dropped writes: places of its files may hold other bytes, for good. Reads of
+    /// them are refused, as those of damaged bytes are.
+    pub holes: bool,
     /// It was away: producers have gone on elsewhere.
     was_away: bool,
     /// Why nothing is known of it any more.
@@ -227,6 +230,7 @@ impl PartitionLife {
             return;
         }
         if mishap == Mishap::PowerLossAfterBadFlush {
+            self.holes = true;
             // The log's start is on the same disk.
             self.starts.clear();
         }
