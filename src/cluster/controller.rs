@@ -314,7 +314,7 @@ pub fn delete_topic(image: &Image, broker: &BrokerView, topic: TopicKey) -> Resu
 /// A run of producer ids: the first, and the record that gives `count` of them away. They may be used once it is durable.
 pub fn allocate_producer_ids(image: &Image, count: i64) -> (ProducerId, MetadataRecord) {
     let first = image.next_producer_id();
-    (first, MetadataRecord::ProducerIds { next: first + count })
+    (first, MetadataRecord::ProducerIds { next: first.saturating_add(count) })
 }
 
 /// Producer ids that one core was given.
@@ -336,7 +336,7 @@ impl ProducerIds {
 
     /// Goes on with `count` ids from `first`; what was left is lost, which does no harm.
     pub fn refill(&mut self, first: ProducerId, count: i64) {
-        *self = ProducerIds { next: first, end: first + count };
+        *self = ProducerIds { next: first, end: first.saturating_add(count) };
     }
 }
 

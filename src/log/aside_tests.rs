@@ -9,7 +9,7 @@ use super::damage_tests::{SMALL, flip, serves_what_was_written};
 use super::model_tests::Follow;
 use super::state::{Segment, State};
 use super::tests::{CONFIG, ID, create, filled, path, read_all, reopen, segment};
-use super::{Log, LogError, NoReplay, Opening, Retention, dir, files};
+use super::{Log, LogConfig, LogError, NoReplay, Opening, Retention, dir, files};
 use crate::base::ids::Offset;
 use crate::base::prng::Prng;
 use crate::rt::Rt;
@@ -321,5 +321,46 @@ fn a_snapshot_that_cannot_be_read_is_done_without() {
         let mut follow = Follow::default();
         let log = Log::open(&rt, &Cache::new(rt.memory()), &path(), CONFIG, UNCLEAN, &mut follow).await.unwrap();
         assert_eq!((log.end_offset(), follow.snapshot, follow.batches), (30, None, 30));
+    });
+}
+
+/// The base offset of the last batch is not in its checksum, and no next batch contradicts it.
+#[test]
+fn a_closed_log_does_not_end_behind_the_place_where_it_was_closed() {
+    let sim = Sim::new(3, 1);
+    let batches = filled(&sim, CONFIG, 300);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        reopen(&rt, CONFIG, UNCLEAN).await.unwrap().close(Vec::new()).await.unwrap();
+        flip(&rt, 0, 299 * batches[0].len() + 5, &[0x10]).await;
+        let closed = Opening { clean: true, recovery_point: 300, ..UNCLEAN };
+        let log = reopen(&rt, CONFIG, closed).await.unwrap();
+        assert_eq!((log.end_offset(), log.opened_unclean()), (299, true));
+        assert!(read_all(&log).await == batches[..299].concat());
+    });
+}
+
+#[test]
+fn a_log_that_is_flushed_one_by_one_is_refused_where_it_is_damaged_and_cut_where_it_is_torn() {
+    let config = LogConfig { flushed_one_by_one: true, ..CONFIG };
+    let sim = Sim::new(4, 1);
+    let batches = filled(&sim, config, 300);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let len = batches[0].len();
+        for (batch, recovery_point) in [(100, 0), (100, 200), (299, 300)] {
+            let position = batch * len + 70;
+            let before = rt.read_file(&segment(0)).unwrap();
+            flip(&rt, 0, position, &[!before[position]]).await;
+            let damaged = rt.read_file(&segment(0)).unwrap();
+            let refused = reopen(&rt, config, Opening { recovery_point, ..UNCLEAN }).await;
+            assert!(matches!(refused, Err(LogError::Corrupt { .. })), "batch {batch}");
+            assert!(rt.read_file(&segment(0)).unwrap() == damaged, "batch {batch}: nothing is changed");
+            flip(&rt, 0, position, &[before[position]]).await;
+        }
+        // Of the last batch nobody may have heard.
+        flip(&rt, 0, 299 * len + 70, &[!batches[299][70]]).await;
+        let log = reopen(&rt, config, Opening { recovery_point: 299, ..UNCLEAN }).await.unwrap();
+        assert_eq!(log.end_offset(), 299);
     });
 }

@@ -260,10 +260,11 @@ fn before_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
     (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(name)
 }
 
+/// Topic and partition of a name as [`partition_dir`] makes it: `a-01` is none.
 fn parse_name(name: &str) -> Option<(&str, i32)> {
-    let (topic, partition) = name.rsplit_once('-')?;
-    let digits = !partition.is_empty() && partition.bytes().all(|b| b.is_ascii_digit());
-    (!topic.is_empty() && digits).then(|| Some((topic, partition.parse().ok()?)))?
+    let (topic, digits) = name.rsplit_once('-')?;
+    let partition: i32 = digits.parse().ok()?;
+    (!topic.is_empty() && partition.to_string() == digits).then_some((topic, partition))
 }
 
 #[cfg(test)]
@@ -273,7 +274,7 @@ mod tests {
     #[test]
     fn names() {
         assert_eq!(parse_name("a-b-12"), Some(("a-b", 12)));
-        for other in ["a", "-1", "a-", "a-x", "a-1.0123456789abcdef0123456789abcdef-delete", "a-99999999999"] {
+        for other in ["a", "-1", "a-", "a-x", "a-1.0123456789abcdef0123456789abcdef-delete", "a-99999999999", "a-01", "a-+1"] {
             assert_eq!(parse_name(other), None, "{other}");
         }
         let named = |suffix| format!("a-1.0123456789abcdef0123456789abcdef-{suffix}");

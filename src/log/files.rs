@@ -206,7 +206,7 @@ pub(super) async fn rename_with<R: Rt>(rt: &R, dir: &Path, name: &str, suffix: &
     rt.random(&mut id);
     let suffix = format!(".{:032x}-{suffix}", u128::from_be_bytes(id));
     let (topic, partition) = name.rsplit_once('-').unwrap_or((name, "0"));
-    let room = 255 - suffix.len() - partition.len() - 1;
+    let room = 255usize.saturating_sub(suffix.len() + partition.len() + 1);
     let renamed = dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.floor_char_boundary(room)]));
     rt.rename(dir, &renamed).map_err(LogError::io("rename", dir))?;
     if let Some(parent) = dir.parent() {

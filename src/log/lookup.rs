@@ -60,7 +60,7 @@ impl<R: Rt> Log<R> {
                 let at = state.segment_of(offset);
                 next = state.segments.get(at + 1).map(|s| s.base);
                 let segment = &state.segments[at];
-                let Some(index) = segment.index.as_ref() else { continue };
+                let Some(index) = &segment.index else { continue };
                 if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
                     continue;
                 }

@@ -78,6 +78,10 @@ pub struct LogConfig {
     pub segment_jitter_ms: i64,
     /// `file.delete.delay.ms`: how long the files of a deleted segment stay, under names that end in `.deleted`.
     pub file_delete_delay_ms: i64,
+    /// Each batch is flushed before the next one is appended. So a batch that cannot be right is damaged,
+    /// not torn, if a sound one follows or a recovery point lies behind it: the log is not opened then,
+    /// and nothing of it is cut.
+    pub flushed_one_by_one: bool,
 }
 
 impl LogConfig {
@@ -89,6 +93,7 @@ impl LogConfig {
         segment_ms: 604_800_000,
         segment_jitter_ms: 0,
         file_delete_delay_ms: 60_000,
+        flushed_one_by_one: false,
     };
 }
 

@@ -333,6 +333,13 @@ impl<R: Rt> Inner<R> {
 
     /// As [`Inner::indexed`], for those who need the times of the index.
     pub(super) async fn indexed_times(&self, offset: Offset) -> Result<(), LogError> {
+        // An idle log may give its index up at every wait.
+        while !self.has_times(offset).await? {}
+        Ok(())
+    }
+
+    /// One try of [`Inner::indexed_times`]: true if the index is there.
+    async fn has_times(&self, offset: Offset) -> Result<bool, LogError> {
         self.indexed(offset).await?;
         let _turn = self.gate.enter().await;
         let (base, size, kind, samples) = {
@@ -343,7 +350,7 @@ impl<R: Rt> Inner<R> {
                 Some(index) if index.times_known() == TimesKnown::Stored && segment.base < state.writing => {
                     (segment.base, segment.size, segment.kind(), index.samples(SAMPLES))
                 }
-                _ => return Ok(()),
+                index => return Ok(index.is_some()),
             }
         };
         let path = files::name(&self.dir, base, kind);
@@ -352,7 +359,8 @@ impl<R: Rt> Inner<R> {
         } else if let Some(index) = self.state.borrow_mut().segment_at(base).and_then(|s| s.index.as_mut()) {
             index.set_sampled();
         }
-        Ok(())
+        let state = self.state.borrow();
+        Ok(state.segments[state.segment_of(offset)].index.is_some())
     }
 
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.

@@ -19,6 +19,8 @@ struct Opener<'a, R: Rt> {
     rt: &'a R,
     dir: &'a Path,
     interval: u32,
+    /// See [`LogConfig::flushed_one_by_one`].
+    flushed_one_by_one: bool,
     segments: Vec<Segment<R::File>>,
     /// Offsets of the stored snapshots, newest first.
     snapshots: Vec<Offset>,
@@ -52,6 +54,7 @@ pub(super) async fn open<R: Rt>(
         rt,
         dir,
         interval,
+        flushed_one_by_one: config.flushed_one_by_one,
         segments,
         snapshots,
         point: None,
@@ -63,7 +66,7 @@ pub(super) async fn open<R: Rt>(
         ending: None,
     };
     let end = match opening.clean {
-        true => opener.clean_end().await?,
+        true => opener.clean_end().await?.filter(|end| opener.is_where_it_was_closed(*end)),
         false => None,
     };
     if end.is_none() {
@@ -179,6 +182,15 @@ impl<R: Rt> Opener<'_, R> {
         };
         self.segments[at].index = Some(index);
         Ok(Some(end.next))
+    }
+
+    /// Whether a log that was closed properly ends where it was closed; a base offset is not in the checksum.
+    fn is_where_it_was_closed(&self, end: Offset) -> bool {
+        let closed_at = self.flushed;
+        if end != closed_at {
+            tracing::warn!("{}: ends at offset {end}, but was closed at {closed_at}; checking all of it", self.dir.display());
+        }
+        end == closed_at
     }
 
     /// Looks for the log's own recovery point. It counts if the log still has the batch that was the last one below it.
@@ -327,6 +339,8 @@ impl<R: Rt> Opener<'_, R> {
         let successor = self.segments.get(at + 1).map(|segment| segment.base);
         let (trust, bounds) = match successor {
             Some(limit) if check => (Trust::Complete, Bounds::complete(base, limit)),
+            // Of a file's last batch nothing tells whether it was flushed.
+            None if check && self.flushed_one_by_one => (Trust::Nothing, Bounds { base, limit: Offset::MAX, flushed: Offset::MAX - 1 }),
             None if check => (Trust::Nothing, Bounds { base, limit: Offset::MAX, flushed: self.flushed }),
             limit => (Trust::Flushed, Bounds::complete(base, limit.unwrap_or(Offset::MAX))),
         };
@@ -336,6 +350,10 @@ impl<R: Rt> Opener<'_, R> {
             // Its readers will be told.
             tracing::error!("{}: {reason} at byte {} (offset {}): left as it is", path.display(), end.position, end.next);
             return Ok(end.next);
+        }
+        if self.flushed_one_by_one && (walk.damaged || end.reason.is_some_and(|_| end.next < self.flushed)) {
+            let reason = end.reason.unwrap_or("a damaged batch before sound ones");
+            return Err(LogError::corrupt(&path, end.position, format!("{reason}: nothing of it was changed")));
         }
         let lacked_times = walk.lacked_times;
         if successor.is_none() && end.position > 0 {

@@ -65,7 +65,7 @@ impl RecoveryPoint {
     pub fn index(&self, interval: u32) -> Option<Index> {
         match self.position {
             0 => Some(Index::new(interval)),
-            size => Index::decode(&self.offsets, &self.times, size.into(), self.offset() - self.segment, interval),
+            size => Index::decode(&self.offsets, &self.times, size.into(), self.offset().checked_sub(self.segment)?, interval),
         }
     }
 

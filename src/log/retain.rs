@@ -176,7 +176,14 @@ impl<R: Rt> Inner<R> {
         if old(self.written_ms(base)?) {
             return Ok(true);
         }
-        Ok(!made && self.make_index(base).await?.is_some_and(old))
+        if made {
+            return Ok(false);
+        }
+        match self.make_index(base).await {
+            // What cannot be read may be young; of the last segment the end is perhaps not written yet.
+            Err(LogError::Corrupt { .. }) => Ok(false),
+            largest => Ok(largest?.is_some_and(old)),
+        }
     }
 
     /// When a segment's file was last written to, in milliseconds since 1970.

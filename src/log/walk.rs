@@ -34,7 +34,7 @@ pub(super) struct Walk<'a, R: Rt> {
     window: u64,
     chunk: Option<Chunk>,
     /// Damaged batches were passed over.
-    damaged: bool,
+    pub damaged: bool,
     /// A batch did not tell its largest timestamp.
     pub lacked_times: bool,
 }

@@ -29,7 +29,7 @@ use crate::rt::{Class, Rt};
 use crate::wire::producer_snapshot;
 
 /// No segment begins for its age: the room that is kept for deletions is in the last one.
-const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, segment_ms: i64::MAX, ..LogConfig::DEFAULT };
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, segment_ms: i64::MAX, flushed_one_by_one: true, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
 
 /// The controller shard of this process.

@@ -415,6 +415,7 @@ fn log_config(config: &TopicConfig) -> LogConfig {
         segment_ms: config.segment_ms.min(compaction_lag),
         segment_jitter_ms: config.segment_jitter_ms,
         file_delete_delay_ms: config.file_delete_delay_ms,
+        flushed_one_by_one: false,
     }
 }
 

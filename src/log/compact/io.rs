@@ -8,6 +8,7 @@ use super::super::error::LogError;
 use super::super::index::Index;
 use super::super::span::{block_ceil, block_floor};
 use super::super::{Inner, lookup, walk};
+use super::plan::Sealed;
 use crate::base::ids::Offset;
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
@@ -83,14 +84,17 @@ pub(super) struct Source<'a, R: Rt> {
     /// File positions of the current batch.
     current: (u64, u64),
     next_offset: Offset,
+    /// Base offset of the next segment.
+    limit: Offset,
     turn: usize,
 }
 
 impl<'a, R: Rt> Source<'a, R> {
-    /// The segment file at `path` of `size` bytes whose offsets begin at `base`, read in pieces of `buffer` bytes.
-    pub async fn open(log: &'a Inner<R>, pace: &'a Pace, path: PathBuf, size: u64, base: Offset, buffer: usize) -> Result<Self, LogError> {
+    /// The file at `path` of `segment`, read in pieces of `buffer` bytes.
+    pub async fn open(log: &'a Inner<R>, pace: &'a Pace, path: PathBuf, segment: &Sealed, buffer: usize) -> Result<Self, LogError> {
+        let Sealed { base, size, next: limit } = *segment;
         let file = log.rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-        Ok(Source { log, pace, file, path, base, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, turn: 0 })
+        Ok(Source { log, pace, file, path, base, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, limit, turn: 0 })
     }
 
     /// Goes on to the next batch.
@@ -113,7 +117,9 @@ impl<'a, R: Rt> Source<'a, R> {
         }
         let header = BatchHeader::parse(self.at(position, HEADER_LEN).await?).map_err(|e| self.corrupt(position, &e.to_string()))?;
         let end = position + header.total_len() as u64;
-        if end > self.size || header.base_offset < self.next_offset || header.last_offset_delta < 0 {
+        let last = header.base_offset.checked_add(header.last_offset_delta.into());
+        let beyond = last.is_none_or(|last| last >= self.limit);
+        if end > self.size || header.base_offset < self.next_offset || header.last_offset_delta < 0 || beyond {
             return Err(self.corrupt(position, "a batch header that cannot be right"));
         }
         if !batch::crc_ok(self.at(position, header.total_len()).await?) {

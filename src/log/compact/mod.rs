@@ -95,7 +95,7 @@ impl<R: Rt> Inner<R> {
     }
 
     async fn source<'a>(&'a self, segment: &Sealed, means: &Means<'a>) -> Result<Source<'a, R>, LogError> {
-        Source::open(self, means.pace, self.segment_path(segment.base), segment.size, segment.base, means.buffer).await
+        Source::open(self, means.pace, self.segment_path(segment.base), segment, means.buffer).await
     }
 }
 
