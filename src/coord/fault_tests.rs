@@ -141,8 +141,52 @@ fn what_contradicts_the_ledger_or_the_log_is_noticed() {
     assert!(world.coordinator.verify(&records, upto).unwrap_err().contains("offset 1"), "applied twice");
     assert!(world.coordinator.verify(&[], upto - 1).is_err());
     assert_eq!(world.coordinator.verify(&[], upto), Ok(()));
-    world.coordinator.state.bytes = usize::MAX - 5;
+    world.coordinator.state.bytes.sub(100_000);
     assert!(world.coordinator.verify(&records, upto + 1).unwrap_err().contains("memory"));
+}
+
+/// More goes than had come: verify finds it, nothing panics.
+#[test]
+fn a_miscount_of_a_part_is_noticed_when_its_group_is_touched() {
+    let tombstone = |topic: &str| Record::Offset { group: "g".into(), topic: topic.into(), partition: 0, value: None };
+    let mut world = World::new();
+    world.commit("g", "", -1, "t", 5).unwrap();
+    world.commit("g", "", -1, "u", 5).unwrap();
+    let stored = world.coordinator.state.groups.get_mut("g").unwrap();
+    let counted = stored.offsets.ledger().get();
+    stored.offsets.miscount(counted);
+    world.coordinator.apply(&tombstone("t"));
+    assert!(world.coordinator.verify(&[tombstone("t")], 3).unwrap_err().contains("memory"));
+
+    let mut world = World::new();
+    world.heartbeat_of("g", "m", 0).unwrap();
+    let group = world.coordinator.state.groups.get_mut("g").unwrap().modern.as_mut().unwrap();
+    group.miscount(group.bytes());
+    let tombstone = Record::modern(&"g".into(), modern::record::Change::Member("m".into(), None));
+    world.coordinator.apply(&tombstone);
+    let upto = world.log.len() as i64 + 1;
+    assert!(world.coordinator.verify(&[tombstone], upto).unwrap_err().contains("memory"));
+    assert!(world.coordinator.bytes() > 0);
+}
+
+/// A damaged batch has as many: each is counted once, when it is found.
+#[test]
+fn many_unreadable_records_of_a_group_are_counted_one_by_one() {
+    let mut world = World::new();
+    let tombstone = |n| Record::Offset { group: "g".into(), topic: "t".into(), partition: n, value: None };
+    for n in (0..25_000).chain(0..100) {
+        world.coordinator.replay(&Replayed::Unreadable(tombstone(n)));
+    }
+    world.coordinator.check();
+    for n in 0..24_000 {
+        world.coordinator.replay(&Replayed::Record(tombstone(n)));
+    }
+    assert_eq!(world.coordinator.fenced().count(), 1);
+    world.coordinator.check();
+    for n in 24_000..25_000 {
+        world.coordinator.replay(&Replayed::Record(tombstone(n)));
+    }
+    assert_eq!((world.coordinator.fenced().count(), world.coordinator.bytes()), (0, 0));
 }
 
 #[test]
@@ -194,6 +238,25 @@ fn tombstones_of_a_large_group_are_divided() {
     }
     world.max_batch_bytes = 300;
     assert_eq!(world.ask("g", Op::Delete), Ok(Answer::Done));
+    assert!(world.coordinator.state().groups().is_empty());
+}
+
+#[test]
+fn tombstones_of_single_offsets_are_divided() {
+    let mut world = World::new();
+    let group = "g".repeat(3000);
+    let mut wanted = Vec::new();
+    for n in 0..60 {
+        let topic = format!("many{n}");
+        world.cluster.put(&topic, topic_id(&topic), 1);
+        assert_eq!(codes(world.commit(&group, "", -1, &topic, n)), [ErrorCode::None]);
+        // Named twice, deleted once.
+        wanted.extend(vec![(topic.as_str().into(), topic_id(&topic), 0); 2]);
+    }
+    world.max_batch_bytes = 100_000;
+    let before = world.log.len();
+    assert_eq!(codes(world.ask(&group, Op::DeleteOffsets(wanted))), [ErrorCode::None; 120]);
+    assert_eq!(world.log.len(), before + 60);
     assert!(world.coordinator.state().groups().is_empty());
 }
 

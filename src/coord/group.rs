@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::ledger::Ledger;
 use super::op::{Joined, JoinedMember, Token};
 use super::record::Record;
 use super::timers::TimerKey;
@@ -178,10 +179,10 @@ pub struct Group {
     pub(super) unsynced: BTreeSet<Name>,
     /// How many members know each strategy.
     supported: BTreeMap<Name, usize>,
-    awaiting_join: usize,
+    awaiting_join: Ledger,
     /// Topics that the consumers of this generation are subscribed to; none where that cannot be known.
     subscribed_topics: Option<BTreeSet<Name>>,
-    bytes: usize,
+    bytes: Ledger,
 }
 
 /// The first rebalance of a group waits until for so long nobody new has come (KIP-134).
@@ -212,9 +213,9 @@ impl Group {
             pending: BTreeSet::new(),
             unsynced: BTreeSet::new(),
             supported: BTreeMap::new(),
-            awaiting_join: 0,
+            awaiting_join: Ledger::default(),
             subscribed_topics: None,
-            bytes: MEMBER_OVERHEAD,
+            bytes: Ledger::new(MEMBER_OVERHEAD),
         };
         let Some(stored) = stored else { return group };
         for member in &stored.members {
@@ -286,7 +287,12 @@ impl Group {
 
     /// Memory that it takes, about.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.get()
+    }
+
+    /// Whether a ledger of it is wrong beyond doubt.
+    pub(super) fn is_miscounted(&self) -> bool {
+        self.bytes.is_absurd() || self.awaiting_join.is_absurd()
     }
 
     /// Members and their ids.
@@ -320,7 +326,7 @@ impl Group {
 
     /// Members whose JoinGroup waits.
     pub fn awaiting_join(&self) -> usize {
-        self.awaiting_join
+        self.awaiting_join.get()
     }
 
     pub(super) fn is_leader(&self, id: &Name) -> bool {
@@ -328,7 +334,7 @@ impl Group {
     }
 
     pub(super) fn add_pending(&mut self, id: Name) {
-        self.bytes += MEMBER_OVERHEAD + id.len();
+        self.bytes.add(MEMBER_OVERHEAD + id.len());
         self.pending.insert(id);
     }
 
@@ -341,9 +347,9 @@ impl Group {
         for (name, _) in &member.protocols {
             *self.supported.entry(name.clone()).or_default() += 1;
         }
-        self.awaiting_join += usize::from(member.awaiting_join.is_some());
+        self.awaiting_join.add(usize::from(member.awaiting_join.is_some()));
         self.leader.get_or_insert_with(|| id.clone());
-        self.bytes += id.len() + member.bytes();
+        self.bytes.add(id.len() + member.bytes());
         self.members.insert(id, member);
     }
 
@@ -358,18 +364,18 @@ impl Group {
                 }
             }
         }
-        self.awaiting_join -= usize::from(member.awaiting_join.is_some());
+        self.awaiting_join.sub(usize::from(member.awaiting_join.is_some()));
         if let Some(instance_id) = &member.instance_id {
             self.static_members.remove(instance_id);
         }
         self.unsynced.remove(id);
-        self.bytes -= id.len() + member.bytes();
+        self.bytes.sub(id.len() + member.bytes());
         Some(member)
     }
 
     fn forget_pending(&mut self, id: &Name) {
         if self.pending.remove(id) {
-            self.bytes -= MEMBER_OVERHEAD + id.len();
+            self.bytes.sub(MEMBER_OVERHEAD + id.len());
         }
     }
 
@@ -424,7 +430,7 @@ impl Group {
 
     pub(super) fn set_assignment(&mut self, id: &Name, assignment: Bytes) {
         if let Some(member) = self.members.get_mut(id) {
-            self.bytes = self.bytes - member.assignment.len() + assignment.len();
+            self.bytes.replace(member.assignment.len(), assignment.len());
             member.assignment = assignment;
         }
     }
@@ -432,7 +438,7 @@ impl Group {
     /// Answers a member's JoinGroup, if one waits.
     pub(super) fn complete_join(&mut self, id: &Name, joined: Joined, fx: &mut Effects) {
         if let Some(token) = self.members.get_mut(id).and_then(|m| m.awaiting_join.take()) {
-            self.awaiting_join -= 1;
+            self.awaiting_join.sub(1);
             fx.joined(token, joined);
         }
     }
@@ -452,7 +458,7 @@ impl Group {
 
     /// Whether all members of the group, those that are about to come too, have joined the next generation.
     pub(super) fn all_joined(&self) -> bool {
-        self.members.len() == self.awaiting_join && self.pending.is_empty()
+        self.members.len() == self.awaiting_join() && self.pending.is_empty()
     }
 
     /// The longest time that a member asks a rebalance to wait for it, milliseconds.
@@ -539,7 +545,7 @@ impl Group {
     /// Panics unless all invariants hold. `stored` is what the log knows of the group.
     pub fn check(&self, stored: Option<&GroupMetadata>, has_timer: impl Fn(&TimerKey) -> bool) {
         let id = &self.id;
-        assert_eq!(self.awaiting_join, self.members.values().filter(|m| m.awaiting_join.is_some()).count(), "{id}");
+        assert_eq!(self.awaiting_join(), self.members.values().filter(|m| m.awaiting_join.is_some()).count(), "{id}");
         assert!(self.leader.as_ref().is_none_or(|leader| self.members.contains_key(leader)), "{id}: the leader is a member");
         assert_eq!(self.leader.is_some(), !self.members.is_empty(), "{id}");
         assert!(self.pending.iter().all(|p| !self.members.contains_key(p)), "{id}: pending or member");
@@ -548,7 +554,7 @@ impl Group {
         assert_eq!(self.static_members, statics, "{id}: one member for each instance id");
         let members = self.members.iter().map(|(m, e)| m.len() + e.bytes()).sum::<usize>();
         let pending = self.pending.iter().map(|p| MEMBER_OVERHEAD + p.len()).sum::<usize>();
-        assert_eq!(self.bytes, MEMBER_OVERHEAD + members + pending, "{id}: bytes");
+        assert_eq!(self.bytes(), MEMBER_OVERHEAD + members + pending, "{id}: bytes");
         for (member, entry) in &self.members {
             let waits = entry.awaiting_join.is_some() || entry.awaiting_sync.is_some();
             let timed = has_timer(&TimerKey::Session(id.clone(), member.clone()));
@@ -561,7 +567,7 @@ impl Group {
             Phase::Empty => assert!(self.members.is_empty() && self.initial.is_none(), "{id}"),
             Phase::PreparingRebalance => assert!(has_timer(&TimerKey::Join(id.clone())), "{id}: a rebalance has an end"),
             Phase::CompletingRebalance => {
-                assert!(!self.members.is_empty() && self.awaiting_join == 0, "{id}");
+                assert!(!self.members.is_empty() && self.awaiting_join() == 0, "{id}");
                 assert!(self.unsynced.is_empty() || has_timer(&TimerKey::Sync(id.clone())), "{id}");
             }
             Phase::Stable => {

@@ -10,6 +10,7 @@ mod fault_tests;
 #[cfg(test)]
 mod golden_tests;
 pub mod group;
+pub mod ledger;
 pub mod modern;
 pub mod offsets;
 pub mod op;
@@ -35,6 +36,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::base::time::Now;
 use group::{Group, GroupMetadata, Phase};
+use ledger::Ledger;
 use modern::topics::Topics;
 use offsets::{Offsets, View};
 use op::{Answer, DescribedMember, Description, Join, Joined, Listed, Op, Reply, Token};
@@ -143,19 +145,65 @@ pub struct Stored {
     pub modern: Option<modern::group::Group>,
     /// Committed offsets.
     pub offsets: Offsets,
-    /// By key: tombstones of the records whose values could not be read.
-    unreadable: BTreeMap<Vec<u8>, Record>,
+    unreadable: Unreadable,
+}
+
+/// By key: tombstones of the records whose values could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Unreadable {
+    tombstones: BTreeMap<Vec<u8>, Record>,
+    bytes: Ledger,
 }
 
 /// Memory that an unreadable record is counted with besides its key.
 const UNREADABLE_OVERHEAD: usize = 512;
 
+impl Unreadable {
+    fn is_empty(&self) -> bool {
+        self.tombstones.is_empty()
+    }
+
+    fn cost(key: &[u8]) -> usize {
+        UNREADABLE_OVERHEAD + 2 * key.len()
+    }
+
+    fn insert(&mut self, tombstone: &Record) {
+        let key = tombstone.encode().0;
+        let cost = Unreadable::cost(&key);
+        if self.tombstones.insert(key, tombstone.clone()).is_none() {
+            self.bytes.add(cost);
+        }
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        if self.tombstones.remove(key).is_some() {
+            self.bytes.sub(Unreadable::cost(key));
+        }
+    }
+}
+
 impl Stored {
+    /// Memory of the part that a record of this kind changes.
+    fn bytes_of(&self, record: &Record) -> usize {
+        match record {
+            Record::Offset { .. } => self.offsets.ledger().get(),
+            Record::Group { .. } => self.metadata.as_ref().map_or(0, GroupMetadata::bytes),
+            Record::Modern { .. } => self.modern.as_ref().map_or(0, modern::group::Group::bytes),
+        }
+    }
+
     fn bytes(&self) -> usize {
-        self.metadata.as_ref().map_or(0, GroupMetadata::bytes)
-            + self.modern.as_ref().map_or(0, modern::group::Group::bytes)
-            + self.offsets.bytes()
-            + self.unreadable.keys().map(|key| UNREADABLE_OVERHEAD + 2 * key.len()).sum::<usize>()
+        let mut sum = Ledger::new(self.metadata.as_ref().map_or(0, GroupMetadata::bytes));
+        sum.add(self.modern.as_ref().map_or(0, modern::group::Group::bytes));
+        sum.add(self.offsets.ledger().get());
+        sum.add(self.unreadable.bytes.get());
+        sum.get()
+    }
+
+    /// Whether a ledger of it is wrong beyond doubt.
+    fn is_miscounted(&self) -> bool {
+        let modern = self.modern.as_ref().is_some_and(|group| group.is_miscounted());
+        modern || self.offsets.ledger().is_absurd() || self.unreadable.bytes.is_absurd()
     }
 
     fn is_empty(&self) -> bool {
@@ -172,7 +220,7 @@ impl Stored {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
     groups: BTreeMap<Name, Stored>,
-    bytes: usize,
+    bytes: Ledger,
 }
 
 impl State {
@@ -190,16 +238,18 @@ impl State {
     pub fn apply(&mut self, record: &Record) {
         let id = record.group();
         let stored = self.groups.entry(id.clone()).or_default();
-        let before = stored.bytes();
+        let before = stored.bytes_of(record);
         match record {
             Record::Offset { topic, partition, value, .. } => stored.offsets.put(topic, *partition, value.as_ref()),
             Record::Group { value, .. } => stored.metadata = value.clone(),
             Record::Modern { change, .. } => modern::group::apply(&mut stored.modern, change),
         }
+        self.bytes.replace(before, stored.bytes_of(record));
         if !stored.unreadable.is_empty() {
+            let before = stored.unreadable.bytes.get();
             stored.unreadable.remove(&record.encode().0);
+            self.bytes.replace(before, stored.unreadable.bytes.get());
         }
-        self.bytes = self.bytes + stored.bytes() - before;
         if stored.is_empty() {
             self.groups.remove(id);
         }
@@ -209,9 +259,9 @@ impl State {
     /// the group is fenced until that key has another record.
     fn apply_unreadable(&mut self, tombstone: &Record) {
         let stored = self.groups.entry(tombstone.group().clone()).or_default();
-        let before = stored.bytes();
-        stored.unreadable.insert(tombstone.encode().0, tombstone.clone());
-        self.bytes = self.bytes + stored.bytes() - before;
+        let before = stored.unreadable.bytes.get();
+        stored.unreadable.insert(tombstone);
+        self.bytes.replace(before, stored.unreadable.bytes.get());
     }
 }
 
@@ -222,7 +272,7 @@ pub struct Live {
     /// What groups of the new protocol have taken notice of.
     seen: BTreeMap<Name, modern::Seen>,
     timers: Timers,
-    bytes: usize,
+    bytes: Ledger,
 }
 
 /// One partition's coordinator.
@@ -233,9 +283,6 @@ pub struct Coordinator {
     /// Offset behind the last record that was applied.
     applied: Offset,
 }
-
-/// More bytes than any ledger can hold: it has gone below zero.
-const ABSURD_BYTES: usize = isize::MAX as usize;
 
 impl Coordinator {
     /// What the log has.
@@ -274,7 +321,7 @@ impl Coordinator {
             return Err(format!("records before offset {upto} were applied after those before {}", self.applied));
         }
         self.applied = upto;
-        if self.state.bytes > ABSURD_BYTES || self.live.bytes > ABSURD_BYTES {
+        if self.state.bytes.is_absurd() || self.live.bytes.is_absurd() {
             return Err("its memory is counted wrongly".into());
         }
         let mut last = None;
@@ -282,7 +329,13 @@ impl Coordinator {
             if last.replace(id) == Some(id) {
                 continue;
             }
+            if self.live.groups.get(id).is_some_and(Group::is_miscounted) {
+                return Err(format!("the members of the group {id} are counted wrongly"));
+            }
             let Some(stored) = self.state.group(id) else { continue };
+            if stored.is_miscounted() {
+                return Err(format!("the memory of the group {id} is counted wrongly"));
+            }
             if stored.modern.is_some() && (stored.metadata.is_some() || self.live.groups.contains_key(id)) {
                 return Err(format!("the group {id} is of both types"));
             }
@@ -292,7 +345,7 @@ impl Coordinator {
 
     /// Memory that the coordinator takes, about.
     pub fn bytes(&self) -> usize {
-        self.state.bytes + self.live.bytes
+        self.state.bytes.get().saturating_add(self.live.bytes.get())
     }
 
     /// When [`Coordinator::expire`] should be called; not later.
@@ -419,8 +472,12 @@ impl Coordinator {
             let members = stored.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
             assert!(!members || self.live.groups.contains_key(id), "{id}: its members are not watched");
         }
-        assert_eq!(self.live.bytes, self.live.groups.values().map(Group::bytes).sum::<usize>());
-        assert_eq!(self.state.bytes, self.state.groups.values().map(Stored::bytes).sum::<usize>());
+        for stored in self.state.groups.values() {
+            let unreadable = stored.unreadable.tombstones.keys().map(|key| Unreadable::cost(key));
+            assert_eq!(stored.unreadable.bytes.get(), unreadable.sum::<usize>());
+        }
+        assert_eq!(self.live.bytes.get(), self.live.groups.values().map(Group::bytes).sum::<usize>());
+        assert_eq!(self.state.bytes.get(), self.state.groups.values().map(Stored::bytes).sum::<usize>());
     }
 }
 
@@ -428,7 +485,7 @@ impl Coordinator {
 struct Step<'a> {
     state: &'a State,
     groups: &'a mut BTreeMap<Name, Group>,
-    bytes: &'a mut usize,
+    bytes: &'a mut Ledger,
     fx: Effects<'a>,
 }
 
@@ -483,15 +540,15 @@ impl Step<'_> {
         if make && !self.groups.contains_key(id) {
             let stored = self.state.group(id).and_then(|s| s.metadata.as_ref());
             let group = Group::new(id.clone(), stored);
-            *self.bytes += group.bytes();
+            self.bytes.add(group.bytes());
             self.groups.insert(id.clone(), group);
         }
         let group = self.groups.get_mut(id)?;
         let before = group.bytes();
         let result = work(group, &mut self.fx);
-        *self.bytes = *self.bytes + group.bytes() - before;
+        self.bytes.replace(before, group.bytes());
         if group.is_idle() {
-            *self.bytes -= group.bytes();
+            self.bytes.sub(group.bytes());
             self.groups.remove(id);
         }
         Some(result)
@@ -576,7 +633,7 @@ impl Step<'_> {
         self.fx.seen.remove(id);
         // Ids that were given out, and not used yet.
         if let Some(group) = self.groups.remove(id) {
-            *self.bytes -= group.bytes();
+            self.bytes.sub(group.bytes());
             group.pending().iter().for_each(|p| self.fx.timers.cancel(&TimerKey::Session(id.clone(), p.clone())));
         }
         Ok(Answer::Done)

@@ -1,8 +1,9 @@
 //! Committed offsets of groups: commit, fetch, delete, expiry.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::group::{Group, Phase};
+use super::ledger::Ledger;
 use super::modern;
 use super::modern::topics::Topics;
 use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchTopic, FetchedOffset, Membership, Reply, TopicOffsets};
@@ -46,7 +47,7 @@ impl CommittedOffset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     topics: BTreeMap<Name, BTreeMap<i32, CommittedOffset>>,
-    bytes: usize,
+    bytes: Ledger,
 }
 
 impl Offsets {
@@ -61,8 +62,13 @@ impl Offsets {
     }
 
     /// Memory that they take, about.
-    pub fn bytes(&self) -> usize {
+    pub fn ledger(&self) -> Ledger {
         self.bytes
+    }
+
+    #[cfg(test)]
+    pub(super) fn miscount(&mut self, bytes: usize) {
+        self.bytes.sub(bytes);
     }
 
     /// All of them.
@@ -76,11 +82,11 @@ impl Offsets {
         match value {
             Some(value) => {
                 let before = self.topics.entry(topic.clone()).or_default().insert(partition, value.clone());
-                self.bytes = self.bytes + cost(value) - before.as_ref().map_or(0, cost);
+                self.bytes.replace(before.as_ref().map_or(0, cost), cost(value));
             }
             None => {
                 let Some(partitions) = self.topics.get_mut(topic) else { return };
-                self.bytes -= partitions.remove(&partition).as_ref().map_or(0, cost);
+                self.bytes.sub(partitions.remove(&partition).as_ref().map_or(0, cost));
                 if partitions.is_empty() {
                     self.topics.remove(topic);
                 }
@@ -272,14 +278,17 @@ impl View<'_> {
         if !self.is_empty() && !self.is_consumers() {
             return Err(ErrorCode::NonEmptyGroup);
         }
-        let mut codes = Vec::with_capacity(wanted.len());
+        fx.divisible = true;
+        let (mut codes, mut deleted) = (Vec::with_capacity(wanted.len()), BTreeSet::new());
         for (topic, id, partition) in wanted {
             if self.subscribes(topic) {
                 codes.push(ErrorCode::GroupSubscribedToTopic);
                 continue;
             }
             codes.push(ErrorCode::None);
-            if self.stored.and_then(|s| s.offsets.get(topic, *partition)).is_some_and(|offset| offset.is_of(*id)) {
+            let stored = self.stored.and_then(|s| s.offsets.get(topic, *partition));
+            // A request may name one many times.
+            if stored.is_some_and(|offset| offset.is_of(*id)) && deleted.insert((topic, partition)) {
                 fx.records.push(self.tombstone(topic, *partition));
             }
         }
@@ -300,7 +309,7 @@ impl View<'_> {
         let modern = stored.modern.iter().flat_map(|group| group.tombstones());
         fx.records.extend(modern.map(|change| Record::modern(self.id, change)));
         // The last ones: until they are there the group is fenced.
-        fx.records.extend(stored.unreadable.values().cloned());
+        fx.records.extend(stored.unreadable.tombstones.values().cloned());
     }
 
     /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more. The

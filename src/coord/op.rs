@@ -42,6 +42,13 @@ pub enum Op {
     ConsumerDescribe,
 }
 
+impl Op {
+    /// Whether it is answered from what there is, and never makes records.
+    pub fn only_reads(&self) -> bool {
+        matches!(self, Op::FetchOffsets(_) | Op::Describe | Op::ConsumerDescribe)
+    }
+}
+
 /// The successful answers, each to the [`Op`] of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {

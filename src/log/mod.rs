@@ -270,6 +270,11 @@ impl<R: Rt> Log<R> {
         }))
     }
 
+    /// Whether a batch of so many bytes is not too large for this log.
+    pub fn takes(&self, bytes: usize) -> bool {
+        bytes <= self.0.config.get().segment_bytes as usize
+    }
+
     /// Copies a batch (its CRC checked by the caller) to the end of the log under `base_offset`, which is not below the end, and has it
     /// written soon. With `stamp` the batch gets that timestamp. True when the batch starts a new segment: then the caller
     /// gives the state before this batch to [`Log::set_snapshot`].
@@ -280,7 +285,7 @@ impl<R: Rt> Log<R> {
             return Err(LogError::BadBatch("its length is not that of its bytes, or its offsets run backwards".into()));
         }
         let config = inner.config.get();
-        if batch.len() > config.segment_bytes as usize {
+        if !self.takes(batch.len()) {
             return Err(LogError::TooLarge);
         }
         let last = base_offset.checked_add(header.last_offset_delta.into()).filter(|last| *last < Offset::MAX);

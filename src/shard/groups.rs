@@ -5,7 +5,8 @@
 //! replies leave when all that was appended until then is flushed, so nobody hears of what a crash
 //! could take back. A coordinator comes and goes with its replica. A log that takes no more ends
 //! it; one that had no room for a while has it loaded again, and so has a decision that contradicts
-//! its state.
+//! its state. While nothing may be appended to the replica, the coordinator tells what it has and
+//! decides nothing.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,8 +34,10 @@ use crate::rt::{Class, Rt};
 
 /// Bytes read at a time when a log is replayed.
 const READ_BYTES: usize = 1 << 20;
-/// How long after its log had no room a coordinator is loaded again.
+/// How long after its log had no room, or could not be read, a coordinator is loaded again.
 const RELOAD: Duration = Duration::from_secs(1);
+/// The same where it cannot be read time after time.
+const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// How a coordinator stands.
 enum Stage {
@@ -51,8 +54,10 @@ struct Hosted<R: Rt> {
     stage: RefCell<Stage>,
     /// Who waits, by token: a core and its ticket.
     askers: RefCell<Slab<(usize, Ticket)>>,
-    /// Topics that were deleted while the log was being replayed.
+    /// Topics that were deleted while the log was being replayed, or took no records.
     deleted: RefCell<BTreeSet<Name>>,
+    /// Nothing could be decided when it was last looked at, see [`Replica::held`].
+    held: Cell<bool>,
 }
 
 /// The coordinators of a core.
@@ -153,6 +158,8 @@ impl<R: Rt> Shard<R> {
         match &*hosted.stage.borrow() {
             Stage::Loading => return refuse(ErrorCode::CoordinatorLoadInProgress),
             Stage::Ended => return refuse(ErrorCode::NotCoordinator),
+            // Members look for their coordinator until it may decide again.
+            Stage::Active(_) if hosted.replica.held.get() && !op.only_reads() => return refuse(ErrorCode::CoordinatorNotAvailable),
             Stage::Active(_) => {}
         }
         let token = hosted.askers.borrow_mut().insert((from, ticket));
@@ -166,12 +173,13 @@ impl<R: Rt> Shard<R> {
         if let Some(topic) = image.topic(OFFSETS_TOPIC) {
             (0..topic.partitions.len() as i32).for_each(|partition| self.groups_follow_replica(&(topic.id, partition)));
         }
+        self.release_groups();
         let gone: Vec<Name> = before.topics().filter(|t| image.topic_by_id(t.id).is_none()).map(|t| t.name.clone()).collect();
         if gone.is_empty() {
             return;
         }
         for hosted in self.0.groups.all() {
-            if matches!(*hosted.stage.borrow(), Stage::Loading) {
+            if matches!(*hosted.stage.borrow(), Stage::Loading) || hosted.held.get() {
                 hosted.deleted.borrow_mut().extend(gone.iter().cloned());
             }
             self.forget_topics(&hosted);
@@ -201,7 +209,8 @@ impl<R: Rt> Shard<R> {
     fn host(&self, key: Key, replica: Rc<Replica<R>>) {
         let empty = replica.log.start_offset() == replica.log.end_offset();
         let stage = RefCell::new(Stage::Loading);
-        let hosted = Rc::new(Hosted { replica, stage, askers: RefCell::default(), deleted: RefCell::default() });
+        let held = Cell::new(replica.held.get());
+        let hosted = Rc::new(Hosted { replica, stage, askers: RefCell::default(), deleted: RefCell::default(), held });
         self.0.groups.hosted.borrow_mut().insert(key, hosted.clone());
         let (shard, ending) = (Rc::downgrade(&self.0), Rc::downgrade(&hosted));
         *hosted.replica.on_end.borrow_mut() = Some(Rc::new(move || {
@@ -221,9 +230,11 @@ impl<R: Rt> Shard<R> {
 
     /// Replays a partition's log, `after` a while, and has its coordinator serve.
     fn load(&self, hosted: Rc<Hosted<R>>, after: Duration) {
-        let shard = self.clone();
+        let (shard, waiting) = (self.clone(), Rc::downgrade(&hosted));
+        drop(hosted);
         self.rt().spawn(Class::Background, async move {
             shard.rt().sleep(after).await;
+            let Some(hosted) = waiting.upgrade() else { return };
             let loaded = load(&hosted.replica).await;
             if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
                 return;
@@ -234,9 +245,15 @@ impl<R: Rt> Shard<R> {
                     tracing::warn!("{}: its groups cannot be loaded yet: {what}", hosted.replica.name);
                     shard.load(hosted, RELOAD);
                 }
-                Err(e) => {
+                Err(e) if hosted.replica.log.fenced().is_some() => {
                     tracing::error!("{}: its groups cannot be loaded: {e}", hosted.replica.name);
                     *hosted.stage.borrow_mut() = Stage::Ended;
+                }
+                Err(e) => {
+                    let again = after.saturating_mul(2).clamp(RELOAD, RELOAD_MAX);
+                    let seconds = again.as_secs();
+                    tracing::error!("{}: its groups cannot be loaded, tried again in {seconds} s: {e}", hosted.replica.name);
+                    shard.load(hosted, again);
                 }
             }
         });
@@ -244,13 +261,36 @@ impl<R: Rt> Shard<R> {
 
     fn activate(&self, hosted: &Rc<Hosted<R>>, coordinator: Coordinator) {
         *hosted.stage.borrow_mut() = Stage::Active(coordinator);
+        self.begin(hosted);
+    }
+
+    /// Gives all members their session from now on. What has yet to be decided follows as soon as
+    /// records are taken.
+    fn begin(&self, hosted: &Rc<Hosted<R>>) {
         self.run(hosted, |coordinator, context| coordinator.loaded(context));
-        self.forget_topics(hosted);
-        hosted.deleted.take();
+        if !hosted.replica.held.get() {
+            self.forget_topics(hosted);
+            hosted.deleted.take();
+        }
+    }
+
+    /// Coordinators whose replicas take records again begin once more: their members could not be
+    /// heard of meanwhile.
+    fn release_groups(&self) {
+        for hosted in self.0.groups.all() {
+            let held = hosted.replica.held.get();
+            if hosted.held.replace(held) && !held && matches!(*hosted.stage.borrow(), Stage::Active(_)) {
+                self.begin(&hosted);
+                self.0.groups.earlier.notify();
+            }
+        }
     }
 
     /// Offsets in topics that do not exist any more, or under whose name there is another one now.
     fn forget_topics(&self, hosted: &Rc<Hosted<R>>) {
+        if hosted.replica.held.get() {
+            return;
+        }
         let image = self.image();
         let deleted = hosted.deleted.borrow().clone();
         let gone = |name: &Name, id: TopicId| {
@@ -280,11 +320,17 @@ impl<R: Rt> Shard<R> {
         let (topics, overrides) = (&cluster, &cluster);
         let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics, overrides };
         let Decision { records, divisible, replies } = decide(coordinator, context);
-        let done = match replay::batches(&records, divisible, max_batch_bytes, now.wall_ms) {
-            None => Err("its records are larger than one batch may be".into()),
-            Some(batches) => batches.iter().try_for_each(|batch| hosted.replica.append(batch)).map_err(|code| format!("{code:?}")),
+        let batches = replay::batches(&records, divisible, max_batch_bytes, now.wall_ms);
+        let Some(batches) = batches.filter(|batches| batches.iter().all(|batch| hosted.replica.log.takes(batch.len()))) else {
+            // Its askers alone hear of it: to load all groups again would change nothing.
+            tracing::error!("{}: a decision is refused, its records are larger than a batch may be", hosted.replica.name);
+            self.arm(coordinator.next_deadline());
+            drop(stage);
+            let refused = Err(ErrorCode::UnknownServerError);
+            return hosted.answer(self, replies.into_iter().map(|(token, _)| (token, refused.clone())));
         };
-        let done = done.and_then(|()| {
+        let appended = batches.iter().try_for_each(|batch| hosted.replica.append(batch));
+        let done = appended.map_err(|code| format!("{code:?}")).and_then(|()| {
             records.iter().for_each(|record| coordinator.apply(record));
             coordinator.verify(&records, hosted.replica.log.end_offset())
         });
@@ -352,8 +398,8 @@ impl<R: Rt> Shard<R> {
         let groups = &self.0.groups;
         while !self.0.stopped.get() {
             let deadline = |hosted: &Rc<Hosted<R>>| match &*hosted.stage.borrow() {
-                Stage::Active(coordinator) => coordinator.next_deadline(),
-                Stage::Loading | Stage::Ended => None,
+                Stage::Active(coordinator) if !hosted.replica.held.get() => coordinator.next_deadline(),
+                Stage::Active(_) | Stage::Loading | Stage::Ended => None,
             };
             let now = self.rt().now().mono;
             let next = groups.all().iter().filter_map(|hosted| Some((deadline(hosted)?, hosted.clone()))).min_by_key(|(at, _)| *at);

@@ -307,7 +307,7 @@ pub fn leave(group: &Group, cx: &Context<'_>, leaving: &[Leaving]) -> Decision<V
 
 /// Whether none but classic members are left after these changes, so that the group can be a classic one again: what it will be then.
 pub fn without_modern_members(group: &Group, changes: &[&Change]) -> Option<Group> {
-    let modern = group.members().len() - group.classic_members();
+    let modern = group.members().len().saturating_sub(group.classic_members());
     let gone = changes.iter().filter(|change| matches!(change, Change::Member(_, None))).count();
     // Nearly always the counts say that it is not so, without a copy of the group.
     if modern > gone || group.classic_members() == 0 && gone == 0 {

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::member::{CurrentAssignment, Member, MemberId, MemberMetadata, Partitions};
 use super::record::Change;
 use crate::base::ids::TopicId;
+use crate::coord::ledger::Ledger;
 
 /// Memory that a member is counted with besides its texts.
 const MEMBER_OVERHEAD: usize = 512;
@@ -67,8 +68,8 @@ pub struct Group {
     named: Counts,
     patterns: Counts,
     assignors: Counts,
-    classic_members: usize,
-    bytes: usize,
+    classic_members: Ledger,
+    bytes: Ledger,
 }
 
 /// A group's epochs before anything happened.
@@ -90,8 +91,8 @@ impl Default for Group {
             named: Counts::default(),
             patterns: Counts::default(),
             assignors: Counts::default(),
-            classic_members: 0,
-            bytes: 0,
+            classic_members: Ledger::default(),
+            bytes: Ledger::default(),
         }
     }
 }
@@ -164,12 +165,22 @@ impl Group {
 
     /// How many members use the classic protocol.
     pub fn classic_members(&self) -> usize {
-        self.classic_members
+        self.classic_members.get()
     }
 
     /// Memory that the group takes, about.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes.get()
+    }
+
+    /// Whether a ledger of it is wrong beyond doubt.
+    pub fn is_miscounted(&self) -> bool {
+        self.bytes.is_absurd() || self.classic_members.is_absurd()
+    }
+
+    #[cfg(test)]
+    pub(in crate::coord) fn miscount(&mut self, bytes: usize) {
+        self.bytes.sub(bytes);
     }
 
     /// Whether a member subscribes to a topic, by name or by pattern.
@@ -205,27 +216,27 @@ impl Group {
             Change::Member(id, None) => {
                 self.set_current(id, None);
                 self.remove_metadata(id);
-                self.bytes -= self.members.remove(id).map_or(0, |_| MEMBER_OVERHEAD);
+                self.bytes.sub(self.members.remove(id).map_or(0, |_| MEMBER_OVERHEAD));
             }
             Change::TargetEpoch(value) => {
                 (self.target_epoch, self.target_timestamp_ms) = value.map_or((FIRST_EPOCH, 0), |value| (value.epoch, value.timestamp_ms))
             }
             Change::Target(id, target) => {
-                self.bytes += target.as_ref().map_or(0, target_bytes);
+                let bytes = target.as_ref().map_or(0, target_bytes);
                 let former = match target {
                     Some(target) => self.targets.insert(id.clone(), target.clone()),
                     None => self.targets.remove(id),
                 };
-                self.bytes -= former.as_ref().map_or(0, target_bytes);
+                self.bytes.replace(former.as_ref().map_or(0, target_bytes), bytes);
             }
             Change::Current(id, current) => self.set_current(id, current.as_ref()),
             Change::Regex(regex, resolved) => {
-                self.bytes += resolved.as_ref().map_or(0, resolved_bytes);
+                let bytes = resolved.as_ref().map_or(0, resolved_bytes);
                 let former = match resolved {
                     Some(resolved) => self.regexes.insert(regex.clone(), resolved.clone()),
                     None => self.regexes.remove(regex),
                 };
-                self.bytes -= former.as_ref().map_or(0, resolved_bytes);
+                self.bytes.replace(former.as_ref().map_or(0, resolved_bytes), bytes);
             }
         }
     }
@@ -236,20 +247,20 @@ impl Group {
         }
         let former = std::mem::replace(&mut self.member(id).current, current.cloned().unwrap_or_default());
         for partition in former.holds() {
-            self.bytes -= HELD_BYTES;
+            self.bytes.sub(HELD_BYTES);
             if self.holders.get(&partition) == Some(id) {
                 self.holders.remove(&partition);
             }
         }
         for partition in current.iter().flat_map(|current| current.holds()) {
-            self.bytes += HELD_BYTES;
+            self.bytes.add(HELD_BYTES);
             self.holders.insert(partition, id.clone());
         }
     }
 
     fn member(&mut self, id: &MemberId) -> &mut Member {
         self.members.entry(id.clone()).or_insert_with(|| {
-            self.bytes += MEMBER_OVERHEAD;
+            self.bytes.add(MEMBER_OVERHEAD);
             Member::default()
         })
     }
@@ -261,8 +272,8 @@ impl Group {
         metadata.topic_names.iter().for_each(|name| self.named.add(name));
         metadata.regex().iter().for_each(|regex| self.patterns.add(regex));
         metadata.server_assignor.iter().for_each(|assignor| self.assignors.add(assignor));
-        self.classic_members += usize::from(metadata.classic.is_some());
-        self.bytes += metadata.bytes();
+        self.classic_members.add(usize::from(metadata.classic.is_some()));
+        self.bytes.add(metadata.bytes());
     }
 
     /// Takes what [`Group::add_metadata`] added for a member back.
@@ -276,8 +287,8 @@ impl Group {
         metadata.topic_names.iter().for_each(|name| self.named.remove(name));
         metadata.regex().iter().for_each(|regex| self.patterns.remove(regex));
         metadata.server_assignor.iter().for_each(|assignor| self.assignors.remove(assignor));
-        self.classic_members -= usize::from(metadata.classic.is_some());
-        self.bytes -= metadata.bytes();
+        self.classic_members.sub(usize::from(metadata.classic.is_some()));
+        self.bytes.sub(metadata.bytes());
     }
 
     /// Records that lead from nothing to this group, in an order that Kafka takes too.

@@ -41,7 +41,7 @@ impl Step<'_> {
     /// A classic group has become one of the new protocol: whoever waits for its next generation has to join again.
     pub(super) fn end_classic(&mut self, id: &Name) {
         let Some(mut group) = self.groups.remove(id) else { return };
-        *self.bytes -= group.bytes();
+        self.bytes.sub(group.bytes());
         let ids: Vec<Name> = group.members().keys().chain(group.pending()).cloned().collect();
         ids.iter().for_each(|member| group.remove(member, &mut self.fx, ErrorCode::RebalanceInProgress));
         self.fx.timers.cancel(&TimerKey::Join(id.clone()));
@@ -76,7 +76,7 @@ impl Step<'_> {
         }
         self.fx.seen.remove(id);
         let live = classic_group::Group::new(id.clone(), Some(&metadata));
-        *self.bytes += live.bytes();
+        self.bytes.add(live.bytes());
         self.groups.insert(id.clone(), live);
         self.on_group(id, false, |group, fx| {
             let members: Vec<Name> = group.members().keys().cloned().collect();

@@ -77,9 +77,9 @@ impl Commits {
     }
 }
 
-/// The coordinator loads, or the broker stops.
+/// The coordinator loads, waits for the leader epochs, or the broker stops.
 fn retriable(code: i16) -> bool {
-    [ErrorCode::CoordinatorLoadInProgress, ErrorCode::NotCoordinator].iter().any(|c| c.code() == code)
+    [ErrorCode::CoordinatorLoadInProgress, ErrorCode::CoordinatorNotAvailable, ErrorCode::NotCoordinator].iter().any(|c| c.code() == code)
 }
 
 fn commit(topic: &str, offset: i64) -> OffsetCommitRequest {

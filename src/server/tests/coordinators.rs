@@ -13,19 +13,26 @@ use crate::sim::{Fault, FaultOp};
 use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::CreatableTopic;
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
+use crate::wire::codec::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
 use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
-    FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitResponse, OffsetFetchRequest,
-    OffsetFetchResponse, ProduceRequest, ProduceResponse, produce_request,
+    FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitResponse, OffsetDeleteRequest,
+    OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, produce_request,
 };
 
 const TOPIC: &str = "followed";
 const GROUPS: usize = 8;
+/// The log with the records of group-0.
+const OFFSETS_LOG: &str = "__consumer_offsets-48/00000000000000000000.log";
 
 async fn create(client: &Client<'_>) {
+    create_wide(client, 1).await;
+}
+
+async fn create_wide(client: &Client<'_>, partitions: i32) {
     let mut topic = CreatableTopic::default();
-    (topic.name, topic.num_partitions, topic.replication_factor) = (TOPIC.into(), 1, 1);
+    (topic.name, topic.num_partitions, topic.replication_factor) = (TOPIC.into(), partitions, 1);
     let mut request = CreateTopicsRequest::default();
     (request.topics, request.timeout_ms) = (vec![topic], 30_000);
     let answer: CreateTopicsResponse = client.ask(7, &request).await.unwrap();
@@ -206,6 +213,60 @@ fn offsets_of_a_deleted_topic_do_not_come_back() {
             for group in 0..GROUPS {
                 assert_eq!(committed(&client, group).await, -1, "{how:?}");
             }
+        });
+    }
+}
+
+/// The tombstones of one request are larger than a batch may be.
+#[test]
+fn an_offset_delete_of_many_bytes_unloads_no_group() {
+    const PARTITIONS: i32 = 60;
+    run(1, async |machine| {
+        let client = Client::connect(machine).await;
+        create_wide(&client, PARTITIONS).await;
+        find(&client).await;
+        let group = "g".repeat(30_000);
+        for partition in 0..PARTITIONS {
+            let mut request = commit_of(&group, TOPIC, 5);
+            request.topics[0].partitions[0].partition_index = partition;
+            let answer: OffsetCommitResponse = client.ask(8, &request).await.unwrap();
+            assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+        }
+        let one = |partition_index| {
+            let mut partition = OffsetDeleteRequestPartition::default();
+            partition.partition_index = partition_index;
+            partition
+        };
+        let mut topic = OffsetDeleteRequestTopic::default();
+        (topic.name, topic.partitions) = (TOPIC.into(), (0..PARTITIONS).map(one).collect());
+        let mut request = OffsetDeleteRequest::default();
+        (request.group_id, request.topics) = (group.as_str().into(), vec![topic]);
+        let answer: OffsetDeleteResponse = client.ask(0, &request).await.unwrap();
+        assert_eq!(answer.error_code, 0);
+        assert!(answer.topics[0].partitions.iter().all(|partition| partition.error_code == 0));
+        // The coordinator goes on at once.
+        let answer: OffsetCommitResponse = client.ask(8, &commit_of(&group, TOPIC, 6)).await.unwrap();
+        assert_eq!(answer.topics[0].partitions[0].error_code, 0);
+    });
+}
+
+#[test]
+fn a_coordinator_whose_log_could_not_be_read_is_loaded_later() {
+    for seed in 0..4 {
+        run(seed, async |machine| {
+            let client = Client::connect(machine).await;
+            create(&client).await;
+            find(&client).await;
+            assert_eq!(commit(&client, 0, 5).await, 0);
+            machine.down(Down::Stop).await;
+            // The first read is that of the start: it would have the replica offline.
+            for _ in 0..=seed {
+                machine.sim.inject(FaultOp::Read, OFFSETS_LOG, 1, Fault::Errno(libc::EIO));
+            }
+            machine.start();
+            let client = Client::connect(machine).await;
+            assert_eq!(committed(&client, 0).await, 5);
+            assert_eq!(commit(&client, 0, 6).await, 0);
         });
     }
 }

@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use super::client::Client;
+use super::commits::commit_of;
 use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::sim::{Fault, FaultOp};
 use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::{CreatableTopic, CreatableTopicConfig};
+use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FetchRequest, FetchResponse,
-    InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, fetch_request,
-    produce_request,
+    FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse,
+    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, fetch_request, produce_request,
 };
 
 /// How long clients wait for a change.
@@ -217,5 +219,60 @@ fn a_stop_before_the_leader_epochs_have_grown_is_not_a_clean_one() {
         while topics(&client).await != [(DATA.to_owned(), 1)] {
             machine.sim.sleep(Duration::from_millis(100)).await;
         }
+    });
+}
+
+async fn commit(client: &Client<'_>, offset: i64) -> ErrorCode {
+    let answer: OffsetCommitResponse = client.ask(8, &commit_of("group", DATA, offset)).await.unwrap();
+    ErrorCode::from_code(answer.topics[0].partitions[0].error_code)
+}
+
+async fn committed(client: &Client<'_>) -> Result<i64, ErrorCode> {
+    let mut wanted = OffsetFetchRequestTopics::default();
+    (wanted.name, wanted.partition_indexes) = (DATA.into(), vec![0]);
+    let mut asked = OffsetFetchRequestGroup::default();
+    (asked.group_id, asked.member_epoch, asked.topics) = ("group".into(), -1, Some(vec![wanted]));
+    let mut request = OffsetFetchRequest::default();
+    request.groups = vec![asked];
+    let answer: OffsetFetchResponse = client.ask(8, &request).await.unwrap();
+    match answer.groups[0].error_code {
+        0 => Ok(answer.groups[0].topics[0].partitions[0].committed_offset),
+        code => Err(ErrorCode::from_code(code)),
+    }
+}
+
+#[test]
+fn coordinators_wait_for_the_leader_epochs_and_tell_offsets_meanwhile() {
+    on_a_machine(async |machine| {
+        let client = Client::connect(machine).await;
+        assert_eq!(create(&client, DATA, 0).await, ErrorCode::None);
+        let mut find = FindCoordinatorRequest::default();
+        find.coordinator_keys = vec!["group".into()];
+        let found: FindCoordinatorResponse = client.ask(4, &find).await.unwrap();
+        assert_eq!(found.coordinators[0].error_code, 0);
+        assert_eq!(commit(&client, 5).await, ErrorCode::None);
+        machine.down(Down::Kill).await;
+        for _ in 0..40 {
+            machine.sim.inject(FaultOp::Allocate, LOG, 0, Fault::Errno(libc::ENOSPC));
+        }
+        machine.start();
+        let client = Client::connect(machine).await;
+        while committed(&client).await == Err(ErrorCode::CoordinatorLoadInProgress) {
+            machine.sim.sleep(Duration::from_millis(1)).await;
+        }
+        // From now on it is there all the time: nothing has it loaded again.
+        let (mut offset, mut refused) = (6, 0);
+        while refused == 0 || offset < 12 {
+            match commit(&client, offset).await {
+                ErrorCode::None => offset += 1,
+                code => {
+                    assert_eq!(code, ErrorCode::CoordinatorNotAvailable);
+                    refused += 1;
+                }
+            }
+            assert_eq!(committed(&client).await, Ok(offset - 1));
+            machine.sim.sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(topics(&client).await.first().map(|(_, epoch)| *epoch), Some(1));
     });
 }
