@@ -126,7 +126,7 @@ pub fn read_own<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<Entries>, LogEr
 pub async fn write_own<R: Rt>(rt: &R, data_dir: &Path, entries: &Entries) -> Result<(), LogError> {
     let path = data_dir.join(OWN);
     let text = encode_own(entries).into_bytes();
-    rt.replace_file(&path, text).await.map_err(LogError::io("write", &path))
+    rt.replace_file(&path, text).await.map_err(LogError::io_or_exhausted("write", &path))
 }
 
 fn damaged(path: &Path, reason: &str) {
@@ -136,7 +136,7 @@ fn damaged(path: &Path, reason: &str) {
 /// Replaces the checkpoint `name` of a data directory.
 pub async fn write<R: Rt>(rt: &R, data_dir: &Path, name: &str, offsets: &Offsets) -> Result<(), LogError> {
     let path = data_dir.join(name);
-    rt.replace_file(&path, encode(offsets).into_bytes()).await.map_err(LogError::io("write", &path))
+    rt.replace_file(&path, encode(offsets).into_bytes()).await.map_err(LogError::io_or_exhausted("write", &path))
 }
 
 #[cfg(test)]

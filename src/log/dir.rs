@@ -159,6 +159,11 @@ pub async fn identify<R: Rt>(rt: &R, data_dirs: &[PathBuf], cluster_id: Option<S
     Ok(identities)
 }
 
+/// True when the last process ended properly.
+pub fn is_clean<R: Rt>(rt: &R, data_dir: &Path) -> Result<bool, LogError> {
+    files::read_text(rt, &data_dir.join(CLEAN)).map(|text| text.is_some())
+}
+
 /// True when the last process ended properly. The sign is removed, durably: if this process does not, the next start will know.
 pub async fn take_clean<R: Rt>(rt: &R, data_dir: &Path) -> Result<bool, LogError> {
     let path = data_dir.join(CLEAN);

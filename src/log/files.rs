@@ -167,8 +167,12 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
 }
 
 /// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, and removes that in the background; what is left of it by then goes at the next
-/// start.
+/// start. A directory that has become another topic's is left alone.
 pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
+    let (owner, ours) = (topic_id(&log.rt, &log.dir)?, log.topic_id.get());
+    if owner != ours && !owner.is_zero() && !ours.is_zero() {
+        return Err(LogError::taken(&log.dir));
+    }
     let name = log.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let gone = rename_with(&log.rt, &log.dir, &name, "delete").await?;
     let (rt, cache) = (log.rt.clone(), log.cache.clone());

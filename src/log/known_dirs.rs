@@ -71,7 +71,7 @@ impl KnownDirs {
     /// Replaces the file in a data directory.
     pub async fn write<R: Rt>(&self, rt: &R, data_dir: &Path) -> Result<(), LogError> {
         let path = data_dir.join(NAME);
-        rt.replace_file(&path, self.encode().into_bytes()).await.map_err(LogError::io("write", &path))
+        rt.replace_file(&path, self.encode().into_bytes()).await.map_err(LogError::io_or_exhausted("write", &path))
     }
 }
 

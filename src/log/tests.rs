@@ -426,6 +426,19 @@ fn deleting_leaves_nothing() {
 }
 
 #[test]
+fn a_directory_that_has_become_another_topics_is_not_deleted() {
+    let sim = Sim::new(10, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        rt.rename(&path(), Path::new("/data/aside")).unwrap();
+        files::create(&rt, &path(), Uuid([8; 16])).await.unwrap();
+        assert!(log.delete().await.is_err());
+        assert_eq!(files::topic_id(&rt, &path()).unwrap(), Uuid([8; 16]));
+    });
+}
+
+#[test]
 fn a_data_directory_knows_whose_it_is_and_how_it_was_left() {
     let sim = Sim::new(9, 1);
     let rt = sim.rt(0);

@@ -28,7 +28,7 @@ use crate::rt::{Class, Rt};
 /// write: a full disk can be cleared over the network.
 const RESERVE: u64 = 1 << 20;
 /// How often a change that the disk has no room for is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// Who asked for a change: its core and the call.
 pub(super) type Asker = (usize, Ticket);
@@ -171,6 +171,9 @@ impl<R: Rt> Control<R> {
     async fn commit(&self, records: &[MetadataRecord], lane: Lane, now_ms: i64) -> Result<(), NoRoom> {
         if records.is_empty() {
             return Ok(());
+        }
+        if lane == Lane::Takes {
+            self.settle_checkpoints().await?;
         }
         let reserve = if lane == Lane::Frees { 0 } else { RESERVE };
         self.make_room(records, reserve).await?;

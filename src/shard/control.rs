@@ -50,8 +50,14 @@ pub struct Control<R: Rt> {
     pub(super) full: Cell<bool>,
     /// The log is being written.
     pub(super) busy: Cell<bool>,
-    /// A checkpoint is being written. Two at a time would take each other's files away.
+    /// The checkpoints are being written.
     writing: Cell<bool>,
+    /// Rounds of checkpoints that were begun; whether one is under way; whether the last was written.
+    rounds: Cell<u64>,
+    in_round: Cell<bool>,
+    round_done: Cell<bool>,
+    /// The checkpoints of the last process name partitions that could be taken for new ones.
+    stale: Cell<bool>,
     pub(super) closed: Cell<bool>,
 }
 
@@ -62,14 +68,7 @@ impl<R: Rt> Control<R> {
         let rt = shard.rt();
         let elsewhere = given.get("metadata.log.dir").map(PathBuf::from);
         let settings = BrokerSettings::new(node, given);
-        let opened = match Opened::open(&shard, node, settings, &dirs, elsewhere.as_deref()).await {
-            Ok(opened) => opened,
-            Err(reason) => {
-                // The next start, Kafka's perhaps, finds what this one has found.
-                dirs.put_back(rt).await.map_err(|e| format!("{reason}; {e}"))?;
-                return Err(reason);
-            }
-        };
+        let opened = Opened::open(&shard, node, settings, &dirs, elsewhere.as_deref()).await?;
         let Opened { log, home, image, removed, takeover } = opened;
         let path = dir::partition_dir(&dirs.dirs[home].path, METADATA, 0);
         let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
@@ -77,8 +76,11 @@ impl<R: Rt> Control<R> {
             Some(log) => log,
             None => Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await.map_err(|e| failed(&e))?,
         };
-        dirs.store_known(rt, home).await.map_err(|e| e.to_string())?;
-        let clean = dirs.clean();
+        match dirs.store_known(rt, home).await {
+            Err(LogError::Exhausted(what)) => tracing::warn!("{what}: it will be written when there is room"),
+            stored => stored.map_err(|e| e.to_string())?,
+        }
+        let (clean, markers) = (dirs.clean(), dirs.markers());
         let control = Rc::new(Control {
             image: RefCell::new(image),
             places: RefCell::default(),
@@ -90,29 +92,26 @@ impl<R: Rt> Control<R> {
             full: Cell::default(),
             busy: Cell::default(),
             writing: Cell::new(false),
+            rounds: Cell::default(),
+            in_round: Cell::default(),
+            round_done: Cell::default(),
+            stale: Cell::default(),
             closed: Cell::new(false),
             log,
             shard: shard.clone(),
         });
-        control.reserve().await;
-        if let Some(Takeover { path, taken }) = &takeover {
-            control.take_in(&taken.records, &dirs).await?;
-            takeover::report(path, taken, &control.image.borrow());
-        }
-        if control.log.end_offset() > 0
-            && let Err(reason) = takeover::mark_taken_over(rt, &dirs, elsewhere.as_deref()).await
-        {
-            if takeover.is_some() {
-                return Err(reason);
-            }
-            tracing::warn!("{reason}");
+        // From here on a log may change. A start that is refused leaves it as a stop does, and the
+        // next start, Kafka's perhaps, finds what this one has found.
+        markers.take(rt).await?;
+        if let Err(reason) = control.prepare(dirs, home, &removed, takeover, elsewhere.as_deref()).await {
+            let closed = control.log.close(no_producers()).await.map_err(|e| e.to_string());
+            let back = match closed {
+                Ok(()) => markers.put_back(rt).await,
+                failed => failed,
+            };
+            return Err(back.err().map_or(reason.clone(), |e| format!("{reason}; {e}")));
         }
         let image = control.image.borrow().clone();
-        takeover::clear_strays(rt, &mut dirs, &image, &removed).await.map_err(|e| e.to_string())?;
-        control.places.replace(Places::new(dirs, home, &image));
-        if control.places.borrow().checkpoints_are_stale(&image) {
-            control.write_checkpoints(&[]).await.map_err(|e| e.to_string())?;
-        }
         // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
         let unclean = control.places.borrow().new_epochs(&image);
         if !unclean.is_empty() {
@@ -122,27 +121,99 @@ impl<R: Rt> Control<R> {
         let everything = partitions(&control.image.borrow());
         control.publish(everything).await;
         if !clean {
-            control.checkpoint_recovered().await;
+            // Before anything new is accepted: a log may end below what its checkpoint tells, and what
+            // is written there next is something else.
+            control.checkpoint().await;
         }
         let running = control.clone();
         shard.rt().spawn(Class::Foreground, async move { running.run().await });
         Ok(control)
     }
 
+    /// Makes the metadata log and the log directories ready, before any partition is opened or made.
+    async fn prepare(
+        &self,
+        mut dirs: LogDirs,
+        home: usize,
+        removed: &HashSet<TopicId>,
+        takeover: Option<Takeover>,
+        elsewhere: Option<&Path>,
+    ) -> Result<(), String> {
+        let rt = self.shard.rt();
+        self.reserve().await;
+        if let Some(Takeover { path, taken }) = &takeover {
+            self.take_in(&taken.records).await?;
+            takeover::report(path, taken, &self.image.borrow());
+        }
+        if self.log.end_offset() > 0
+            && let Err(reason) = takeover::mark_taken_over(rt, &dirs, elsewhere).await
+        {
+            if takeover.is_some() {
+                return Err(reason);
+            }
+            tracing::warn!("{reason}");
+        }
+        let image = self.image.borrow().clone();
+        takeover::clear_strays(rt, &mut dirs, &image, removed).await.map_err(|e| e.to_string())?;
+        self.places.replace(Places::new(dirs, home, &image));
+        if !self.places.borrow().checkpoints_are_stale(&image) {
+            return Ok(());
+        }
+        self.stale.set(true);
+        match self.write_checkpoints(&[]).await {
+            Err(LogError::Exhausted(what)) => match self.places.borrow().made_from_stale(&image) {
+                Some(dir) => Err(format!("{what}, and a partition that is to be made anew in {dir} would be taken for an old one")),
+                None => {
+                    tracing::warn!("{what}: until there is room no topic is created");
+                    Ok(())
+                }
+            },
+            written => written.map_err(|e| e.to_string()),
+        }
+    }
+
     /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
     pub async fn checkpoint_every(&self, interval: Duration) {
-        loop {
+        while !self.closed.get() {
             self.shard.rt().sleep(interval.max(Duration::from_secs(1))).await;
-            let positions = self.positions().await;
-            if self.closed.get() {
-                return;
-            }
-            self.writing.set(true);
-            if let Err(e) = self.write_checkpoints(&positions).await {
-                tracing::warn!("{e}");
-            }
-            self.writing.set(false);
+            self.checkpoint().await;
             // What the log has allocated ahead is not given back: it is the room for deletions.
+        }
+    }
+
+    /// Writes the checkpoints once all logs are flushed, one round after the other: two at a time would
+    /// take each other's files away. False when that failed, or at the stop.
+    pub(super) async fn checkpoint(&self) -> bool {
+        let asked = self.rounds.get();
+        while self.in_round.get() && !self.closed.get() {
+            self.shard.rt().sleep(Duration::from_millis(1)).await;
+        }
+        if self.closed.get() {
+            return false;
+        }
+        // One that was begun since then tells what was asked for.
+        if self.rounds.get() > asked && self.round_done.get() {
+            return true;
+        }
+        self.in_round.set(true);
+        self.rounds.set(self.rounds.get() + 1);
+        let positions = self.positions().await;
+        let done = !self.closed.get() && {
+            self.writing.set(true);
+            let written = self.write_checkpoints(&positions).await;
+            self.writing.set(false);
+            written.inspect_err(|e| tracing::warn!("{e}")).is_ok()
+        };
+        self.round_done.set(done);
+        self.in_round.set(false);
+        done
+    }
+
+    /// Before a partition is made: the checkpoints name none any more that could be taken for it.
+    pub(super) async fn settle_checkpoints(&self) -> Result<(), NoRoom> {
+        match !self.stale.get() || self.checkpoint().await {
+            true => Ok(()),
+            false => Err(NoRoom("the checkpoints of the last process are not replaced yet".into())),
         }
     }
 
@@ -156,23 +227,13 @@ impl<R: Rt> Control<R> {
         positions
     }
 
-    /// After an unclean end, before anything new is accepted: a log may end below what its checkpoint
-    /// tells, and what is written there next is something else.
-    async fn checkpoint_recovered(&self) {
-        let positions = self.positions().await;
-        if let Err(e) = self.write_checkpoints(&positions).await {
-            tracing::warn!("{e}");
-        }
-    }
-
     /// Closes the metadata log, and marks the stop as clean. `positions` are those of the logs that were closed.
     pub async fn close(&self, mut positions: Vec<Position>) -> Result<(), String> {
         self.closed.set(true);
         while self.writing.get() || self.busy.get() {
             self.shard.rt().sleep(Duration::from_millis(1)).await;
         }
-        let no_producers = producer_snapshot::encode(std::iter::empty());
-        self.log.close(no_producers).await.map_err(|e| format!("metadata log: {e}"))?;
+        self.log.close(no_producers()).await.map_err(|e| format!("metadata log: {e}"))?;
         positions.push(self.position(true));
         self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
         if self.owes() {
@@ -188,14 +249,13 @@ impl<R: Rt> Control<R> {
     }
 
     /// Takes in the metadata of a Kafka, as a whole or not at all.
-    async fn take_in(&self, records: &[MetadataRecord], dirs: &LogDirs) -> Result<(), String> {
+    async fn take_in(&self, records: &[MetadataRecord]) -> Result<(), String> {
         let now_ms = self.shard.rt().now().wall_ms;
         let refused = match journal::encode(records, now_ms).len() <= METADATA_LOG.segment_bytes as usize {
             true => self.write(records, now_ms).await.err().map(|NoRoom(what)| what),
             false => Some("it is larger than a segment of our metadata log".to_owned()),
         };
         let Some(reason) = refused else { return Ok(()) };
-        dirs.put_back(self.shard.rt()).await.map_err(|e| format!("{reason}; {e}"))?;
         Err(format!("the metadata of Kafka cannot be stored: {reason}. Nothing was changed"))
     }
 
@@ -209,12 +269,24 @@ impl<R: Rt> Control<R> {
     }
 
     async fn write_checkpoints(&self, positions: &[Position]) -> Result<(), LogError> {
+        let (rt, owed) = (self.shard.rt(), self.places.borrow().unstored());
+        if let Some((known, paths)) = owed {
+            for path in paths {
+                known.write(rt, &path).await?;
+            }
+            self.places.borrow_mut().set_stored();
+        }
         let checkpoints = self.places.borrow_mut().checkpoints(positions, &self.image.borrow());
         for checkpoint in checkpoints {
-            checkpoint.write(self.shard.rt()).await?;
+            checkpoint.write(rt).await?;
         }
+        self.stale.set(false);
         Ok(())
     }
+}
+
+fn no_producers() -> Vec<u8> {
+    producer_snapshot::encode(std::iter::empty())
 }
 
 /// What a start knows before it changes anything.

@@ -67,12 +67,11 @@ pub struct LogDirs {
 }
 
 impl LogDir {
-    /// Looks at a log directory. The clean marker is taken from it: if this process does not stop
-    /// cleanly, the next will know.
-    async fn read<R: Rt>(rt: &R, path: &Path, id: Uuid) -> Result<LogDir, LogError> {
+    /// Looks at a log directory. The clean marker stays, see [`Markers`].
+    fn read<R: Rt>(rt: &R, path: &Path, id: Uuid) -> Result<LogDir, LogError> {
         let content = dir::list(rt, path)?;
         let own = checkpoint::read_own(rt, path)?;
-        let clean = dir::take_clean(rt, path).await?;
+        let clean = dir::is_clean(rt, path)?;
         let is_metadata =
             |dir: &PartitionDir| dir.topic == METADATA && dir.partition == 0 && (dir.topic_id.is_zero() || dir.topic_id == METADATA_ID);
         let (mut partitions, mut vanished, mut named) = (Vec::new(), Entries::new(), false);
@@ -130,7 +129,7 @@ pub async fn open_dirs<R: Rt>(
     let stored = stored?;
     let mut dirs = Vec::with_capacity(paths.len());
     for (path, meta) in paths.iter().zip(identities) {
-        dirs.push(LogDir::read(rt, path, meta.directory_id).await.map_err(text)?);
+        dirs.push(LogDir::read(rt, path, meta.directory_id).map_err(text)?);
     }
     Ok((cluster_id.clone(), LogDirs::new(cluster_id, dirs, stored, &lost)))
 }
@@ -206,12 +205,9 @@ impl LogDirs {
         Ok((!self.dirs.iter().any(|dir| Some(dir.id) == id)).then_some(path))
     }
 
-    /// Gives the clean markers back: nothing was changed.
-    pub(super) async fn put_back<R: Rt>(&self, rt: &R) -> Result<(), LogError> {
-        for dir in self.dirs.iter().filter(|dir| dir.clean) {
-            dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await?;
-        }
-        Ok(())
+    /// The clean markers that were found.
+    pub(super) fn markers(&self) -> Markers {
+        Markers(self.dirs.iter().filter(|dir| dir.clean).map(|dir| dir.path.clone()).collect())
     }
 
     /// Has every directory know all directories, and which of them holds the metadata log.
@@ -220,6 +216,7 @@ impl LogDirs {
         if self.stored && self.known.metadata == metadata {
             return Ok(());
         }
+        self.stored = false;
         self.known.metadata = metadata;
         self.known.revision += 1;
         for dir in &self.dirs {
@@ -240,6 +237,32 @@ impl LogDirs {
             }
         }
         Ok(())
+    }
+}
+
+/// Log directories with a clean marker.
+pub(super) struct Markers(Vec<PathBuf>);
+
+impl Markers {
+    /// Takes the markers, before any log changes: if this process does not stop cleanly, the next will
+    /// know. If one cannot be taken, all stay.
+    pub(super) async fn take<R: Rt>(&self, rt: &R) -> Result<(), String> {
+        for path in &self.0 {
+            if let Err(reason) = dir::take_clean(rt, path).await {
+                let back = self.put_back(rt).await;
+                return Err(back.err().map_or(reason.to_string(), |e| format!("{reason}; {e}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the markers back: all logs are closed as they were.
+    pub(super) async fn put_back<R: Rt>(&self, rt: &R) -> Result<(), String> {
+        let mut done = Ok(());
+        for path in &self.0 {
+            done = done.and(dir::mark_clean(rt, path, UNKNOWN_EPOCH).await.map_err(|e| e.to_string()));
+        }
+        done
     }
 }
 
@@ -266,16 +289,19 @@ struct Place {
     carried: Option<Opening>,
     /// How far the log is and its high watermark, as a core has told; `None` before it has.
     told: Option<(Opening, Offset)>,
+    /// Its log may have been opened.
+    tried: bool,
 }
 
 impl Place {
     fn new(dir: usize, opening: Opening) -> Place {
-        Place { dir, opening, carried: None, told: None }
+        Place { dir, opening, carried: None, told: None, tried: false }
     }
 
     /// What is known of a log that is not open.
     fn carried(&self) -> Opening {
-        Opening { clean: false, ..self.carried.unwrap_or(self.opening) }
+        let known = self.carried.unwrap_or(self.opening);
+        Opening { clean: known.clean && !self.tried, ..known }
     }
 }
 
@@ -287,13 +313,15 @@ pub(super) struct Places {
     /// Partitions without a directory that may have one in a log directory which is absent.
     offline: BTreeSet<Key>,
     counts: Vec<usize>,
+    /// The list of log directories, which not all of them have stored yet.
+    unstored: Option<KnownDirs>,
 }
 
 impl Places {
     /// Takes in what was found. The directories hold partitions of topics of `image` only;
     /// `metadata` is the one with the metadata log.
     pub(super) fn new(found: LogDirs, metadata: usize, image: &Image) -> Places {
-        let LogDirs { dirs, absent, .. } = found;
+        let LogDirs { dirs, absent, known, stored, .. } = found;
         let mut of = BTreeMap::new();
         for (at, dir) in dirs.iter().enumerate() {
             for found in &dir.partitions {
@@ -306,7 +334,7 @@ impl Places {
         let opening = dirs[metadata].metadata.as_ref().map(|found| found.opening).unwrap_or_default();
         of.insert(METADATA_KEY, Place::new(metadata, opening));
         let counts = (0..dirs.len()).map(|at| of.values().filter(|place| place.dir == at).count()).collect();
-        let mut places = Places { dirs, of, offline: BTreeSet::new(), counts };
+        let mut places = Places { dirs, of, offline: BTreeSet::new(), counts, unstored: (!stored).then_some(known) };
         places.look_for_missing(&absent, image);
         places
     }
@@ -349,6 +377,25 @@ impl Places {
         self.dirs.iter().enumerate().any(|(at, dir)| dir.named || dir.vanished.keys().any(|key| gone(key, at)))
     }
 
+    /// The log directory whose stale checkpoint would count for a partition that is to be made anew
+    /// there, if there is one: one by name may be any.
+    pub(super) fn made_from_stale(&self, image: &Image) -> Option<String> {
+        let all = image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|p| (topic.id, p)));
+        let anew: Vec<Key> = all.filter(|key| !self.of.contains_key(key) && !self.offline.contains(key)).collect();
+        let stale = |dir: &&LogDir| anew.iter().any(|key| dir.named || dir.vanished.contains_key(key));
+        self.dirs.iter().find(stale).map(|dir| dir.path.display().to_string())
+    }
+
+    /// The list of log directories, and where it is to be stored, if that is not done.
+    pub(super) fn unstored(&self) -> Option<(KnownDirs, Vec<PathBuf>)> {
+        self.unstored.clone().map(|known| (known, self.paths()))
+    }
+
+    /// The list of log directories is stored.
+    pub(super) fn set_stored(&mut self) {
+        self.unstored = None;
+    }
+
     /// Where a partition is, or is to be: a new one goes to the directory with the fewest. `None`: it
     /// may lie in a log directory that is absent.
     pub(super) fn place(&mut self, key: Key, topic: &str) -> Option<(PathBuf, Opening)> {
@@ -361,6 +408,7 @@ impl Places {
             counts[dir] += 1;
             Place::new(dir, Opening::default())
         });
+        place.tried = true;
         Some((dir::partition_dir(&self.dirs[place.dir].path, topic, key.1), place.opening))
     }
 
@@ -401,7 +449,7 @@ impl Places {
     }
 
     /// The checkpoints to write, with `positions` as they are now. What is known of logs that are not
-    /// open is carried over, but for how they were closed: an attempt to open them may have failed.
+    /// open is carried over, but for how they were closed once an attempt to open them may have failed.
     pub(super) fn checkpoints(&mut self, positions: &[Position], image: &Image) -> Vec<Checkpoint> {
         for position in positions {
             if let Some(place) = self.of.get_mut(&position.key) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::*;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::settings::{BrokerSettings, Configs};
-use crate::sim::{Sim, SimRt};
+use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
 const NODE: i32 = 1;
 
@@ -61,6 +61,7 @@ impl Machine {
         self.partition(dirs[home], "__corelane_metadata-0", METADATA_ID);
         self.sim.run_until(found.store_known(&self.rt, home)).unwrap();
         found.refuse_copies(image).unwrap();
+        self.sim.run_until(found.markers().take(&self.rt)).unwrap();
         Places::new(found, home, image)
     }
 
@@ -127,6 +128,7 @@ fn an_entry_whose_directory_is_gone_is_not_that_of_a_new_one() {
     machine.rt.remove_dir_all(Path::new("/a/t-0")).unwrap();
     let mut places = machine.start(&["/a"], None, &image);
     assert!(places.checkpoints_are_stale(&image));
+    assert_eq!(places.made_from_stale(&image), Some("/a".to_owned()));
     machine.write(&mut places, &[], &image);
     machine.partition("/a", "t-0", id(1));
     let mut places = machine.start(&["/a"], None, &image);
@@ -147,7 +149,8 @@ fn what_is_known_of_logs_that_are_not_open_is_carried_over() {
     machine.stop(places, &[position(1, 0, known), position(1, 1, known)], &image);
     // Partition 0 cannot be opened in the next two lives.
     for _ in 0..2 {
-        let places = machine.start(&["/a"], None, &image);
+        let mut places = machine.start(&["/a"], None, &image);
+        opened_as(&mut places, 1, 0);
         machine.stop(places, &[position(1, 1, opening(30, 9, 5))], &image);
     }
     let mut places = machine.start(&["/a"], None, &image);
@@ -160,6 +163,7 @@ fn what_is_known_of_logs_that_are_not_open_is_carried_over() {
         let mut places = machine.start(&["/a"], None, &image);
         assert!(!places.checkpoints_are_stale(&image));
         assert_eq!(opened_as(&mut places, 1, 0), Opening::default());
+        assert_eq!(places.made_from_stale(&image), None);
         machine.stop(places, &[position(1, 1, opening(30, 9, 5))], &image);
     }
     machine.partition("/a", "t-0", id(1));
@@ -274,4 +278,36 @@ fn identities_are_checked_before_any_is_made() {
     machine.sim.run_until(machine.rt.write_file(Path::new("/copy/meta.properties"), meta)).unwrap();
     let refusal = open(&["/a", "/copy"], None).unwrap_err();
     assert!(refusal.contains("/a") && refusal.contains("/copy") && refusal.contains("copy"), "{refusal}");
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_leaves_the_clean_markers_of_all() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let image = image(&[]);
+    let places = machine.start(&["/a", "/b"], None, &image);
+    machine.stop(places, &[], &image);
+    let paths = ["/a", "/b"].map(PathBuf::from);
+    machine.sim.inject(FaultOp::Read, "/b/corelane-checkpoint", 0, Fault::Errno(libc::EIO));
+    assert!(machine.sim.run_until(open_dirs(&machine.rt, &paths, None, NODE, None)).is_err());
+    let found = machine.open(&["/a", "/b"], None);
+    assert!(found.clean());
+    // The same where the second cannot be taken.
+    machine.sim.inject(FaultOp::Names, "/b/.kafka_cleanshutdown", 0, Fault::Errno(libc::EIO));
+    assert!(machine.sim.run_until(found.markers().take(&machine.rt)).is_err());
+    assert!(machine.open(&["/a", "/b"], None).clean());
+}
+
+#[test]
+fn a_list_of_log_directories_that_lacked_room_is_still_to_be_stored() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let image = image(&[]);
+    let mut found = machine.open(&["/a", "/b"], None);
+    machine.sim.inject(FaultOp::Write, "/b/corelane-log-dirs", 0, Fault::Errno(libc::ENOSPC));
+    let stored = machine.sim.run_until(found.store_known(&machine.rt, 0));
+    assert!(matches!(stored, Err(LogError::Exhausted(_))), "{stored:?}");
+    let mut places = Places::new(found, 0, &image);
+    let (known, paths) = places.unstored().unwrap();
+    assert_eq!((known.paths.len(), paths.len()), (2, 2));
+    places.set_stored();
+    assert!(places.unstored().is_none());
 }

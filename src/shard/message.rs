@@ -89,6 +89,8 @@ pub enum Call {
     ListGroups(Vec<String>, Vec<String>),
     /// Flush all logs and say how far they are.
     Checkpoint,
+    /// Write the checkpoints; for the core that runs the controller shard.
+    StoreCheckpoints,
     /// Finish what was read, end groups and connections.
     Disconnect,
     /// Close the logs, once all cores are disconnected.
@@ -117,6 +119,8 @@ pub enum Answer {
     Groups(Result<Vec<Listed>, ErrorCode>),
     /// See [`Call::Checkpoint`].
     Checkpoint(Vec<Position>),
+    /// See [`Call::StoreCheckpoints`]. Whether they are stored.
+    StoredCheckpoints(bool),
     /// See [`Call::Assign`].
     Assigned,
     /// See [`Call::Disconnect`].

@@ -364,6 +364,14 @@ impl<R: Rt> Shard<R> {
         }
     }
 
+    /// Has the checkpoints of all log directories written; false when they could not be.
+    async fn ask_checkpoint(&self) -> bool {
+        match self.call(CONTROLLER_CORE, Call::StoreCheckpoints).await {
+            Answer::StoredCheckpoints(stored) => stored,
+            _ => unreachable!("answers match calls"),
+        }
+    }
+
     /// Resolves when this core has been stopped and all it had to say has left.
     pub async fn stopped(&self) {
         while !self.0.stopped.get() {

@@ -91,6 +91,8 @@ impl<R: Rt> Drop for Parked<R> {
 pub struct Owner<R: Rt> {
     rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
+    /// Replicas whose log is open, but which are not served before their leader epoch has grown.
+    pending: RefCell<BTreeMap<Key, Rc<Replica<R>>>>,
     /// Replicas of this core that could not be opened, with what to try again, if that may help.
     offline: RefCell<BTreeMap<Key, Option<Home>>>,
 }
@@ -98,7 +100,7 @@ pub struct Owner<R: Rt> {
 impl<R: Rt> Owner<R> {
     /// Without replicas.
     pub fn new(rt: R) -> Owner<R> {
-        Owner { rt, replicas: RefCell::default(), offline: RefCell::default() }
+        Owner { rt, replicas: RefCell::default(), pending: RefCell::default(), offline: RefCell::default() }
     }
 
     /// The replica of a partition.
@@ -111,6 +113,30 @@ impl<R: Rt> Owner<R> {
         let mut all: Vec<_> = self.replicas.borrow().iter().map(|(k, r)| (*k, r.clone())).collect();
         all.sort_unstable_by_key(|(key, _)| *key);
         all
+    }
+
+    /// All replicas whose log is open, also those that are not served yet.
+    pub fn opened(&self) -> Vec<(Key, Rc<Replica<R>>)> {
+        let mut all = self.replicas();
+        all.extend(self.pending.borrow().iter().map(|(key, replica)| (*key, replica.clone())));
+        all.sort_unstable_by_key(|(key, _)| *key);
+        all
+    }
+
+    /// Keeps a replica that is not to be served yet: its partition has a storage error until then.
+    pub fn set_pending(&self, key: Key, replica: Rc<Replica<R>>) {
+        self.set_offline(key, None);
+        self.pending.borrow_mut().insert(key, replica);
+    }
+
+    /// Whether a replica is kept that is not served yet.
+    pub fn is_pending(&self, key: &Key) -> bool {
+        self.pending.borrow().contains_key(key)
+    }
+
+    /// Takes a replica that was not served yet.
+    pub fn take_pending(&self, key: &Key) -> Option<Rc<Replica<R>>> {
+        self.pending.borrow_mut().remove(key)
     }
 
     /// A replica of this core cannot be opened: its partition has a storage error until the next start, or until `again` succeeds.
@@ -144,8 +170,7 @@ impl<R: Rt> Owner<R> {
     }
 
     /// Takes a replica into service.
-    pub fn insert(&self, key: Key, replica: Replica<R>) {
-        let replica = Rc::new(replica);
+    pub fn insert(&self, key: Key, replica: Rc<Replica<R>>) {
         let weak = Rc::downgrade(&replica);
         replica.log.set_on_progress(Some(Rc::new(move || {
             if let Some(replica) = weak.upgrade() {
@@ -174,9 +199,10 @@ impl<R: Rt> Owner<R> {
         }
     }
 
-    /// Takes a replica out of service.
+    /// Takes a replica out of service, or one that was not served yet.
     pub fn remove(&self, key: &Key) -> Option<Rc<Replica<R>>> {
-        self.replicas.borrow_mut().remove(key)
+        let served = self.replicas.borrow_mut().remove(key);
+        served.or_else(|| self.take_pending(key))
     }
 
     /// Appends a batch; the sink hears of it when what the producer waits for has happened.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::changes::AGAIN;
 use super::control::Control;
 use super::message::{Answer, Assignment, Call, Home, Message, Position, Terms, Ticket};
 use super::op::Key;
@@ -139,6 +140,11 @@ impl<R: Rt> Shard<R> {
             Call::Checkpoint => {
                 self.answer_later(from, ticket, async |shard| Answer::Checkpoint(shard.checkpoint().await));
             }
+            Call::StoreCheckpoints => self.answer_later(from, ticket, async |shard| {
+                let control = shard.0.control.borrow().clone();
+                let control = control.expect("only the controller's core is asked");
+                Answer::StoredCheckpoints(control.checkpoint().await)
+            }),
             Call::Disconnect => self.answer_later(from, ticket, async |shard| {
                 shard.disconnect().await;
                 Answer::Disconnected
@@ -203,7 +209,7 @@ impl<R: Rt> Shard<R> {
     async fn drop_orphans(&self, image: &Arc<Image>) -> bool {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
         let mut gone = Vec::new();
-        for (key, replica) in self.0.owner.replicas() {
+        for (key, replica) in self.0.owner.opened() {
             match image.topic_by_id(key.0) {
                 Some(topic) => {
                     replica.set_config(&topic.config);
@@ -290,45 +296,60 @@ impl<R: Rt> Shard<R> {
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
-        if closed && replica.log.opened_unclean() {
-            self.serve_in_new_epoch(key, replica);
+        let replica = Rc::new(replica);
+        let known = opening.recovery_point.max(opening.log_start).max(opening.cleaned);
+        let grow = closed && replica.log.opened_unclean();
+        if grow || replica.log.end_offset() < known {
+            self.serve_when_stored(key, replica, grow);
         } else {
-            self.serve_replica(key, replica);
+            self.serve_replica(key, replica, image);
         }
         Ok(())
     }
 
-    fn serve_replica(&self, key: Key, replica: Replica<R>) {
+    /// Takes a replica into service as `image` has it, or this core's own image where that is newer.
+    fn serve_replica(&self, key: Key, replica: Rc<Replica<R>>, image: &Image) {
+        let own = self.image();
+        let image = if own.offset() > image.offset() { &own } else { image };
+        if let Some(topic) = image.topic_by_id(key.0) {
+            replica.set_config(&topic.config);
+            replica.follow(image, &key);
+        }
         self.0.owner.insert(key, replica);
         self.0.owner.set_online(&key);
         self.groups_follow_replica(&key);
     }
 
-    /// Serves a replica, whose log should have been closed but is not as it was then, once its leader epoch has grown.
-    fn serve_in_new_epoch(&self, key: Key, replica: Replica<R>) {
-        self.0.owner.set_offline(key, None);
+    /// Serves a replica, whose log is not as the last process has told, once the checkpoints tell how
+    /// it is, and with `grow` its leader epoch has grown: it should have been closed. Until then it
+    /// is kept beside those that are served, and dropped with its topic or closed as they are.
+    fn serve_when_stored(&self, key: Key, replica: Rc<Replica<R>>, grow: bool) {
+        self.0.owner.set_pending(key, replica);
         let shard = self.clone();
         self.rt().spawn(Class::Foreground, async move {
-            let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+            let mut grown = !grow;
             loop {
-                let terms = Terms { within: NEW_EPOCH_WITHIN, lane: Lane::Takes, bytes: 0 };
-                let record = record.clone();
-                match shard.control(terms, move |_, _| (vec![record.clone()], ())).await {
-                    Ok(()) => break,
-                    // The metadata disk has no room, and says so.
-                    Err(_) if shard.0.stopped.get() => return,
-                    Err(_) => {}
+                grown = grown || shard.ask_new_epoch(&key).await;
+                if grown && shard.ask_checkpoint().await {
+                    break;
+                }
+                // There is no room, which the controller says, or it is busy.
+                shard.rt().sleep(AGAIN).await;
+                if shard.0.stopping.get() || !shard.0.owner.is_pending(&key) {
+                    return;
                 }
             }
-            let image = shard.image();
-            if image.topic_by_id(key.0).is_some() {
-                replica.follow(&image, &key);
-                return shard.serve_replica(key, replica);
-            }
-            if let Err(e) = replica.log.delete().await {
-                tracing::error!("{}: cannot be deleted: {e}", replica.name);
+            if let Some(replica) = shard.0.owner.take_pending(&key) {
+                shard.serve_replica(key, replica, &shard.image());
             }
         });
+    }
+
+    /// Has the leader epoch of a partition grow; false when that could not be done in time.
+    async fn ask_new_epoch(&self, key: &Key) -> bool {
+        let terms = Terms { within: NEW_EPOCH_WITHIN, lane: Lane::Takes, bytes: 0 };
+        let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+        self.control(terms, move |_, _| (vec![record.clone()], ())).await.is_ok()
     }
 
     /// Sets the directory `dir` aside if it is another topic's: it has come since the start, or could
@@ -338,7 +359,7 @@ impl<R: Rt> Shard<R> {
         if owner.is_zero() || owner == key.0 {
             return Ok(());
         }
-        if names::is_own(topic) || self.0.owner.replicas().iter().any(|(_, replica)| replica.dir == dir) {
+        if names::is_own(topic) || self.0.owner.opened().iter().any(|(_, replica)| replica.dir == dir) {
             return Err(LogError::taken(dir));
         }
         let aside = log::dir::set_aside(self.rt(), dir).await?;
@@ -364,7 +385,7 @@ impl<R: Rt> Shard<R> {
 
     async fn checkpoint(&self) -> Vec<Position> {
         let mut positions = Vec::new();
-        for (key, replica) in self.0.owner.replicas() {
+        for (key, replica) in self.0.owner.opened() {
             // A failed flush has fenced the log and said so; its recovery point stays where it was.
             let _ = replica.log.flush().await;
             positions.push(replica.position(key, false));
@@ -393,13 +414,15 @@ impl<R: Rt> Shard<R> {
         let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
             let snapshot = replica.partition.borrow().producers.encode_snapshot();
             let result = replica.log.close(snapshot).await;
-            closed.borrow_mut().push(replica.position(key, result.is_ok()));
+            // The next start is to have its leader epoch grow, if this one could not.
+            let clean = result.is_ok() && !shard.0.owner.is_pending(&key);
+            closed.borrow_mut().push(replica.position(key, clean));
             if let Err(e) = result {
                 tracing::error!("{}: not closed cleanly: {e}", replica.name);
             }
             shard.0.owner.remove(&key);
         };
-        self.each(&self.image(), self.0.owner.replicas(), close).await;
+        self.each(&self.image(), self.0.owner.opened(), close).await;
         positions.take()
     }
 }

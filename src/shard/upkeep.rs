@@ -66,12 +66,8 @@ impl<R: Rt> Shard<R> {
         let image = self.image();
         let topic = image.topic_by_id(key.0);
         match (opened, topic) {
-            (Ok(()), Some(topic)) => {
-                tracing::info!("{}: online", home.dir.display());
-                if let Some(replica) = self.0.owner.replica(&key) {
-                    replica.set_config(&topic.config);
-                }
-            }
+            (Ok(()), Some(_)) if self.0.owner.is_pending(&key) => {}
+            (Ok(()), Some(_)) => tracing::info!("{}: online", home.dir.display()),
             (Ok(()), None) => self.drop_replica(&key).await,
             (Err(LogError::Exhausted(_)), _) => return false,
             (Err(_), None) => {}

@@ -1,12 +1,18 @@
 //! The leader epoch of a log that opens unclean grows, whatever the other logs of the process did.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::client::Client;
 use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp};
 use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request, produce_request};
+use crate::wire::codec::{
+    DeleteTopicsRequest, DeleteTopicsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request,
+    produce_request,
+};
 
 const TOPIC: &str = "epochs";
 
@@ -33,6 +39,13 @@ async fn produce(client: &Client<'_>, partition: i32) -> i16 {
     (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
     let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
     answer.responses[0].partition_responses[0].error_code
+}
+
+/// What the checkpoint tells of a partition.
+fn recovery_point(machine: &Machine, partition: &str) -> String {
+    let text = String::from_utf8(machine.sim.rt(0).read_file(Path::new("/data/corelane-checkpoint")).unwrap()).unwrap();
+    let mut entries = text.lines().map(|line| line.split(' ').collect::<Vec<_>>());
+    entries.find(|words| words.get(1) == Some(&partition)).unwrap()[2].to_owned()
 }
 
 #[test]
@@ -92,7 +105,74 @@ fn a_log_that_is_not_as_it_was_closed_gets_a_new_epoch() {
             machine.sim.sleep(std::time::Duration::from_millis(1)).await;
         }
         assert_eq!(epochs(&client).await, [0, 0, 1]);
+        // What it has lost does not count as flushed when other records take the offsets.
+        assert_eq!(recovery_point(&machine, "2"), "0");
         let stored = machine.sim.rt(0).read_file(&dir.join("leader-epoch-checkpoint")).unwrap();
         assert_eq!(String::from_utf8(stored).unwrap(), "0\n1\n1 0\n");
+    });
+}
+
+/// How it is cannot be stored while the disk has no room, and its topic goes meanwhile.
+#[test]
+fn a_log_that_waits_to_be_served_goes_with_its_topic_and_not_with_the_next() {
+    let machine = Machine::new(3);
+    machine.start();
+    machine.sim.run_until(async {
+        let client = Client::connect(&machine).await;
+        epochs(&client).await;
+        assert_eq!(produce(&client, 2).await, 0);
+        machine.down(Down::Stop).await;
+        let rt = machine.sim.rt(0);
+        let dir = Path::new("/data/epochs-2");
+        let segment = rt.open(&dir.join("00000000000000000000.log"), Open::Write).await.unwrap();
+        rt.truncate(&segment, 100).await.unwrap();
+        for _ in 0..200 {
+            machine.sim.inject(FaultOp::Write, "/data/corelane-checkpoint", 0, Fault::Errno(libc::ENOSPC));
+        }
+        machine.start();
+        let client = Client::connect(&machine).await;
+        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError.code());
+        machine.sim.sleep(Duration::from_secs(12)).await;
+        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError.code());
+        let mut request = DeleteTopicsRequest::default();
+        (request.topic_names, request.timeout_ms) = (vec![TOPIC.into()], 10_000);
+        let answer: DeleteTopicsResponse = client.ask(5, &request).await.unwrap();
+        assert_eq!(answer.responses[0].error_code, 0);
+        let rt = machine.sim.rt(0);
+        assert!(rt.list(dir).is_err(), "it was left behind");
+        while produce(&client, 2).await != 0 {
+            epochs(&client).await;
+            machine.sim.sleep(Duration::from_millis(100)).await;
+        }
+        machine.sim.sleep(Duration::from_secs(12)).await;
+        assert!(rt.list(dir).is_ok());
+        assert_eq!(produce(&client, 2).await, 0);
+        let names = rt.list(Path::new("/data")).unwrap();
+        assert!(names.iter().all(|entry| !entry.name.ends_with("-stray")), "{names:?}");
+    });
+}
+
+#[test]
+fn a_refused_start_leaves_the_clean_stop_before_it() {
+    let machine = Machine::new(4);
+    machine.start();
+    machine.sim.run_until(async {
+        let client = Client::connect(&machine).await;
+        assert_eq!(epochs(&client).await, [0, 0, 0]);
+        machine.down(Down::Stop).await;
+        let (rt, stray) = (machine.sim.rt(0), Path::new("/data/nobodys-0"));
+        rt.create_dir_all(stray).unwrap();
+        machine.sim.inject(FaultOp::Names, "/data/nobodys-0", 0, Fault::Errno(libc::EIO));
+        machine.start();
+        while machine.said().is_ok() {
+            machine.sim.sleep(Duration::from_millis(1)).await;
+        }
+        let refusal = machine.said().unwrap_err();
+        assert!(refusal.contains("nobodys-0") && !refusal.contains(';'), "{refusal}");
+        machine.sim.kill();
+        let rt = machine.sim.rt(0);
+        assert!(rt.read_file(Path::new("/data/.kafka_cleanshutdown")).is_ok(), "{refusal}");
+        machine.start();
+        assert_eq!(epochs(&Client::connect(&machine).await).await, [0, 0, 0]);
     });
 }

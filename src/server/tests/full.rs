@@ -1,12 +1,14 @@
 //! A metadata disk that is full or stalls: requests are answered in time, what was given up on never
 //! appears, deletions make room, and a start without room serves what it can.
 
+use std::path::Path;
 use std::time::Duration;
 
 use super::client::Client;
 use super::commits::commit_of;
 use super::{Down, Machine};
 use crate::base::error::ErrorCode;
+use crate::rt::Rt;
 use crate::sim::{Fault, FaultOp};
 use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::{CreatableTopic, CreatableTopicConfig};
@@ -274,5 +276,30 @@ fn coordinators_wait_for_the_leader_epochs_and_tell_offsets_meanwhile() {
             machine.sim.sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(topics(&client).await.first().map(|(_, epoch)| *epoch), Some(1));
+    });
+}
+
+#[test]
+fn a_start_without_room_for_its_checkpoints_serves_and_writes_them_later() {
+    on_a_machine(async |machine| {
+        let client = Client::connect(machine).await;
+        assert_eq!(create(&client, DATA, 0).await, ErrorCode::None);
+        assert_eq!(produce(&client, b"before").await, ErrorCode::None);
+        let bytes = fetched(&client).await;
+        machine.down(Down::Stop).await;
+        // As a version before our own checkpoint has left it.
+        let rt = machine.sim.rt(0);
+        let files = ["/data/corelane-checkpoint", "/data/corelane-log-dirs"].map(Path::new);
+        files.iter().for_each(|file| rt.remove_file(file).unwrap());
+        for _ in 0..20 {
+            machine.sim.inject(FaultOp::Write, "/data/corelane-", 0, Fault::Errno(libc::ENOSPC));
+        }
+        machine.start();
+        let client = Client::connect(machine).await;
+        assert_eq!(fetched(&client).await, bytes);
+        assert!(files.iter().all(|file| rt.read_file(file).is_err()));
+        assert_eq!(create(&client, "late", 0).await, ErrorCode::RequestTimedOut);
+        while create(&client, "after", 0).await != ErrorCode::None {}
+        assert!(files.iter().all(|file| rt.read_file(file).is_ok()));
     });
 }
