@@ -66,7 +66,8 @@ impl LogError {
         LogError::corrupt(dir, 0, "it is the directory of another partition")
     }
 
-    pub(super) fn corrupt(path: &Path, position: u64, reason: impl Into<String>) -> LogError {
+    /// Bytes of a file that cannot be right.
+    pub fn corrupt(path: &Path, position: u64, reason: impl Into<String>) -> LogError {
         LogError::Corrupt { path: path.into(), position, reason: reason.into() }
     }
 }

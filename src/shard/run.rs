@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::changes::AGAIN;
 use super::control::Control;
-use super::message::{Answer, Assignment, Call, Home, Message, Position, Terms, Ticket};
+use super::message::{Answer, Assignment, Call, Home, Ids, Message, Position, Terms, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
-use crate::base::ids::Offset;
+use crate::base::ids::{LeaderEpoch, Offset};
 use crate::cluster::image::Image;
 use crate::cluster::names;
 use crate::cluster::queue::Lane;
@@ -28,6 +28,8 @@ use crate::rt::{Class, Rt};
 
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+/// Leader epochs that a log may know of beyond those of the metadata: more are damage.
+const EPOCHS_BEHIND_MAX: LeaderEpoch = 1000;
 /// How long the controller may look for room for a new leader epoch, before it is asked again.
 const NEW_EPOCH_WITHIN: Duration = Duration::from_secs(10);
 /// How often it is looked whether a replica is still being reopened.
@@ -275,7 +277,13 @@ impl<R: Rt> Shard<R> {
             }
             log.set_topic_id(key.0);
         }
-        let partition = Partition::new(key.0, key.1, info.leader_epoch, recovering.finish(&log));
+        let recovered = recovering.finish(&log);
+        let latest = recovered.epochs.latest().map_or(-1, |(epoch, _)| epoch);
+        if latest > info.leader_epoch.saturating_add(EPOCHS_BEHIND_MAX) {
+            return Err(LogError::corrupt(dir, 0, format!("its leader epoch {latest} is far above {}", info.leader_epoch)));
+        }
+        // A log may know of a later leader than the metadata: that is an older copy then.
+        let partition = Partition::new(key.0, key.1, info.leader_epoch.max(latest), recovered);
         let epochs = partition.epochs.encode();
         if stored.as_deref() != Some(&epochs) {
             log.set_epochs_later(epochs);
@@ -298,7 +306,7 @@ impl<R: Rt> Shard<R> {
         };
         let replica = Rc::new(replica);
         let known = opening.recovery_point.max(opening.log_start).max(opening.cleaned);
-        let grow = closed && replica.log.opened_unclean();
+        let grow = latest > info.leader_epoch || (closed && replica.log.opened_unclean());
         if grow || replica.log.end_offset() < known {
             self.serve_when_stored(key, replica, grow);
         } else {
@@ -324,12 +332,13 @@ impl<R: Rt> Shard<R> {
     /// it is, and with `grow` its leader epoch has grown: it should have been closed. Until then it
     /// is kept beside those that are served, and dropped with its topic or closed as they are.
     fn serve_when_stored(&self, key: Key, replica: Rc<Replica<R>>, grow: bool) {
+        let latest = replica.partition.borrow().leader_epoch;
         self.0.owner.set_pending(key, replica);
         let shard = self.clone();
         self.rt().spawn(Class::Foreground, async move {
             let mut grown = !grow;
             loop {
-                grown = grown || shard.ask_new_epoch(&key).await;
+                grown = grown || shard.ask_new_epoch(&key, latest).await;
                 if grown && shard.ask_checkpoint().await {
                     break;
                 }
@@ -345,11 +354,18 @@ impl<R: Rt> Shard<R> {
         });
     }
 
-    /// Has the leader epoch of a partition grow; false when that could not be done in time.
-    async fn ask_new_epoch(&self, key: &Key) -> bool {
+    /// Has the leader epoch of a partition grow, above `latest`; false when that could not be done in
+    /// time.
+    async fn ask_new_epoch(&self, key: &Key, latest: LeaderEpoch) -> bool {
         let terms = Terms { within: NEW_EPOCH_WITHIN, lane: Lane::Takes, bytes: 0 };
-        let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
-        self.control(terms, move |_, _| (vec![record.clone()], ())).await.is_ok()
+        let key = *key;
+        let decide = move |image: &Image, _: &mut Ids<'_>| {
+            let now = image.topic_by_id(key.0).and_then(|topic| topic.partition(key.1)).map(|p| p.leader_epoch);
+            let steps = now.map_or(0, |epoch| latest.saturating_sub(epoch).max(0) + 1);
+            let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+            (vec![record; steps as usize], ())
+        };
+        self.control(terms, decide).await.is_ok()
     }
 
     /// Sets the directory `dir` aside if it is another topic's: it has come since the start, or could

@@ -61,7 +61,12 @@ async fn manage(world: &World, client: &Client<'_>, name: &str) -> io::Result<()
         let known = world.topics.borrow()[name].clone();
         match known {
             Known::Gone => create(world, client, name).await?,
-            Known::Unknown => look(world, client, name).await?,
+            Known::Unknown => {
+                // The connection ended before the answer: until the request's deadline the change may
+                // still be made.
+                world.sim().sleep(Duration::from_millis(requests::TIMEOUT_MS as u64)).await;
+                look(world, client, name).await?;
+            }
             Known::There(topic) => match world.sim().below(8) {
                 0 if world.plan.does(Feature::Churn) => {
                     delete(world, client, name).await?;

@@ -21,7 +21,7 @@ use crate::wire::codec::{
 
 const TOPIC_RESOURCE: i8 = 2;
 const SET: i8 = 0;
-const TIMEOUT_MS: i32 = 30_000;
+pub const TIMEOUT_MS: i32 = 30_000;
 
 /// A batch for one partition.
 pub fn produce(topic: TopicId, partition: i32, acks: i16, batch: Vec<u8>) -> ProduceRequest {
