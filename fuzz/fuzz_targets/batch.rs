@@ -1,8 +1,11 @@
 //! The records of a produce request: batch iteration, validation, look-ups by time.
 #![no_main]
 
-use corelane::wire::batch::{Batches, HEADER_LEN, ProduceRules, TimestampType, crc_ok, validate_produce};
-use corelane::wire::compression::{first_at_or_after, max_timestamp};
+use bytes::Bytes;
+use corelane::base::config::Verify;
+use corelane::wire::batch::{
+    Batches, HEADER_LEN, Inflation, ProduceRules, TimeSearch, TimestampType, Wanted, crc_ok, validate_produce,
+};
 use libfuzzer_sys::fuzz_target;
 
 fn check(records: &[u8], compacted: bool) {
@@ -16,8 +19,12 @@ fn check(records: &[u8], compacted: bool) {
         after_max_ms: i64::MAX,
         now_ms: 1_700_000_000_000,
         api_version: 13,
+        verify: Verify::Full,
     };
-    if let Ok(header) = validate_produce(records, &rules) {
+    if let Ok(header) = validate_produce(&Bytes::copy_from_slice(records), &rules) {
+        // What is accepted can be read.
+        let payload = Inflation::new(&header, records).and_then(Inflation::run).expect("readable");
+        assert_eq!(payload.records().count(), header.records_count as usize);
         assert_eq!(header.total_len(), records.len());
         assert!(crc_ok(records) && !header.is_control() && header.next_offset() == i64::from(header.records_count));
     }
@@ -26,7 +33,10 @@ fn check(records: &[u8], compacted: bool) {
 fuzz_target!(|data: &[u8]| {
     let bytes: usize = Batches::new(data).map_while(Result::ok).map(|(_, batch)| batch.len()).sum();
     assert!(bytes <= data.len());
-    let _ = (first_at_or_after(data, 1), max_timestamp(data));
+    let bytes = Bytes::copy_from_slice(data);
+    for wanted in [Wanted::AtOrAfter(1), Wanted::Largest] {
+        let _ = TimeSearch::new(&bytes, wanted).and_then(TimeSearch::run);
+    }
     check(data, false);
     check(data, true);
     if data.len() >= HEADER_LEN {

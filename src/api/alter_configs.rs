@@ -1,6 +1,7 @@
 //! AlterConfigs (33): the older way, in which what is not named loses its value.
 
 use super::error_text;
+use crate::base::error::ErrorCode;
 use crate::cluster::configs::{self, Alteration};
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
@@ -25,14 +26,23 @@ pub fn decide(request: &AlterConfigsRequest, image: &Image, broker: &BrokerView)
         })
         .collect();
     let (records, outcomes) = alter(image, broker, &asked, request.validate_only);
+    (records, respond(request, outcomes))
+}
+
+/// The answer when nothing was decided in time.
+pub fn failed(request: &AlterConfigsRequest, code: ErrorCode) -> AlterConfigsResponse {
+    respond(request, std::iter::repeat_with(|| (code.code(), error_text(code.message()))))
+}
+
+fn respond(request: &AlterConfigsRequest, outcomes: impl IntoIterator<Item = (i16, Option<StrBytes>)>) -> AlterConfigsResponse {
     let mut response = AlterConfigsResponse::default();
-    for (one, outcome) in asked.iter().zip(outcomes) {
+    for (one, outcome) in request.resources.iter().zip(outcomes) {
         let mut result = AlterConfigsResourceResponse::default();
-        (result.resource_type, result.resource_name) = (one.kind, one.name.into());
+        (result.resource_type, result.resource_name) = (one.resource_type, one.resource_name.clone());
         (result.error_code, result.error_message) = outcome;
         response.responses.push(result);
     }
-    (records, response)
+    response
 }
 
 /// The records to commit, none with `validate_only`, and what each alteration is answered: code and text.

@@ -34,6 +34,15 @@ pub fn decide(request: &CreatePartitionsRequest, image: &Image, broker: &BrokerV
     (records, response)
 }
 
+/// The answer when nothing was decided in time.
+pub fn failed(request: &CreatePartitionsRequest, code: ErrorCode) -> CreatePartitionsResponse {
+    let refusal = Refusal { code, message: code.message().to_owned() };
+    let mut response = CreatePartitionsResponse::default();
+    let named: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
+    response.results = named.into_iter().map(|name| result(name, Some(&refusal))).collect();
+    response
+}
+
 fn more(topic: &CreatePartitionsTopic) -> MorePartitions<'_> {
     let assignments = topic.assignments.as_ref().map(|given| given.iter().map(|entry| &entry.broker_ids[..]).collect());
     MorePartitions { name: &topic.name, count: topic.count, assignments }

@@ -45,6 +45,15 @@ pub fn decide(
     (records, response)
 }
 
+/// The answer when nothing was decided in time.
+pub fn failed(request: &CreateTopicsRequest, code: ErrorCode) -> CreateTopicsResponse {
+    let refusal = Refusal { code, message: code.message().to_owned() };
+    let mut response = CreateTopicsResponse::default();
+    let named: BTreeSet<&str> = request.topics.iter().map(|topic| topic.name.as_str()).collect();
+    response.topics = named.into_iter().map(|name| refused(name, &refusal)).collect();
+    response
+}
+
 fn new_topic(topic: &CreatableTopic) -> NewTopic<'_> {
     NewTopic {
         name: &topic.name,
@@ -142,6 +151,10 @@ mod tests {
 
     #[test]
     fn every_version_encodes() {
+        let late = failed(&request(&[("a", 1, 1), ("b", 1, 1), ("a", 1, 1)]), ErrorCode::RequestTimedOut);
+        let codes: Vec<_> = late.topics.iter().map(|topic| (topic.name.as_str(), topic.error_code)).collect();
+        assert_eq!(codes, [("a", 7), ("b", 7)]);
+        in_every_version(ApiKey::CreateTopics, |_| late.clone());
         in_every_version(ApiKey::CreateTopics, |_| answer(&request(&[("new", -1, -1), ("old", 1, 1), ("not ok", 1, 1)])).1);
         // A text that quotes a name of 32767 bytes would not fit.
         let long = "x".repeat(32_767);

@@ -34,6 +34,16 @@ pub fn decide(
     (decided.into_iter().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).collect(), response)
 }
 
+/// The answer when nothing was decided in time.
+pub fn failed(request: &DeleteTopicsRequest, version: i16, code: ErrorCode) -> DeleteTopicsResponse {
+    let refusal = Refusal { code, message: code.message().to_owned() };
+    let named = request.topic_names.iter().map(|name| (Some(name.as_str()), Uuid::ZERO));
+    let either = request.topics.iter().map(|topic| (topic.name.as_deref(), topic.topic_id.into()));
+    let mut response = DeleteTopicsResponse::default();
+    response.responses = named.chain(either).map(|asked| refused(asked, refusal.clone(), version)).collect();
+    response
+}
+
 fn decide_one(
     asked: (Option<&str>, TopicId),
     version: i16,

@@ -1,12 +1,13 @@
 //! IncrementalAlterConfigs (44): settings of topics and brokers are set, unset, and their lists added to or taken from.
 
-use super::alter_configs;
+use super::{alter_configs, error_text};
+use crate::base::error::ErrorCode;
 use crate::cluster::configs::Alteration;
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::incremental_alter_configs_response::AlterConfigsResourceResponse;
-use crate::wire::codec::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse};
+use crate::wire::codec::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, StrBytes};
 
 /// The records of what can be changed (none if the request only asks for validation), and the answer to send once they are durable and
 /// every core has the image that holds them.
@@ -26,14 +27,26 @@ pub fn decide(
         })
         .collect();
     let (records, outcomes) = alter_configs::alter(image, broker, &asked, request.validate_only);
+    (records, respond(request, outcomes))
+}
+
+/// The answer when nothing was decided in time.
+pub fn failed(request: &IncrementalAlterConfigsRequest, code: ErrorCode) -> IncrementalAlterConfigsResponse {
+    respond(request, std::iter::repeat_with(|| (code.code(), error_text(code.message()))))
+}
+
+fn respond(
+    request: &IncrementalAlterConfigsRequest,
+    outcomes: impl IntoIterator<Item = (i16, Option<StrBytes>)>,
+) -> IncrementalAlterConfigsResponse {
     let mut response = IncrementalAlterConfigsResponse::default();
-    for (one, outcome) in asked.iter().zip(outcomes) {
+    for (one, outcome) in request.resources.iter().zip(outcomes) {
         let mut result = AlterConfigsResourceResponse::default();
-        (result.resource_type, result.resource_name) = (one.kind, one.name.into());
+        (result.resource_type, result.resource_name) = (one.resource_type, one.resource_name.clone());
         (result.error_code, result.error_message) = outcome;
         response.responses.push(result);
     }
-    (records, response)
+    response
 }
 
 #[cfg(test)]

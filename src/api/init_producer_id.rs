@@ -6,6 +6,9 @@ use crate::wire::codec::{InitProducerIdRequest, InitProducerIdResponse};
 
 pub use crate::cluster::controller::{PRODUCER_ID_BLOCK, ProducerIds, allocate_producer_ids};
 
+/// The answer when no new ids were to be had in time: Kafka's, which every producer tries again after.
+pub const NO_BLOCK: ErrorCode = ErrorCode::CoordinatorLoadInProgress;
+
 /// Whether an id is to be given; else the code to answer with. Transactions are not part of this broker yet: it says so.
 pub fn check(request: &InitProducerIdRequest) -> Result<(), ErrorCode> {
     match request.transactional_id.as_deref() {

@@ -18,6 +18,7 @@ pub struct Plan {
     /// For the group's coordinator; none when nothing is left to commit.
     pub op: Option<Op>,
     places: Vec<Result<usize, ErrorCode>>,
+    by_id: bool,
 }
 
 /// Looks up the topics.
@@ -50,17 +51,22 @@ pub fn plan(request: &OffsetCommitRequest, version: i16, image: &Image) -> Plan 
             },
             retention_ms: Some(request.retention_time_ms).filter(|ms| *ms >= 0),
             knows_group_id_not_found: version >= GROUP_ID_NOT_FOUND_FROM,
+            version: image.offset(),
             offsets,
         })
     });
-    Plan { op, places }
+    Plan { op, places, by_id: version >= TOPIC_ID_FROM }
 }
 
 /// The answer; `reply` is the coordinator's, if it was asked.
 pub fn respond(request: &OffsetCommitRequest, plan: &Plan, reply: Reply) -> OffsetCommitResponse {
     let code_of = |place: &Result<usize, ErrorCode>| match (place, &reply) {
         (Err(code), _) => *code,
-        (Ok(at), Ok(Answer::Codes(codes))) => codes.get(*at).copied().unwrap_or(ErrorCode::UnknownServerError),
+        (Ok(at), Ok(Answer::Codes(codes))) => match codes.get(*at).copied() {
+            // The topic has gone on the way to the coordinator.
+            Some(ErrorCode::UnknownTopicOrPartition) if plan.by_id => ErrorCode::UnknownTopicId,
+            code => code.unwrap_or(ErrorCode::UnknownServerError),
+        },
         (Ok(_), Ok(_)) => ErrorCode::UnknownServerError,
         (Ok(_), Err(code)) => *code,
     };

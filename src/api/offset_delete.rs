@@ -12,8 +12,9 @@ pub fn plan(request: &OffsetDeleteRequest, image: &Image) -> Result<Op, ErrorCod
     named(&request.group_id)?;
     let mut wanted = Vec::new();
     for topic in &request.topics {
-        let known = topic.partitions.iter().filter(|p| exists(image, &topic.name, p.partition_index));
-        wanted.extend(known.map(|p| (name(&topic.name), p.partition_index)));
+        let Some(found) = image.topic(&topic.name) else { continue };
+        let known = topic.partitions.iter().filter(|p| found.partition(p.partition_index).is_some());
+        wanted.extend(known.map(|p| (name(&topic.name), found.id, p.partition_index)));
     }
     Ok(Op::DeleteOffsets(wanted))
 }
@@ -52,7 +53,7 @@ pub fn respond(request: &OffsetDeleteRequest, image: &Image, reply: Reply) -> Of
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::testing::{broker, image, in_every_version};
+    use crate::api::testing::{broker, id, image, in_every_version};
     use crate::wire::codec::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
     use crate::wire::versions::ApiKey;
 
@@ -69,7 +70,7 @@ mod tests {
             topic.partitions.push(partition);
         }
         request.topics = vec![topic];
-        assert!(matches!(plan(&request, &image), Ok(Op::DeleteOffsets(wanted)) if wanted == [("t".into(), 0)]));
+        assert!(matches!(plan(&request, &image), Ok(Op::DeleteOffsets(wanted)) if wanted == [("t".into(), id(1), 0)]));
         let codes = vec![ErrorCode::GroupSubscribedToTopic];
         let response = respond(&request, &image, Ok(Answer::Codes(codes.clone())));
         assert_eq!(response.topics[0].partitions.iter().map(|p| p.error_code).collect::<Vec<_>>(), [3, 86]);

@@ -5,8 +5,8 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::cluster::image::Image;
 use crate::coord::Name;
-use crate::coord::op::{Answer, FetchOffsets, FetchedOffset, Membership, Op, Reply, TopicOffsets};
-use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
+use crate::coord::op::{Answer, FetchOffsets, FetchTopic, FetchedOffset, Membership, Op, Reply, TopicOffsets};
+use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopic, OffsetFetchRequestTopics};
 use crate::wire::codec::offset_fetch_response::{
     OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
     OffsetFetchResponseTopics,
@@ -30,28 +30,40 @@ pub fn plan(request: &OffsetFetchRequest, version: i16, image: &Image) -> Vec<(N
             .collect();
     }
     let topics = request.topics.as_ref();
-    let topics = topics.map(|topics| topics.iter().map(|t| (name(&t.name), t.partition_indexes.clone())).collect());
-    let fetch = FetchOffsets { member: Membership::default(), topics, require_stable: request.require_stable };
+    let one = |t: &OffsetFetchRequestTopic| FetchTopic {
+        topic: name(&t.name),
+        topic_id: image.topic(&t.name).map_or(Uuid::ZERO, |topic| topic.id),
+        partitions: t.partition_indexes.clone(),
+    };
+    let topics = topics.map(|topics| topics.iter().map(one).collect());
+    let (member, version) = (Membership::default(), Some(image.offset()));
+    let fetch = FetchOffsets { member, topics, version, require_stable: request.require_stable };
     vec![(name(&request.group_id), Op::FetchOffsets(fetch))]
 }
 
 fn group_op(group: &OffsetFetchRequestGroup, version: i16, image: &Image, require_stable: bool) -> Op {
     let topics = group.topics.as_ref();
     let topics = topics.map(|topics| {
-        let known = topics.iter().filter_map(|t| Some((topic_name(t, version, image)?, t.partition_indexes.clone())));
+        let known = topics.iter().filter_map(|t| {
+            let (topic, topic_id) = topic_of(t, version, image)?;
+            Some(FetchTopic { topic, topic_id, partitions: t.partition_indexes.clone() })
+        });
         known.collect()
     });
     let member_id = maybe_name(&group.member_id).unwrap_or_default();
     let member = Membership { member_id, instance_id: None, generation: group.member_epoch };
-    Op::FetchOffsets(FetchOffsets { member, topics, require_stable })
+    let version = (version < TOPIC_ID_FROM).then(|| image.offset());
+    Op::FetchOffsets(FetchOffsets { member, topics, version, require_stable })
 }
 
-/// The name of a topic; none for an id that no topic has.
-fn topic_name(topic: &OffsetFetchRequestTopics, version: i16, image: &Image) -> Option<Name> {
+/// Name and id of a topic; none for an id that no topic has. The id of a name that no topic has is
+/// zero.
+fn topic_of(topic: &OffsetFetchRequestTopics, version: i16, image: &Image) -> Option<(Name, Uuid)> {
     if version < TOPIC_ID_FROM {
-        return Some(name(&topic.name));
+        let known = image.topic(&topic.name);
+        return Some((name(&topic.name), known.map_or(Uuid::ZERO, |known| known.id)));
     }
-    image.topic_by_id(topic.topic_id.into()).map(|t| t.name.clone())
+    image.topic_by_id(topic.topic_id.into()).map(|t| (t.name.clone(), t.id))
 }
 
 /// The answer from the coordinators' replies, one for each group of [`plan`].
@@ -93,8 +105,11 @@ fn single_topic(topic: &TopicOffsets) -> OffsetFetchResponseTopic {
 fn refused_topics(request: &OffsetFetchRequest, code: ErrorCode) -> Vec<OffsetFetchResponseTopic> {
     let topics = request.topics.iter().flatten().map(|topic| {
         let refused = |partition: &i32| FetchedOffset { partition: *partition, offset: -1, leader_epoch: -1, metadata: Name::default() };
-        let mut entry =
-            single_topic(&TopicOffsets { topic: name(&topic.name), partitions: topic.partition_indexes.iter().map(refused).collect() });
+        let mut entry = single_topic(&TopicOffsets {
+            topic: name(&topic.name),
+            topic_id: Uuid::ZERO,
+            partitions: topic.partition_indexes.iter().map(refused).collect(),
+        });
         entry.partitions.iter_mut().for_each(|p| p.error_code = code.code());
         entry
     });
@@ -119,12 +134,12 @@ fn one_group(
     match &group.topics {
         // All topics that have offsets; where topics are named by id, those that exist.
         None => response.topics.extend(topics.into_iter().filter_map(|topic| {
-            let id = image.topic(&topic.topic).map(|t| t.id);
-            (version < TOPIC_ID_FROM || id.is_some()).then(|| topic_entry(&topic, version, id.unwrap_or(Uuid::ZERO), ErrorCode::None))
+            let exists = image.topic_by_id(topic.topic_id).is_some();
+            (version < TOPIC_ID_FROM || exists).then(|| topic_entry(&topic, version, topic.topic_id, ErrorCode::None))
         })),
         Some(asked) => {
             let mut topics = topics.into_iter();
-            response.topics.extend(asked.iter().map(|topic| match topic_name(topic, version, image) {
+            response.topics.extend(asked.iter().map(|topic| match topic_of(topic, version, image) {
                 None => topic_entry(&unknown(topic), version, topic.topic_id.into(), ErrorCode::UnknownTopicId),
                 Some(_) => {
                     let found = topics.next().unwrap_or_else(|| unknown(topic));
@@ -138,7 +153,7 @@ fn one_group(
 
 fn unknown(topic: &OffsetFetchRequestTopics) -> TopicOffsets {
     let none = |partition: &i32| FetchedOffset { partition: *partition, offset: -1, leader_epoch: -1, metadata: Name::default() };
-    TopicOffsets { topic: name(&topic.name), partitions: topic.partition_indexes.iter().map(none).collect() }
+    TopicOffsets { topic: name(&topic.name), topic_id: Uuid::ZERO, partitions: topic.partition_indexes.iter().map(none).collect() }
 }
 
 fn topic_entry(topic: &TopicOffsets, version: i16, id: Uuid, code: ErrorCode) -> OffsetFetchResponseTopics {
@@ -165,12 +180,11 @@ fn topic_entry(topic: &TopicOffsets, version: i16, id: Uuid, code: ErrorCode) ->
 mod tests {
     use super::*;
     use crate::api::testing::{broker, id, image, in_every_version};
-    use crate::wire::codec::offset_fetch_request::OffsetFetchRequestTopic;
     use crate::wire::versions::ApiKey;
 
     fn offsets() -> Reply {
         let partitions = vec![FetchedOffset { partition: 0, offset: 7, leader_epoch: 2, metadata: "m".into() }];
-        Ok(Answer::Offsets(vec![TopicOffsets { topic: "t".into(), partitions }]))
+        Ok(Answer::Offsets(vec![TopicOffsets { topic: "t".into(), topic_id: id(1), partitions }]))
     }
 
     fn request(version: i16) -> OffsetFetchRequest {

@@ -1,13 +1,18 @@
 //! Produce: a request becomes one item for each batch that passes the checks; results become the response.
 
-use crate::base::config::AckPolicy;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::base::config::{AckPolicy, Verify};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::cluster::image::{Image, Topic};
 use crate::cluster::names;
 use crate::partition::acks::Level;
 use crate::partition::op::{ProduceItem, Produced};
-use crate::wire::batch::{ProduceRules, TimestampType, validate_produce};
+use crate::wire::batch::{BatchHeader, Checker, ProduceRules, Rejection, TimestampType};
+use crate::wire::compression::INFLATED_MAX;
 use crate::wire::produce::{PartitionResult, ProducePartition, ProduceRequest, TopicResult};
 
 /// A request on its way: what to append, and the response as far as it is known.
@@ -20,34 +25,111 @@ pub struct Plan {
     places: Vec<(u32, u32)>,
 }
 
-/// Checks a request against the image.
-pub fn plan(request: &ProduceRequest, version: i16, image: &Image, now_ms: i64) -> Plan {
-    let mut plan = Plan { items: Vec::new(), topics: Vec::with_capacity(request.topics.len()), places: Vec::new() };
-    for topic in &request.topics {
-        let known = if version >= 13 { image.topic_by_id(topic.id) } else { image.topic(&topic.name) };
-        let mut partitions = Vec::with_capacity(topic.partitions.len());
-        for partition in &topic.partitions {
-            let unknown = if version >= 13 { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
-            let checked = match known {
-                None => Err(refused(unknown)),
-                Some(known) => check(request.acks, version, known, partition, now_ms),
-            };
-            let result = match checked {
-                Ok(item) => {
-                    plan.places.push((plan.topics.len() as u32, partitions.len() as u32));
-                    plan.items.push(item);
-                    refused(ErrorCode::UnknownServerError)
-                }
-                Err(result) => result,
-            };
-            partitions.push(PartitionResult { index: partition.index, ..result });
-        }
-        plan.topics.push(TopicResult { name: topic.name.clone(), id: topic.id, partitions });
+/// Inflated bytes of all batches of one request together.
+const INFLATED_MAX_OF_REQUEST: usize = 16 * INFLATED_MAX;
+/// What a batch costs of a step's budget besides its inflated bytes: a decoder is made for it.
+const COST_COMPRESSED: usize = 8 << 10;
+/// The same for a batch that is not compressed.
+const COST_PLAIN: usize = 512;
+
+/// What checks need besides the request.
+#[derive(Clone)]
+pub struct Context {
+    /// The request's version.
+    pub version: i16,
+    /// The topics as they are.
+    pub image: Arc<Image>,
+    /// The wall clock, ms since 1970.
+    pub now_ms: i64,
+    /// How far compressed batches are looked at.
+    pub verify: Verify,
+}
+
+/// Checks a request against the image, in steps: what the batches hold is known only once they are
+/// inflated.
+pub struct Planner {
+    request: ProduceRequest,
+    context: Context,
+    plan: Plan,
+    /// The topic that is being checked.
+    topic: usize,
+    /// The batch that is being checked, between two steps.
+    checker: Option<Checker>,
+    /// Inflated bytes that the request may still have.
+    inflatable: usize,
+}
+
+impl Planner {
+    /// Nothing checked yet.
+    pub fn new(request: ProduceRequest, context: Context) -> Planner {
+        let topics = Vec::with_capacity(request.topics.len());
+        let plan = Plan { items: Vec::new(), topics, places: Vec::new() };
+        Planner { request, context, plan, topic: 0, checker: None, inflatable: INFLATED_MAX_OF_REQUEST }
     }
-    plan
+
+    /// Who is to have the records before the answer.
+    pub fn acks(&self) -> i16 {
+        self.request.acks
+    }
+
+    /// Goes on until `budget` inflated bytes were spent; true when all is checked.
+    pub fn step(&mut self, budget: &mut usize) -> bool {
+        let Planner { request, context, plan, topic: at, checker, inflatable } = self;
+        while let Some(topic) = request.topics.get(*at) {
+            let by_id = context.version >= 13;
+            let known = if by_id { context.image.topic_by_id(topic.id) } else { context.image.topic(&topic.name) };
+            if plan.topics.len() == *at {
+                let partitions = Vec::with_capacity(topic.partitions.len());
+                plan.topics.push(TopicResult { name: topic.name.clone(), id: topic.id, partitions });
+            }
+            while let Some(partition) = topic.partitions.get(plan.topics[*at].partitions.len()) {
+                if *budget == 0 {
+                    return false;
+                }
+                let unknown = if by_id { ErrorCode::UnknownTopicId } else { ErrorCode::UnknownTopicOrPartition };
+                let checked = match known {
+                    None => Some(Err(refused(unknown))),
+                    Some(known) => {
+                        let mut check = Check { acks: request.acks, context, topic: known, partition, checker };
+                        check.run(budget, inflatable)
+                    }
+                };
+                match checked {
+                    Some(checked) => plan.put(*at, partition.index, checked),
+                    None => return false,
+                }
+            }
+            *at += 1;
+        }
+        true
+    }
+
+    /// True while no batch is half checked.
+    pub fn between_batches(&self) -> bool {
+        self.checker.is_none()
+    }
+
+    /// The plan, once all is checked.
+    pub fn finish(self) -> Plan {
+        self.plan
+    }
 }
 
 impl Plan {
+    /// Takes in what became of the next partition of a topic.
+    fn put(&mut self, topic: usize, index: i32, checked: Result<ProduceItem, PartitionResult>) {
+        let partitions = &mut self.topics[topic].partitions;
+        let result = match checked {
+            Ok(item) => {
+                self.places.push((topic as u32, partitions.len() as u32));
+                self.items.push(item);
+                refused(ErrorCode::UnknownServerError)
+            }
+            Err(result) => result,
+        };
+        partitions.push(PartitionResult { index, ..result });
+    }
+
     /// Fills in the result of an item.
     pub fn answer(&mut self, item: usize, produced: &Produced) {
         let (topic, partition) = self.places[item];
@@ -64,41 +146,93 @@ impl Plan {
     }
 }
 
-fn check(acks: i16, version: i16, topic: &Topic, partition: &ProducePartition, now_ms: i64) -> Result<ProduceItem, PartitionResult> {
-    if !(-1..=1).contains(&acks) {
-        return Err(refused(ErrorCode::InvalidRequiredAcks));
+/// The check of one partition's batch.
+struct Check<'a> {
+    acks: i16,
+    context: &'a Context,
+    topic: &'a Topic,
+    partition: &'a ProducePartition,
+    checker: &'a mut Option<Checker>,
+}
+
+impl Check<'_> {
+    /// `None`: the budget is spent.
+    fn run(&mut self, budget: &mut usize, inflatable: &mut usize) -> Option<Result<ProduceItem, PartitionResult>> {
+        let rules = rules(self.context, self.topic, self.partition.index);
+        let (mut checker, records) = match (self.checker.take(), &self.partition.records) {
+            (Some(checker), Some(records)) => (checker, records),
+            _ => match self.begin(&rules, budget) {
+                Ok(begun) => begun,
+                Err(result) => return Some(Err(result)),
+            },
+        };
+        let granted = (*budget).min(*inflatable);
+        let mut left = granted;
+        let checked = checker.step(&rules, &mut left);
+        *budget -= granted - left;
+        *inflatable -= granted - left;
+        match checked {
+            Ok(Some(header)) => Some(self.item(header, records.clone())),
+            Ok(None) if *inflatable > 0 => {
+                *self.checker = Some(checker);
+                None
+            }
+            Ok(None) => {
+                let message = format!("The request has more than {INFLATED_MAX_OF_REQUEST} bytes of records when decompressed");
+                Some(Err(PartitionResult { message: Some(message), ..refused(ErrorCode::MessageTooLarge) }))
+            }
+            Err(rejection) => Some(Err(rejected(rejection))),
+        }
     }
-    if topic.partition(partition.index).is_none() {
-        return Err(refused(ErrorCode::UnknownTopicOrPartition));
+
+    /// Everything that can be told without inflating.
+    fn begin(&self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<(Checker, &Bytes), PartitionResult> {
+        let Check { acks, topic, partition, .. } = self;
+        if !(-1..=1).contains(acks) {
+            return Err(refused(ErrorCode::InvalidRequiredAcks));
+        }
+        if topic.partition(partition.index).is_none() {
+            return Err(refused(ErrorCode::UnknownTopicOrPartition));
+        }
+        if names::is_internal(&topic.name) {
+            // Only the broker itself writes there.
+            return Err(refused(ErrorCode::InvalidTopicException));
+        }
+        let Some(records) = &partition.records else { return Err(refused(ErrorCode::InvalidRecord)) };
+        let checker = Checker::new(records, rules).map_err(rejected)?;
+        *budget = budget.saturating_sub(if checker.inflates() { COST_COMPRESSED } else { COST_PLAIN });
+        Ok((checker, records))
     }
-    if names::is_internal(&topic.name) {
-        // Only the broker itself writes there.
-        return Err(refused(ErrorCode::InvalidTopicException));
+
+    fn item(&self, header: BatchHeader, records: Bytes) -> Result<ProduceItem, PartitionResult> {
+        if header.is_transactional() {
+            return Err(refused(ErrorCode::InvalidTxnState));
+        }
+        let (topic, config) = (self.topic, &self.topic.config);
+        let key: (TopicId, i32) = (topic.id, self.partition.index);
+        let level = level(self.acks, config.ack, config.flush_messages);
+        Ok(ProduceItem { key, header, records, level, log_append_time: config.log_append_time })
     }
-    let Some(records) = &partition.records else { return Err(refused(ErrorCode::InvalidRecord)) };
+}
+
+fn rules<'a>(context: &Context, topic: &'a Topic, partition: i32) -> ProduceRules<'a> {
     let config = &topic.config;
-    let rules = ProduceRules {
+    ProduceRules {
         topic: &topic.name,
-        partition: partition.index,
+        partition,
         max_message_bytes: config.max_message_bytes,
         compacted: config.compact,
         timestamp_type: if config.log_append_time { TimestampType::LogAppendTime } else { TimestampType::CreateTime },
         before_max_ms: config.timestamp_before_max_ms,
         after_max_ms: config.timestamp_after_max_ms,
-        now_ms,
-        api_version: version,
-    };
-    let header = validate_produce(records, &rules).map_err(|rejection| PartitionResult {
-        record_errors: rejection.record_errors,
-        message: Some(rejection.message),
-        ..refused(rejection.code)
-    })?;
-    if header.is_transactional() {
-        return Err(refused(ErrorCode::InvalidTxnState));
+        now_ms: context.now_ms,
+        api_version: context.version,
+        verify: context.verify,
     }
-    let key: (TopicId, i32) = (topic.id, partition.index);
-    let level = level(acks, config.ack, config.flush_messages);
-    Ok(ProduceItem { key, header, records: records.clone(), level, log_append_time: config.log_append_time })
+}
+
+fn rejected(rejection: Rejection) -> PartitionResult {
+    PartitionResult { record_errors: rejection.record_errors, message: Some(rejection.message), ..refused(rejection.code) }
 }
 
 /// What the producer waits for: its own choice, unless the topic promises more or less.
@@ -126,6 +260,70 @@ fn refused(code: ErrorCode) -> PartitionResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::testing::{broker, image};
+    use crate::wire::batch::{BatchSpec, build_batch};
+    use crate::wire::compression::Compression;
+    use crate::wire::produce::ProduceTopic;
+
+    fn batch(compression: Compression, key: Option<&[u8]>, value: usize) -> Option<Bytes> {
+        let spec = BatchSpec { compression, ..BatchSpec::default() };
+        Some(build_batch(&spec, &[(key, Some(&vec![0; value]), 1000)]).into())
+    }
+
+    /// A request of one long batch, one without a key, a plain one and one for a missing partition.
+    fn planner() -> Planner {
+        let batches = [
+            batch(Compression::Zstd, Some(b"k"), 1 << 20),
+            batch(Compression::Gzip, None, 1 << 20),
+            batch(Compression::None, Some(b"k"), 100),
+            batch(Compression::None, Some(b"k"), 100),
+        ];
+        let partitions = (0..).zip(batches).map(|(index, records)| ProducePartition { index, records });
+        let topics = vec![
+            ProduceTopic { name: "none".into(), partitions: partitions.clone().take(1).collect(), ..ProduceTopic::default() },
+            ProduceTopic { name: "t".into(), partitions: partitions.collect(), ..ProduceTopic::default() },
+        ];
+        let request = ProduceRequest { acks: -1, topics, ..ProduceRequest::default() };
+        let broker = broker(&[]);
+        let image = Arc::new(image(&broker, &[("t", 1, 3)]));
+        Planner::new(request, Context { version: 9, image, now_ms: 2000, verify: Verify::Full })
+    }
+
+    fn codes(plan: &Plan) -> Vec<Vec<ErrorCode>> {
+        plan.topics.iter().map(|topic| topic.partitions.iter().map(|p| p.code).collect()).collect()
+    }
+
+    #[test]
+    fn a_request_is_checked_in_steps_as_in_one_go() {
+        let mut at_once = planner();
+        assert!(at_once.step(&mut usize::MAX.clone()));
+        let at_once = at_once.finish();
+        // Results of items are not known yet.
+        let (pending, unknown) = (ErrorCode::UnknownServerError, ErrorCode::UnknownTopicOrPartition);
+        assert_eq!(codes(&at_once), [vec![unknown], vec![pending, ErrorCode::InvalidRecord, pending, unknown]]);
+        let mut planner = planner();
+        let (mut steps, mut within) = (0, 0);
+        while !planner.step(&mut (64 << 10)) {
+            steps += 1;
+            within += usize::from(!planner.between_batches());
+        }
+        assert!(steps >= 32 && within >= 30, "{steps} {within}");
+        let plan = planner.finish();
+        assert_eq!(plan.topics, at_once.topics);
+        let items = |plan: &Plan| plan.items.iter().map(|item| (item.key, item.header)).collect::<Vec<_>>();
+        assert_eq!(items(&plan), items(&at_once));
+        assert_eq!(plan.places, [(1, 0), (1, 2)]);
+    }
+
+    #[test]
+    fn a_request_has_a_limit_too() {
+        let mut planner = planner();
+        planner.inflatable = 3 << 19;
+        assert!(planner.step(&mut usize::MAX.clone()));
+        let plan = planner.finish();
+        assert_eq!(codes(&plan)[1][1], ErrorCode::MessageTooLarge);
+        assert_eq!(plan.items.len(), 2, "the others are not affected");
+    }
 
     #[test]
     fn acknowledgement_levels() {

@@ -44,6 +44,28 @@ impl FromStr for AckPolicy {
     }
 }
 
+/// How far produced batches are looked at when they are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Verify {
+    /// Every record, as Kafka does.
+    #[default]
+    Full,
+    /// The header, unless the records are needed: for their keys, or for a timestamp that the header
+    /// lacks.
+    Frame,
+}
+
+impl FromStr for Verify {
+    type Err = ();
+    fn from_str(text: &str) -> Result<Verify, ()> {
+        match text {
+            "full" => Ok(Verify::Full),
+            "frame" => Ok(Verify::Frame),
+            _ => Err(()),
+        }
+    }
+}
+
 /// What a broker was told, complete and within the ranges of [`table`].
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -95,6 +117,8 @@ pub struct Config {
     pub send_zc_bytes: usize,
     /// How long a core with a write at the disk looks for its end before it sleeps.
     pub spin: Duration,
+    /// `corelane.verify.compressed`.
+    pub verify_compressed: Verify,
     /// `log.cleaner.enable`; the other settings of the cleaner can be changed at run time.
     pub cleaner_enable: bool,
     /// `corelane.log.level`.
@@ -191,6 +215,7 @@ impl Config {
             ack: settings.parsed("corelane.ack", |value| value.parse().ok())?,
             send_zc_bytes: settings.size("corelane.send.zc.bytes")?,
             spin: Duration::from_micros(settings.number("corelane.spin.us")?),
+            verify_compressed: settings.parsed("corelane.verify.compressed", |value| value.parse().ok())?,
             cleaner_enable: settings.flag("log.cleaner.enable")?,
             log_level: settings.parsed("corelane.log.level", |value| Some(value.to_owned()))?,
             topic_defaults: topic_defaults(&settings)?,
@@ -320,6 +345,12 @@ fn warnings(settings: &Settings) -> Vec<String> {
         warnings.push(format!(
             "controller.quorum.voters names {voters} nodes: this version runs single nodes, so this one is a cluster of its own"
         ));
+    }
+    for (key, topic) in table::TOPIC_DEFAULTS {
+        let idle = table::IDLE_TOPIC_SETTINGS.iter().find(|(name, _)| name == topic);
+        if let Some((_, reason)) = idle.filter(|_| settings.text(key.name).is_some_and(|value| value != key.default)) {
+            warnings.push(format!("{} has no effect: {reason}", key.name));
+        }
     }
     if settings.is_set("authorizer.class.name") {
         warnings.push("authorizer.class.name: this version has no access control, whoever can connect may do everything".to_owned());

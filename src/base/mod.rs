@@ -3,6 +3,8 @@
 pub mod config;
 pub mod error;
 pub mod fatal;
+#[cfg(test)]
+pub(crate) mod golden;
 pub mod ids;
 pub mod limits;
 pub mod prng;

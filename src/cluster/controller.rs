@@ -228,6 +228,11 @@ pub fn create_partitions(image: &Image, broker: &BrokerView, wanted: &[MoreParti
             let Some(topic) = image.topic(more.name) else {
                 return refuse(ErrorCode::UnknownTopicOrPartition, ErrorCode::UnknownTopicOrPartition.message());
             };
+            if names::is_internal(more.name) {
+                // Where a group or a producer is found depends on it: with another number all of them would be looked for elsewhere.
+                let text = format!("The number of partitions of the internal topic {} cannot be changed.", more.name);
+                return refuse(ErrorCode::InvalidRequest, text);
+            }
             let additional = check_increase(more, topic.partitions.len() as i64)?;
             for &brokers in more.assignments.iter().flatten() {
                 check_replicas(brokers, broker)?;

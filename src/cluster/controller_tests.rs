@@ -196,3 +196,18 @@ proptest! {
         prop_assert_eq!(replayed, live);
     }
 }
+
+/// Where a group is found depends on it.
+#[test]
+fn internal_topics_keep_their_number_of_partitions() {
+    let mut image = Image::new(BrokerSettings::default());
+    for topic in create(&mut image, &[named("__consumer_offsets"), named("t")]) {
+        topic.unwrap();
+    }
+    let more = |name| {
+        let wanted = MorePartitions { name, count: 9, assignments: None };
+        create_partitions(&image, &BrokerView::example(), &[wanted]).pop().unwrap()
+    };
+    assert_eq!(more("__consumer_offsets").unwrap_err().code, ErrorCode::InvalidRequest);
+    assert!(more("t").is_ok());
+}

@@ -49,13 +49,31 @@ pub struct Image {
     by_id: BTreeMap<TopicId, Arc<Topic>>,
     groups: BTreeMap<Arc<str>, Arc<GroupSettings>>,
     next_producer_id: ProducerId,
+    held: bool,
     offset: Offset,
 }
 
 impl Image {
     /// The image of an empty log. `settings` are the broker's: they are what topics default to.
     pub fn new(settings: BrokerSettings) -> Image {
-        Image { settings, by_name: BTreeMap::new(), by_id: BTreeMap::new(), groups: BTreeMap::new(), next_producer_id: 0, offset: -1 }
+        Image {
+            settings,
+            by_name: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            groups: BTreeMap::new(),
+            next_producer_id: 0,
+            held: false,
+            offset: -1,
+        }
+    }
+
+    /// What `records` add up to.
+    pub fn of(settings: BrokerSettings, records: &[MetadataRecord]) -> Image {
+        let mut image = Image::new(settings);
+        for (at, record) in (0..).zip(records) {
+            image.apply(at, record);
+        }
+        image
     }
 
     /// The settings of this broker.
@@ -98,6 +116,17 @@ impl Image {
         self.next_producer_id
     }
 
+    /// Nothing is to be appended to partitions for now: their leader epochs should have grown, and have not yet. Not of the log: who
+    /// writes that says so.
+    pub fn held(&self) -> bool {
+        self.held
+    }
+
+    /// See [`Image::held`].
+    pub fn set_held(&mut self, held: bool) {
+        self.held = held;
+    }
+
     /// Position of the last applied record in the metadata log; -1 before the first.
     pub fn offset(&self) -> Offset {
         self.offset
@@ -125,6 +154,17 @@ impl Image {
             MetadataRecord::NewLeaderEpochs => self.change_topics(|topic, _| {
                 topic.partitions.iter_mut().for_each(|partition| partition.leader_epoch = partition.leader_epoch.saturating_add(1));
             }),
+            MetadataRecord::NewLeaderEpochsOf { id, partitions } => {
+                if let Some(topic) = self.by_id.get(&Uuid(*id)) {
+                    let mut next = (**topic).clone();
+                    for index in partitions.iter().filter_map(|index| usize::try_from(*index).ok()) {
+                        if let Some(partition) = next.partitions.get_mut(index) {
+                            partition.leader_epoch = partition.leader_epoch.saturating_add(1);
+                        }
+                    }
+                    self.insert(next);
+                }
+            }
             MetadataRecord::ProducerIds { next } => self.next_producer_id = self.next_producer_id.max(*next),
             MetadataRecord::TopicConfigs { id, configs } => {
                 if let Some(topic) = self.by_id.get(&Uuid(*id)) {
@@ -238,6 +278,8 @@ mod tests {
             }),
             2 => (1..8u8).prop_map(|id| MetadataRecord::RemoveTopic { id: [id; 16] }),
             1 => Just(MetadataRecord::NewLeaderEpochs),
+            1 => (1..8u8, prop::collection::vec(-1..4i32, 0..3))
+                .prop_map(|(id, partitions)| MetadataRecord::NewLeaderEpochsOf { id: [id; 16], partitions }),
             2 => (1..8u8, prop::collection::vec(0..3i32, 0..3))
                 .prop_map(|(id, leader_epochs)| MetadataRecord::AddPartitions { id: [id; 16], leader_epochs }),
             1 => (0..100i64).prop_map(|next| MetadataRecord::ProducerIds { next }),
@@ -277,6 +319,8 @@ mod tests {
         assert_eq!((image.topic("b").unwrap().partition(2), image.topic("b").unwrap().partition(-1)), (None, None));
         image.apply(3, &MetadataRecord::AddPartitions { id: [1; 16], leader_epochs: vec![7] });
         assert_eq!(image.topic("b").unwrap().partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>(), [1, 1, 7]);
+        image.apply(4, &MetadataRecord::NewLeaderEpochsOf { id: [1; 16], partitions: vec![1, 2, 3, -1] });
+        assert_eq!(image.topic("b").unwrap().partitions.iter().map(|p| p.leader_epoch).collect::<Vec<_>>(), [1, 2, 8]);
         image.apply(4, &MetadataRecord::RemoveTopic { id: [1; 16] });
         assert!(image.topic("b").is_none() && image.topic_by_id(Uuid([1; 16])).is_none());
         assert_eq!((image.topics().len(), image.offset()), (1, 4));

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use super::record::MetadataRecord;
 use super::{names, topic_config};
 use crate::base::config::table::parse_bool;
-use crate::base::ids::{BrokerId, LeaderEpoch, Offset, ProducerId, TopicId};
+use crate::base::ids::{BrokerId, LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
 use crate::wire::batch::{BatchHeader, Batches, HEADER_LEN, crc_ok};
 use crate::wire::compression::{INFLATED_MAX, decompress};
 use crate::wire::kraft::{self, KraftRecord, key};
@@ -28,6 +28,8 @@ const MISSED: [&str; 5] =
 struct Partition {
     leader_epoch: LeaderEpoch,
     replicas: Vec<i64>,
+    /// Log directory of each replica.
+    directories: Vec<Uuid>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct KafkaMetadata {
     topics: BTreeMap<TopicId, Topic>,
     settings: BTreeMap<String, BTreeMap<String, String>>,
     next_producer_id: ProducerId,
+    /// Log directories of each broker.
+    log_dirs: BTreeMap<i64, Vec<Uuid>>,
     /// Records that count only once their transaction has ended.
     transaction: Option<Vec<KraftRecord>>,
     passed_over: BTreeMap<&'static str, usize>,
@@ -57,6 +61,10 @@ pub struct Taken {
     pub missed: Vec<(&'static str, usize)>,
     /// Those that only mattered to Kafka itself.
     pub passed_over: Vec<(&'static str, usize)>,
+    /// Ids of the log directories that the node had.
+    pub log_dirs: Vec<Uuid>,
+    /// Log directory of each partition for which Kafka has noted it.
+    pub homes: BTreeMap<(TopicId, i32), Uuid>,
     /// TOPIC: SETTING=VALUE for those that have no meaning here.
     pub dropped_settings: Vec<String>,
 }
@@ -127,7 +135,7 @@ impl KafkaMetadata {
         let payload = decompress(compression, &batch[HEADER_LEN..], INFLATED_MAX).map_err(|e| at(header.base_offset, &e))?;
         for record in Records::new(&payload, header.records_count) {
             let record = record.map_err(|e| at(header.base_offset, &e))?;
-            let offset = header.base_offset + Offset::from(record.offset_delta);
+            let offset = header.base_offset.saturating_add(record.offset_delta.into());
             if offset >= from {
                 let record = kraft::decode(record.value.unwrap_or_default()).map_err(|e| at(offset, &e))?;
                 self.take(record).map_err(|e| at(offset, &e))?;
@@ -166,7 +174,8 @@ impl KafkaMetadata {
             }
             key::PARTITION => {
                 let (leader_epoch, replicas) = (int("leaderEpoch")? as LeaderEpoch, ints(fields.list("replicas")));
-                let partition = Partition { leader_epoch, replicas };
+                let directories = uuids(fields.list("directories"));
+                let partition = Partition { leader_epoch, replicas, directories };
                 self.topic(id()?)?.partitions.insert(int("partitionId")? as i32, partition);
             }
             key::PARTITION_CHANGE => {
@@ -180,6 +189,9 @@ impl KafkaMetadata {
                 }
                 if let replicas @ Some(_) = fields.list("replicas") {
                     partition.replicas = ints(replicas);
+                }
+                if let directories @ Some(_) = fields.list("directories") {
+                    partition.directories = uuids(directories);
                 }
             }
             key::REMOVE_TOPIC => {
@@ -195,6 +207,12 @@ impl KafkaMetadata {
                 };
             }
             key::PRODUCER_IDS => self.next_producer_id = self.next_producer_id.max(int("nextProducerId")?),
+            key::REGISTER_BROKER | key::BROKER_CHANGE => {
+                if let log_dirs @ Some(_) = fields.list("logDirs") {
+                    self.log_dirs.insert(int("brokerId")?, uuids(log_dirs));
+                }
+                self.pass_over(name);
+            }
             key::CONFIG => self.pass_over(OTHER_CONFIG),
             _ => self.pass_over(name),
         }
@@ -213,7 +231,8 @@ impl KafkaMetadata {
     /// it and above Kafka's. The error says what cannot be taken over.
     pub fn finish(self, node: BrokerId, now_ms: i64, stored_epoch: impl Fn(&str, i32) -> Option<LeaderEpoch>) -> Result<Taken, String> {
         let (missed, passed_over) = self.passed_over.into_iter().partition(|(kind, _)| MISSED.contains(kind));
-        let mut taken = Taken { missed, passed_over, ..Taken::default() };
+        let log_dirs = self.log_dirs.get(&i64::from(node)).cloned().unwrap_or_default();
+        let mut taken = Taken { missed, passed_over, log_dirs, ..Taken::default() };
         let mut by_name = BTreeMap::new();
         for (id, topic) in self.topics {
             if let Some((other, _)) = by_name.insert(topic.name.clone(), (id, topic)) {
@@ -230,6 +249,11 @@ impl KafkaMetadata {
                 settings.into_iter().partition(|(setting, value)| topic_config::validate(setting, value).is_ok());
             taken.dropped_settings.extend(dropped.iter().map(|(setting, value)| format!("{name}: {setting}={value}")));
             let leader_epochs = epochs(&name, &topic, node, &stored_epoch)?;
+            let homes = topic.partitions.iter().filter_map(|(index, partition)| match partition.directories[..] {
+                [home] if !is_reserved(&home) => Some(((id, *index), home)),
+                _ => None,
+            });
+            taken.homes.extend(homes);
             taken.records.push(MetadataRecord::Topic { id: id.0, name, leader_epochs, configs, created_ms: now_ms });
         }
         taken.records.push(MetadataRecord::ProducerIds { next: self.next_producer_id });
@@ -261,6 +285,16 @@ fn epochs(
 fn ints(list: Option<&[Value]>) -> Vec<i64> {
     let int = |value: &Value| if let Value::Int(value) = value { Some(*value) } else { None };
     list.unwrap_or_default().iter().filter_map(int).collect()
+}
+
+fn uuids(list: Option<&[Value]>) -> Vec<Uuid> {
+    let uuid = |value: &Value| if let Value::Uuid(value) = value { Some(*value) } else { None };
+    list.unwrap_or_default().iter().filter_map(uuid).collect()
+}
+
+/// True for the ids that stand for "lost", "not assigned" and the like instead of a log directory.
+fn is_reserved(directory: &Uuid) -> bool {
+    directory.0[..15].iter().all(|byte| *byte == 0) && directory.0[15] < 100
 }
 
 fn damaged(header: &BatchHeader) -> String {

@@ -8,6 +8,7 @@ pub mod journal;
 pub mod kraft;
 pub mod names;
 pub mod placement;
+pub mod queue;
 pub mod record;
 pub mod settings;
 pub mod topic_config;

@@ -8,12 +8,23 @@ pub const INTERNAL: [&str; 3] = ["__consumer_offsets", "__transaction_state", "_
 /// Kafka's name for its own metadata log; never a topic of clients.
 pub const CLUSTER_METADATA: &str = "__cluster_metadata";
 
+/// Names that begin so are the broker's own; never topics of clients.
+const OWN: &str = "__corelane";
+
+/// Topic name of the broker's metadata log; it has one partition.
+pub const METADATA: &str = "__corelane_metadata";
+
+/// True for a name that is the broker's own. A topic may have one from before such were reserved.
+pub fn is_own(name: &str) -> bool {
+    name.starts_with(OWN)
+}
+
 /// True for a topic that the broker itself writes (`is_internal` of Metadata).
 pub fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)
 }
 
-/// Whether a topic may have this name; the error is Kafka's text.
+/// Whether a topic may have this name; the error is Kafka's text, but for the names that Corelane reserves.
 pub fn validate(name: &str) -> Result<(), String> {
     let reason = match name {
         "" => "the empty string is not allowed".to_owned(),
@@ -25,6 +36,7 @@ pub fn validate(name: &str) -> Result<(), String> {
         _ if !name.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'.' | b'_' | b'-')) => {
             format!("'{name}' contains one or more characters other than ASCII alphanumerics, '.', '_' and '-'")
         }
+        _ if is_own(name) => format!("'{name}' begins with '{OWN}', which is reserved for the broker"),
         _ => return Ok(()),
     };
     Err(format!("Topic name is invalid: {reason}"))
@@ -54,6 +66,10 @@ mod tests {
         let long = "x".repeat(250);
         let text = format!("Topic name is invalid: the length of '{long}' is longer than the max allowed length 249");
         assert_eq!(validate(&long).unwrap_err(), text);
+        for own in [METADATA, OWN, "__corelane.x"] {
+            assert!(validate(own).unwrap_err().ends_with("is reserved for the broker"), "{own}");
+        }
+        assert_eq!(validate("_corelane"), Ok(()));
         for bad in ["a b", "é", "a/b", "a\0"] {
             assert!(validate(bad).unwrap_err().ends_with("other than ASCII alphanumerics, '.', '_' and '-'"), "{bad}");
         }

@@ -9,6 +9,8 @@ use crate::base::ids::BrokerId;
 
 /// Longest value: what a string of Kafka's older message versions can hold.
 const VALUE_MAX: usize = i16::MAX as usize;
+/// Longest value that is no list and no text: a number with so many zeros in front means nothing, but would be kept.
+const WORD_MAX: usize = 1024;
 
 /// Settings by name, as they were given.
 pub type Configs = BTreeMap<String, String>;
@@ -129,8 +131,9 @@ impl BrokerSettings {
 /// Whether a setting may have this value; the error is Kafka's text.
 pub fn check_value(key: &Key, value: &str) -> Result<(), String> {
     let name = key.name;
-    if value.len() > VALUE_MAX {
-        return Err(format!("Invalid value for configuration {name}: Longer than {VALUE_MAX} bytes"));
+    let longest = if matches!(key.kind, Kind::List | Kind::Text) { VALUE_MAX } else { WORD_MAX };
+    if value.len() > longest {
+        return Err(format!("Invalid value for configuration {name}: Longer than {longest} bytes"));
     }
     let value = value.trim();
     let wrong = |value: &str, reason: &str| Err(format!("Invalid value {value} for configuration {name}: {reason}"));
@@ -182,6 +185,21 @@ mod tests {
     fn shown(settings: &BrokerSettings, names: &[&str]) -> Vec<(&'static str, String, i8)> {
         let keys: Vec<&'static Key> = names.iter().map(|name| table::find(name).unwrap()).collect();
         settings.synonyms(&keys).into_iter().map(|place| (place.name, place.value, place.source as i8)).collect()
+    }
+
+    #[test]
+    fn no_value_is_long_but_a_list() {
+        let key = |kind| Key { name: "k", kind, default: "", meaning: "" };
+        let zeros = |n: usize| "0".repeat(n - 1) + "5";
+        for kind in [Kind::Long(0, 9), Kind::Int(0, 9), Kind::Double(0.0, 9.0)] {
+            assert_eq!(check_value(&key(kind), &zeros(WORD_MAX)), Ok(()));
+            let refused = check_value(&key(kind), &zeros(WORD_MAX + 1)).unwrap_err();
+            assert_eq!(refused, "Invalid value for configuration k: Longer than 1024 bytes");
+        }
+        let policies = "compact,".repeat(200) + "compact";
+        assert!(check_value(&key(Kind::SomeOf(&["compact"])), &policies).is_err());
+        assert_eq!(check_value(&key(Kind::List), &"0".repeat(VALUE_MAX)), Ok(()));
+        assert!(check_value(&key(Kind::List), &"0".repeat(VALUE_MAX + 1)).is_err());
     }
 
     /// As a real Kafka 4.3.1 describes them after the same changes.

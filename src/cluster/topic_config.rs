@@ -282,6 +282,24 @@ mod tests {
         }
     }
 
+    /// Another value that a setting may have.
+    fn another(key: &Key) -> String {
+        let differs = |value: &&str| *value != key.default && validate(key.name, value).is_ok();
+        let candidates = ["true", "written", "LogAppendTime", "gzip", "compact", "0.25", "7", "1048577", "1:1"];
+        candidates.iter().find(|value| differs(value)).unwrap().to_string()
+    }
+
+    /// A promise that is not kept is told: the table of those settings has exactly those that change nothing.
+    #[test]
+    fn every_setting_has_an_effect_or_is_named_as_one_without() {
+        let settings = broker(&[]);
+        let plain = TopicConfig::resolve(&Configs::new(), &settings);
+        let changed = |key: &&Key| TopicConfig::resolve(&map(&[(key.name, &another(key))]), &settings) != plain;
+        let idle: Vec<&str> = TABLE.iter().filter(|key| !changed(key)).map(|key| key.name).collect();
+        let told: Vec<&str> = table::IDLE_TOPIC_SETTINGS.iter().map(|(name, _)| *name).collect();
+        assert_eq!(idle, told);
+    }
+
     /// Each text as a real Kafka 4.3.1 gives it.
     #[test]
     fn kafkas_error_texts() {

@@ -5,6 +5,10 @@
 //! first by reference only. Its records are to be appended and then applied before the next decision; its replies leave when everything that
 //! was appended before is durable. What cannot be appended ends the coordinator: it is dropped, and loaded again from the log.
 
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod golden_tests;
 pub mod group;
 pub mod modern;
 pub mod offsets;
@@ -17,6 +21,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 pub mod timers;
+#[cfg(test)]
+mod topic_tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,7 +32,7 @@ use bytes::Bytes;
 
 use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
-use crate::base::ids::TopicId;
+use crate::base::ids::{Offset, TopicId};
 use crate::base::time::Now;
 use group::{Group, GroupMetadata, Phase};
 use modern::topics::Topics;
@@ -72,11 +78,14 @@ pub trait Overrides {
     fn of(&self, group: &str) -> GroupOverrides;
 }
 
-/// What is to be done.
+/// Records to append and apply, and replies to send once they are durable.
 #[derive(Debug, Default)]
 pub struct Decision {
-    /// To be appended in one batch, then applied.
+    /// To be appended, see [`replay::batches`], then applied.
     pub records: Vec<Record>,
+    /// A crash may leave any number of the first records without the others: they may be in several
+    /// batches.
+    pub divisible: bool,
     /// To be sent when these records, and all before them, are durable.
     pub replies: Vec<(Token, Reply)>,
 }
@@ -92,6 +101,7 @@ pub(crate) struct Effects<'a> {
     seen: &'a mut BTreeMap<Name, modern::Seen>,
     timers: &'a mut Timers,
     records: Vec<Record>,
+    divisible: bool,
     replies: Vec<(Token, Reply)>,
 }
 
@@ -113,9 +123,9 @@ impl Effects<'_> {
         encoded_len(record) + BATCH_OVERHEAD <= self.max_batch_bytes
     }
 
-    /// Whether the records from `first` on can be appended as one batch.
-    fn all_fit(&self, first: usize) -> bool {
-        self.records[first..].iter().map(encoded_len).sum::<usize>() + BATCH_OVERHEAD <= self.max_batch_bytes
+    /// Whether all records of the decision can be appended as one batch.
+    fn all_fit(&self) -> bool {
+        self.records.is_empty() || self.records.iter().map(encoded_len).sum::<usize>() + BATCH_OVERHEAD <= self.max_batch_bytes
     }
 }
 
@@ -133,13 +143,28 @@ pub struct Stored {
     pub modern: Option<modern::group::Group>,
     /// Committed offsets.
     pub offsets: Offsets,
+    /// By key: tombstones of the records whose values could not be read.
+    unreadable: BTreeMap<Vec<u8>, Record>,
 }
+
+/// Memory that an unreadable record is counted with besides its key.
+const UNREADABLE_OVERHEAD: usize = 512;
 
 impl Stored {
     fn bytes(&self) -> usize {
         self.metadata.as_ref().map_or(0, GroupMetadata::bytes)
             + self.modern.as_ref().map_or(0, modern::group::Group::bytes)
             + self.offsets.bytes()
+            + self.unreadable.keys().map(|key| UNREADABLE_OVERHEAD + 2 * key.len()).sum::<usize>()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.metadata.is_none() && self.modern.is_none() && self.offsets.is_empty() && self.unreadable.is_empty()
+    }
+
+    /// A part of it cannot be read, or it is of both types: it can be deleted, and nothing else.
+    pub fn is_fenced(&self) -> bool {
+        !self.unreadable.is_empty() || self.metadata.is_some() && self.modern.is_some()
     }
 }
 
@@ -171,10 +196,22 @@ impl State {
             Record::Group { value, .. } => stored.metadata = value.clone(),
             Record::Modern { change, .. } => modern::group::apply(&mut stored.modern, change),
         }
+        if !stored.unreadable.is_empty() {
+            stored.unreadable.remove(&record.encode().0);
+        }
         self.bytes = self.bytes + stored.bytes() - before;
-        if stored.metadata.is_none() && stored.modern.is_none() && stored.offsets.is_empty() {
+        if stored.is_empty() {
             self.groups.remove(id);
         }
+    }
+
+    /// Takes note of a record at replay whose value cannot be read, by the tombstone of its key:
+    /// the group is fenced until that key has another record.
+    fn apply_unreadable(&mut self, tombstone: &Record) {
+        let stored = self.groups.entry(tombstone.group().clone()).or_default();
+        let before = stored.bytes();
+        stored.unreadable.insert(tombstone.encode().0, tombstone.clone());
+        self.bytes = self.bytes + stored.bytes() - before;
     }
 }
 
@@ -193,7 +230,12 @@ pub struct Live {
 pub struct Coordinator {
     state: State,
     live: Live,
+    /// Offset behind the last record that was applied.
+    applied: Offset,
 }
+
+/// More bytes than any ledger can hold: it has gone below zero.
+const ABSURD_BYTES: usize = isize::MAX as usize;
 
 impl Coordinator {
     /// What the log has.
@@ -211,6 +253,43 @@ impl Coordinator {
         self.state.apply(record);
     }
 
+    /// Takes in what the log holds.
+    pub fn replay(&mut self, replayed: &replay::Replayed) {
+        match replayed {
+            replay::Replayed::Record(record) => self.state.apply(record),
+            replay::Replayed::Unreadable(tombstone) => self.state.apply_unreadable(tombstone),
+        }
+    }
+
+    /// Groups of which a part cannot be read.
+    pub fn fenced(&self) -> impl Iterator<Item = &Name> {
+        self.state.groups.iter().filter(|(_, stored)| stored.is_fenced()).map(|(id, _)| id)
+    }
+
+    /// The cheap half of [`Coordinator::check`], for production: to be called when `records`, which
+    /// end before offset `upto`, are applied. The error says what does not hold: the coordinator
+    /// must not go on.
+    pub fn verify(&mut self, records: &[Record], upto: Offset) -> Result<(), String> {
+        if upto < self.applied || !records.is_empty() && upto == self.applied {
+            return Err(format!("records before offset {upto} were applied after those before {}", self.applied));
+        }
+        self.applied = upto;
+        if self.state.bytes > ABSURD_BYTES || self.live.bytes > ABSURD_BYTES {
+            return Err("its memory is counted wrongly".into());
+        }
+        let mut last = None;
+        for id in records.iter().map(Record::group) {
+            if last.replace(id) == Some(id) {
+                continue;
+            }
+            let Some(stored) = self.state.group(id) else { continue };
+            if stored.modern.is_some() && (stored.metadata.is_some() || self.live.groups.contains_key(id)) {
+                return Err(format!("the group {id} is of both types"));
+            }
+        }
+        Ok(())
+    }
+
     /// Memory that the coordinator takes, about.
     pub fn bytes(&self) -> usize {
         self.state.bytes + self.live.bytes
@@ -223,7 +302,7 @@ impl Coordinator {
 
     /// The log is replayed: the members that it knows have their session from now on.
     pub fn loaded(&mut self, context: Context) -> Decision {
-        let with_members = |stored: &Stored| stored.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
+        let with_members = |s: &Stored| !s.is_fenced() && s.metadata.as_ref().is_some_and(|m| !m.members.is_empty());
         let ids: Vec<Name> = self.state.groups.iter().filter(|(_, s)| with_members(s)).map(|(id, _)| id.clone()).collect();
         let check_at = context.now.mono + group::millis(context.config.retention_check_ms);
         self.live.timers.set(TimerKey::Expiry, check_at);
@@ -259,9 +338,12 @@ impl Coordinator {
         })
     }
 
-    /// Topics are gone: so are the offsets in them. `gone` says of which name and id (zero: not known) that is so.
+    /// Topics are gone: so are the offsets in them. `gone` says of which name and id (zero: not
+    /// known) that is so. The others whose topic was not known belong to the one that has the name
+    /// now, from now on.
     pub fn forget_topics(&mut self, context: Context, gone: &dyn Fn(&Name, TopicId) -> bool) -> Decision {
         self.step(context, |step| {
+            step.fx.divisible = true;
             for id in step.state.groups.keys() {
                 View { id, stored: step.state.group(id), live: step.groups.get(id) }.forget_topics(gone, &mut step.fx);
             }
@@ -293,11 +375,22 @@ impl Coordinator {
     fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
         let Context { now, config, random, max_batch_bytes, topics, overrides, .. } = context;
         let Live { groups, seen, timers, bytes } = &mut self.live;
-        let fx =
-            Effects { now, config, random, max_batch_bytes, topics, overrides, seen, timers, records: Vec::new(), replies: Vec::new() };
+        let fx = Effects {
+            now,
+            config,
+            random,
+            max_batch_bytes,
+            topics,
+            overrides,
+            seen,
+            timers,
+            records: Vec::new(),
+            divisible: false,
+            replies: Vec::new(),
+        };
         let mut step = Step { state: &self.state, groups, bytes, fx };
         work(&mut step);
-        Decision { records: step.fx.records, replies: step.fx.replies }
+        Decision { records: step.fx.records, divisible: step.fx.divisible, replies: step.fx.replies }
     }
 
     /// Panics unless all invariants hold: to be called when the records of the last decision are applied.
@@ -310,7 +403,11 @@ impl Coordinator {
             group.check(stored, |key| timers.contains(key));
         }
         for (id, stored) in &self.state.groups {
-            assert!(stored.metadata.is_some() || stored.modern.is_some() || !stored.offsets.is_empty(), "{id}: nothing is known of it");
+            assert!(!stored.is_empty(), "{id}: nothing is known of it");
+            if stored.is_fenced() {
+                assert!(!self.live.groups.contains_key(id), "{id}: fenced, but at work");
+                continue;
+            }
             if let Some(group) = &stored.modern {
                 assert!(stored.metadata.is_none() && !self.live.groups.contains_key(id), "{id}: of both types");
                 group.check();
@@ -341,6 +438,11 @@ impl Step<'_> {
     }
 
     fn op(&mut self, id: &Name, op: Op, token: Token, spare: usize) {
+        // Members and consumers wait and try again: without a part of the group's state they would
+        // begin anew somewhere.
+        if self.state.group(id).is_some_and(Stored::is_fenced) && !matches!(op, Op::Delete) {
+            return self.fx.reply(token, Err(ErrorCode::CoordinatorNotAvailable));
+        }
         let Some(op) = self.classic_op_on_modern(id, op, token, spare) else { return };
         let reply = match op {
             Op::Join(join) => return self.join(id, join, token, spare),
@@ -362,7 +464,7 @@ impl Step<'_> {
                 Ok(Answer::Codes(codes.unwrap_or_else(|| vec![ErrorCode::UnknownMemberId; leaving.len()])))
             }
             Op::Commit(commit) => self.commit(id, commit, spare),
-            Op::FetchOffsets(fetch) => self.view(id).fetch(&fetch),
+            Op::FetchOffsets(fetch) => self.view(id).fetch(&fetch, self.fx.topics),
             Op::DeleteOffsets(wanted) => {
                 let view = View { id, stored: self.state.group(id), live: self.groups.get(id) };
                 view.delete_offsets(&wanted, &mut self.fx)
@@ -412,6 +514,10 @@ impl Step<'_> {
         // Not a part of the buffer that the request came in.
         join.protocols.iter_mut().for_each(|(_, metadata)| *metadata = Bytes::copy_from_slice(metadata));
         self.make_way_for_classic(id);
+        if !self.fx.all_fit() {
+            self.fx.records.clear();
+            return self.fx.joined(token, refused(ErrorCode::UnknownServerError));
+        }
         self.on_group(id, true, |group, fx| group.join(join, token, fx));
     }
 
@@ -462,10 +568,11 @@ impl Step<'_> {
         if !view.exists() {
             return Err(ErrorCode::GroupIdNotFound);
         }
-        if !view.is_empty() {
+        if !view.is_empty() && !view.is_fenced() {
             return Err(ErrorCode::NonEmptyGroup);
         }
         view.tombstones(&mut self.fx);
+        self.fx.divisible = true;
         self.fx.seen.remove(id);
         // Ids that were given out, and not used yet.
         if let Some(group) = self.groups.remove(id) {
@@ -484,6 +591,7 @@ impl Step<'_> {
             TimerKey::Expiry => {
                 let again = self.fx.now.mono + group::millis(self.fx.config.retention_check_ms);
                 self.fx.timers.set(TimerKey::Expiry, again);
+                self.fx.divisible = true;
                 for (id, stored) in &self.state.groups {
                     View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
                 }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 
 use super::group::{Group, Phase};
 use super::modern;
-use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchedOffset, Membership, Reply, TopicOffsets};
+use super::modern::topics::Topics;
+use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchTopic, FetchedOffset, Membership, Reply, TopicOffsets};
 use super::record::Record;
 use super::{Effects, Name, Stored};
 use crate::base::config::GroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 
+/// State of a group of which a part cannot be read.
+const UNKNOWN_STATE: &str = "Unknown";
 /// Memory that an offset is counted with besides its texts.
 const OFFSET_OVERHEAD: usize = 256;
 
@@ -27,8 +30,16 @@ pub struct CommittedOffset {
     pub commit_ms: i64,
     /// When it expires, where an old client said so.
     pub expire_ms: Option<i64>,
-    /// Of the topic; zero where it is not known.
+    /// Of the topic; zero where it is not known: records of older brokers have none, nor those that
+    /// expire.
     pub topic_id: TopicId,
+}
+
+impl CommittedOffset {
+    /// Whether it is one in the topic with this id, as far as that is known: zero is not.
+    fn is_of(&self, topic: TopicId) -> bool {
+        self.topic_id == topic || self.topic_id.is_zero() || topic.is_zero()
+    }
 }
 
 /// All offsets of a group: by topic, by partition.
@@ -96,6 +107,11 @@ impl View<'_> {
         self.stored?.modern.as_ref()
     }
 
+    /// See [`Stored::is_fenced`].
+    pub(super) fn is_fenced(&self) -> bool {
+        self.stored.is_some_and(Stored::is_fenced)
+    }
+
     /// Whether it has no members.
     pub(super) fn is_empty(&self) -> bool {
         self.modern().map_or(self.phase() == Phase::Empty, |group| group.members().is_empty())
@@ -103,6 +119,9 @@ impl View<'_> {
 
     /// Kafka's name of its state.
     pub(super) fn state_name(&self) -> &'static str {
+        if self.is_fenced() {
+            return UNKNOWN_STATE;
+        }
         self.modern().map_or(self.phase().name(), |group| group.state().name())
     }
 
@@ -139,6 +158,10 @@ impl View<'_> {
 
     /// Takes an OffsetCommit request.
     pub(super) fn commit(&self, commit: Commit, fx: &mut Effects) -> Reply {
+        // Topics that this core has yet to hear of: it will, soon.
+        if commit.version > fx.topics.version() && commit.offsets.iter().any(|o| !fx.topics.has(&o.topic, o.topic_id, o.partition)) {
+            return Err(ErrorCode::CoordinatorLoadInProgress);
+        }
         let guard = match self.modern() {
             Some(group) => modern::commit::may_commit(group, &commit.member, commit.knows_group_id_not_found)?,
             None => self.may_commit(&commit).map(|()| None)?,
@@ -147,6 +170,12 @@ impl View<'_> {
         let first = fx.records.len();
         let mut codes = Vec::with_capacity(commit.offsets.len());
         for offset in commit.offsets {
+            // Deleted since the request came in. Its offset would be taken for one in the next
+            // topic of that name.
+            if !fx.topics.has(&offset.topic, offset.topic_id, offset.partition) {
+                codes.push(ErrorCode::UnknownTopicOrPartition);
+                continue;
+            }
             if let Some(guard) = &guard
                 && let Err(code) = guard.check(offset.topic_id, offset.partition)
             {
@@ -162,7 +191,7 @@ impl View<'_> {
             let record = self.offset_record(offset, fx.now.wall_ms, expire_ms);
             fx.records.push(record);
         }
-        if !fx.all_fit(first) {
+        if !fx.all_fit() {
             fx.records.truncate(first);
             return Err(ErrorCode::UnknownServerError);
         }
@@ -171,6 +200,8 @@ impl View<'_> {
 
     fn offset_record(&self, commit: CommitOffset, commit_ms: i64, expire_ms: Option<i64>) -> Record {
         let CommitOffset { topic, topic_id, partition, offset, leader_epoch, metadata } = commit;
+        // The format of offsets that expire has neither.
+        let (topic_id, leader_epoch) = if expire_ms.is_some() { (TopicId::ZERO, -1) } else { (topic_id, leader_epoch) };
         let value = CommittedOffset { offset, leader_epoch, metadata, commit_ms, expire_ms, topic_id };
         Record::Offset { group: self.id.clone(), topic, partition, value: Some(value) }
     }
@@ -198,7 +229,7 @@ impl View<'_> {
     }
 
     /// Takes an OffsetFetch request. A group that does not exist has committed nothing.
-    pub(super) fn fetch(&self, fetch: &FetchOffsets) -> Reply {
+    pub(super) fn fetch(&self, fetch: &FetchOffsets, known: &dyn Topics) -> Reply {
         if let Some(group) = self.modern() {
             modern::commit::may_fetch(group, &fetch.member)?;
         }
@@ -212,25 +243,29 @@ impl View<'_> {
         };
         let topics = match &fetch.topics {
             Some(topics) => {
-                let one = |(topic, partitions): &(Name, Vec<i32>)| TopicOffsets {
-                    topic: topic.clone(),
-                    partitions: partitions.iter().map(|p| fetched(*p, offsets.get(topic, *p))).collect(),
+                let one = |wanted: &FetchTopic| {
+                    let id = wanted_id(wanted, fetch.version, known);
+                    let found = |p: i32| offsets.get(&wanted.topic, p).filter(|offset| offset.is_of(id));
+                    let partitions = wanted.partitions.iter().map(|p| fetched(*p, found(*p))).collect();
+                    TopicOffsets { topic: wanted.topic.clone(), topic_id: id, partitions }
                 };
                 topics.iter().map(one).collect()
             }
             None => {
-                let one = |(topic, partitions): (&Name, &BTreeMap<i32, CommittedOffset>)| TopicOffsets {
-                    topic: topic.clone(),
-                    partitions: partitions.iter().map(|(p, offset)| fetched(*p, Some(offset))).collect(),
+                let one = |(topic, partitions): (&Name, &BTreeMap<i32, CommittedOffset>)| {
+                    let id = known.by_name(topic).map_or(TopicId::ZERO, |(id, _)| id);
+                    let partitions = partitions.iter().filter(|(_, offset)| offset.is_of(id));
+                    let partitions: Vec<_> = partitions.map(|(p, offset)| fetched(*p, Some(offset))).collect();
+                    (!partitions.is_empty()).then(|| TopicOffsets { topic: topic.clone(), topic_id: id, partitions })
                 };
-                offsets.topics.iter().map(one).collect()
+                offsets.topics.iter().filter_map(one).collect()
             }
         };
         Ok(Answer::Offsets(topics))
     }
 
     /// Takes an OffsetDelete request.
-    pub(super) fn delete_offsets(&self, wanted: &[(Name, i32)], fx: &mut Effects) -> Reply {
+    pub(super) fn delete_offsets(&self, wanted: &[(Name, TopicId, i32)], fx: &mut Effects) -> Reply {
         if !self.exists() {
             return Err(ErrorCode::GroupIdNotFound);
         }
@@ -238,13 +273,13 @@ impl View<'_> {
             return Err(ErrorCode::NonEmptyGroup);
         }
         let mut codes = Vec::with_capacity(wanted.len());
-        for (topic, partition) in wanted {
+        for (topic, id, partition) in wanted {
             if self.subscribes(topic) {
                 codes.push(ErrorCode::GroupSubscribedToTopic);
                 continue;
             }
             codes.push(ErrorCode::None);
-            if self.stored.is_some_and(|s| s.offsets.get(topic, *partition).is_some()) {
+            if self.stored.and_then(|s| s.offsets.get(topic, *partition)).is_some_and(|offset| offset.is_of(*id)) {
                 fx.records.push(self.tombstone(topic, *partition));
             }
         }
@@ -264,18 +299,30 @@ impl View<'_> {
         }
         let modern = stored.modern.iter().flat_map(|group| group.tombstones());
         fx.records.extend(modern.map(|change| Record::modern(self.id, change)));
+        // The last ones: until they are there the group is fenced.
+        fx.records.extend(stored.unreadable.values().cloned());
     }
 
-    /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more.
+    /// Tombstones for the offsets of which `gone` says so: their topics do not exist any more. The
+    /// others of unknown topics get the id of the one that has the name.
     pub(super) fn forget_topics(&self, gone: &dyn Fn(&Name, TopicId) -> bool, fx: &mut Effects) {
-        let Some(stored) = self.stored else { return };
-        let gone = stored.offsets.iter().filter(|(topic, _, offset)| gone(topic, offset.topic_id));
-        fx.records.extend(gone.map(|(topic, partition, _)| self.tombstone(topic, partition)));
+        let Some(stored) = self.stored.filter(|stored| !stored.is_fenced()) else { return };
+        for (topic, partition, offset) in stored.offsets.iter() {
+            if gone(topic, offset.topic_id) {
+                fx.records.push(self.tombstone(topic, partition));
+            } else if offset.topic_id.is_zero()
+                && offset.expire_ms.is_none()
+                && let Some((topic_id, _)) = fx.topics.by_name(topic)
+            {
+                let value = Some(CommittedOffset { topic_id, ..offset.clone() });
+                fx.records.push(Record::Offset { group: self.id.clone(), topic: topic.clone(), partition, value });
+            }
+        }
     }
 
     /// Tombstones for what has expired; for the group as well, when it has no members and nothing is left.
     pub(super) fn expire(&self, fx: &mut Effects) {
-        let Some(stored) = self.stored else { return };
+        let Some(stored) = self.stored.filter(|stored| !stored.is_fenced()) else { return };
         let Some(since_empty) = self.expires_since(stored) else { return };
         let mut left = false;
         for (topic, partition, offset) in stored.offsets.iter() {
@@ -306,6 +353,15 @@ impl View<'_> {
             (Some(_), Phase::Stable) if self.live.is_some_and(|g| g.subscribed_topics().is_some()) => Some(None),
             _ => None,
         }
+    }
+}
+
+/// The id of the topic that a request means: of a name that of the newer metadata, the request's or
+/// ours.
+fn wanted_id(wanted: &FetchTopic, version: Option<i64>, known: &dyn Topics) -> TopicId {
+    match version {
+        Some(version) if version < known.version() => known.by_name(&wanted.topic).map_or(wanted.topic_id, |(id, _)| id),
+        _ => wanted.topic_id,
     }
 }
 

@@ -28,8 +28,8 @@ pub enum Op {
     Commit(Commit),
     /// OffsetFetch.
     FetchOffsets(FetchOffsets),
-    /// OffsetDelete: topics and partitions.
-    DeleteOffsets(Vec<(Name, i32)>),
+    /// OffsetDelete: topics with their ids, and partitions.
+    DeleteOffsets(Vec<(Name, TopicId, i32)>),
     /// DescribeGroups.
     Describe,
     /// DeleteGroups.
@@ -66,7 +66,7 @@ pub enum Answer {
 }
 
 /// Who a member says it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Membership {
     /// As the coordinator gave it; empty: none yet.
     pub member_id: Name,
@@ -74,6 +74,13 @@ pub struct Membership {
     pub instance_id: Option<Name>,
     /// Generation of the group that the member is in; -1: none.
     pub generation: i32,
+}
+
+impl Default for Membership {
+    /// Nobody's member.
+    fn default() -> Membership {
+        Membership { member_id: Name::default(), instance_id: None, generation: -1 }
+    }
 }
 
 /// See [`Op::Join`].
@@ -191,6 +198,8 @@ pub struct Commit {
     pub retention_ms: Option<i64>,
     /// Commits to an unknown group of a generation that it cannot have: newer versions say GROUP_ID_NOT_FOUND, older ILLEGAL_GENERATION.
     pub knows_group_id_not_found: bool,
+    /// Version of the metadata that the topics were looked up in.
+    pub version: i64,
     /// What is committed.
     pub offsets: Vec<CommitOffset>,
 }
@@ -218,9 +227,22 @@ pub struct FetchOffsets {
     /// Who asks, and in which epoch (KIP-848); classic members do not say.
     pub member: Membership,
     /// Topics with their partitions; none: everything that is committed.
-    pub topics: Option<Vec<(Name, Vec<i32>)>>,
+    pub topics: Option<Vec<FetchTopic>>,
+    /// Version of the metadata that names were looked up in; none where the request has ids.
+    pub version: Option<i64>,
     /// Offsets that an open transaction is about to change are not told.
     pub require_stable: bool,
+}
+
+/// A topic of [`FetchOffsets`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchTopic {
+    /// Its name.
+    pub topic: Name,
+    /// Its id; zero where no topic of that name exists.
+    pub topic_id: TopicId,
+    /// Its partitions.
+    pub partitions: Vec<i32>,
 }
 
 /// Offsets of one topic.
@@ -228,6 +250,8 @@ pub struct FetchOffsets {
 pub struct TopicOffsets {
     /// Its name.
     pub topic: Name,
+    /// Its id; zero where it is not known.
+    pub topic_id: TopicId,
     /// One for each partition asked for.
     pub partitions: Vec<FetchedOffset>,
 }

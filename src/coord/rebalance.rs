@@ -113,7 +113,8 @@ impl Group {
         self.update(&id, join.protocols, (join.rebalance_timeout_ms, join.session_timeout_ms), token, fx);
         self.heard_of(&id, fx);
         match self.phase() {
-            Phase::Stable if self.select_protocol() == self.protocol => {
+            // A group that can no longer be stored finds out at the end of a rebalance.
+            Phase::Stable if self.select_protocol() == self.protocol && fx.fits(&self.record()) => {
                 let leads = self.is_leader(&id);
                 let mut joined = self.joined(&id, leads && join.can_skip_assignment);
                 if join.can_skip_assignment {

@@ -20,10 +20,9 @@ const OFFSET_COMMIT_V0: i16 = 0;
 const OFFSET_COMMIT: i16 = 1;
 const GROUP_METADATA: i16 = 2;
 
-/// OffsetCommitValue: 1 alone has an expiry time, 3 is the last that is not flexible, 4 can name the topic's id.
+/// OffsetCommitValue: 1 alone has an expiry time, 4 is flexible and can name the topic's id.
 const OFFSET_WITH_EXPIRY: i16 = 1;
-const OFFSET_VALUE: i16 = 3;
-const OFFSET_VALUE_MAX: i16 = 4;
+const OFFSET_VALUE: i16 = 4;
 /// Tag of the topic's id in version 4.
 const TOPIC_ID_TAG: u32 = 0;
 /// GroupMetadataValue: 3 is the last that is not flexible.
@@ -157,24 +156,21 @@ impl Record {
 
 fn encode_offset(value: &CommittedOffset) -> Vec<u8> {
     let mut out = Vec::with_capacity(26 + value.metadata.len());
-    let version = if value.expire_ms.is_some() {
-        OFFSET_WITH_EXPIRY
-    } else if value.topic_id.is_zero() {
-        OFFSET_VALUE
-    } else {
-        OFFSET_VALUE_MAX
-    };
+    let version = if value.expire_ms.is_some() { OFFSET_WITH_EXPIRY } else { OFFSET_VALUE };
+    let flexible = version == OFFSET_VALUE;
     out.put_i16(version);
     out.put_i64(value.offset);
-    if version >= 3 {
+    if flexible {
         out.put_i32(value.leader_epoch);
     }
-    put_text_as(&mut out, version == OFFSET_VALUE_MAX, &value.metadata);
+    put_text_as(&mut out, flexible, &value.metadata);
     out.put_i64(value.commit_ms);
     if let Some(expire_ms) = value.expire_ms {
         out.put_i64(expire_ms);
     }
-    if version == OFFSET_VALUE_MAX {
+    if flexible && value.topic_id.is_zero() {
+        put_unsigned_varint(&mut out, 0);
+    } else if flexible {
         put_unsigned_varint(&mut out, 1);
         put_unsigned_varint(&mut out, TOPIC_ID_TAG.into());
         put_unsigned_varint(&mut out, value.topic_id.0.len() as u64);
@@ -186,10 +182,10 @@ fn encode_offset(value: &CommittedOffset) -> Vec<u8> {
 fn decode_offset(bytes: &[u8]) -> Result<CommittedOffset, BadRecord> {
     let mut reader = Reader::new(bytes);
     let version = reader.i16()?;
-    if !(0..=OFFSET_VALUE_MAX).contains(&version) {
+    if !(0..=OFFSET_VALUE).contains(&version) {
         return Err(BadRecord::Version(version));
     }
-    let flexible = version == OFFSET_VALUE_MAX;
+    let flexible = version == OFFSET_VALUE;
     let offset = reader.i64()?;
     let leader_epoch = if version >= 3 { reader.i32()? } else { -1 };
     let metadata = text_as(&mut reader, flexible)?;

@@ -6,19 +6,36 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 
 use super::modern::testing::Cluster;
-use super::op::{Answer, Commit, CommitOffset, FetchOffsets, Join, Joined, Leaving, Membership, Op, Reply, Sync, Token};
+use super::modern::topics::Topics;
+use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchTopic, Join, Joined, Leaving, Membership, Op, Reply, Sync, Token};
 use super::record::{Decoded, Record};
+use super::replay;
 use super::{Context, Coordinator, Decision, Name, Overrides, State};
 use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::base::prng::Prng;
 use crate::base::time::Now;
+use crate::wire::batch::BatchHeader;
+
+/// Id of the topic "t".
+pub(super) const TOPIC: Uuid = Uuid([1; 16]);
+
+/// Id of a topic to commit in.
+pub(super) fn topic_id(name: &str) -> Uuid {
+    let mut id = TOPIC;
+    if name != "t" {
+        id.0[..name.len()].copy_from_slice(name.as_bytes());
+    }
+    id
+}
 
 /// The world of one coordinator.
 pub(super) struct World {
     pub coordinator: Coordinator,
     pub log: Vec<Record>,
+    /// Where in the log a batch ends.
+    pub ends: Vec<usize>,
     pub now: Now,
     pub config: GroupConfig,
     pub spare_bytes: usize,
@@ -42,6 +59,7 @@ impl World {
         let mut world = World {
             coordinator: Coordinator::default(),
             log: Vec::new(),
+            ends: Vec::new(),
             now: Now { mono: Duration::from_secs(1), wall_ms: 1_000_000 },
             config: GroupConfig::default(),
             spare_bytes: 1 << 20,
@@ -53,6 +71,9 @@ impl World {
             waiting: BTreeSet::new(),
             replies: BTreeMap::new(),
         };
+        for topic in ["t", "t0", "t1", "t2", "u", "other", "unread"] {
+            world.cluster.put(topic, topic_id(topic), 1);
+        }
         world.step(|coordinator, context| coordinator.loaded(context));
         world
     }
@@ -74,7 +95,14 @@ impl World {
             topics: &self.cluster,
             overrides: &self.overrides,
         };
-        let Decision { records, replies } = decide(&mut self.coordinator, context);
+        let Decision { records, divisible, replies } = decide(&mut self.coordinator, context);
+        let batches = replay::batches(&records, divisible, self.max_batch_bytes, self.now.wall_ms);
+        for batch in batches.unwrap_or_else(|| panic!("a decision that cannot be appended: {records:?}")) {
+            let before = self.ends.last().copied().unwrap_or(0);
+            self.ends.push(before + BatchHeader::parse(&batch).unwrap().records_count as usize);
+        }
+        let upto = (self.log.len() + records.len()) as i64;
+        let decided = records.clone();
         for record in records {
             let (key, value) = record.encode();
             assert_eq!(Record::decode(Some(&key), value.as_deref()), Ok(Decoded::Known(record.clone())));
@@ -85,6 +113,7 @@ impl World {
             assert!(self.waiting.remove(&token), "{token} is answered twice");
             self.replies.insert(token, reply);
         }
+        self.coordinator.verify(&decided, upto).unwrap();
         self.coordinator.check();
     }
 
@@ -184,8 +213,15 @@ impl World {
     }
 
     pub fn committed(&mut self, group: &str, topic: &str) -> i64 {
-        let topics = Some(vec![(Name::from(topic), vec![0])]);
-        match self.ask(group, Op::FetchOffsets(FetchOffsets { member: Membership::default(), topics, require_stable: false })) {
+        let topic_id = self.cluster.by_name(topic).map_or(Uuid::ZERO, |(id, _)| id);
+        self.committed_in(group, topic, topic_id, None)
+    }
+
+    /// As a core asks that has metadata of this version, if names count, and there this id.
+    pub fn committed_in(&mut self, group: &str, topic: &str, topic_id: Uuid, version: Option<i64>) -> i64 {
+        let topics = Some(vec![FetchTopic { topic: topic.into(), topic_id, partitions: vec![0] }]);
+        let member = Membership::default();
+        match self.ask(group, Op::FetchOffsets(FetchOffsets { member, topics, version, require_stable: false })) {
             Ok(Answer::Offsets(topics)) => topics[0].partitions[0].offset,
             other => panic!("{other:?}"),
         }
@@ -239,8 +275,9 @@ pub(super) fn subscription(topic: &str) -> Bytes {
 
 pub(super) fn commit(member_id: &str, generation: i32, topic: &str, offset: i64) -> Op {
     let member = Membership { member_id: member_id.into(), instance_id: None, generation };
-    let offset = CommitOffset { topic: topic.into(), topic_id: Uuid([1; 16]), partition: 0, offset, leader_epoch: 0, metadata: "".into() };
-    Op::Commit(Commit { member, retention_ms: None, knows_group_id_not_found: true, offsets: vec![offset] })
+    let offset =
+        CommitOffset { topic: topic.into(), topic_id: topic_id(topic), partition: 0, offset, leader_epoch: 0, metadata: "".into() };
+    Op::Commit(Commit { member, retention_ms: None, knows_group_id_not_found: true, version: 0, offsets: vec![offset] })
 }
 
 pub(super) fn codes(reply: Reply) -> Vec<ErrorCode> {

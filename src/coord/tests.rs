@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::op::{Commit, Joined, Leaving, Membership, Sync};
-use super::testing::{World, codes, commit, compacted, member, replay, subscription};
+use super::testing::{World, codes, commit, compacted, member, replay, subscription, topic_id};
 use super::*;
 
 #[test]
@@ -286,7 +286,7 @@ fn what_may_be_deleted() {
         world.commit("g", &ids[0], generation, topic, 5).unwrap();
     }
     assert_eq!(world.ask("g", Op::Delete), Err(ErrorCode::NonEmptyGroup));
-    let wanted = || Op::DeleteOffsets(vec![("t".into(), 0), ("other".into(), 0), ("never".into(), 0)]);
+    let wanted = || Op::DeleteOffsets(["t", "other", "never"].map(|topic| (topic.into(), topic_id(topic), 0)).to_vec());
     assert_eq!(codes(world.ask("g", wanted())), [ErrorCode::GroupSubscribedToTopic, ErrorCode::None, ErrorCode::None]);
     assert_eq!((world.committed("g", "t"), world.committed("g", "other")), (5, -1));
     world.leave("g", &ids[0]);
@@ -520,7 +520,7 @@ impl Clients {
             }
             Act::CommitSimple { topic: n } => self.commit("", -1, n),
             Act::DeleteOffsets { topic: n } => {
-                let reply = self.world.ask(GROUP, Op::DeleteOffsets(vec![(topic(n).as_str().into(), 0)]));
+                let reply = self.world.ask(GROUP, Op::DeleteOffsets(vec![(topic(n).as_str().into(), topic_id(&topic(n)), 0)]));
                 if reply == Ok(Answer::Codes(vec![ErrorCode::None])) {
                     self.committed.remove(&n);
                 }

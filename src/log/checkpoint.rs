@@ -1,12 +1,18 @@
-//! Kafka's offset checkpoint files: recovery points, log start offsets, high watermarks of all partitions of a data directory.
+//! Checkpoints of a data directory: offsets of all its partitions.
+//!
+//! Kafka's files name partitions by topic name, so an entry of a deleted topic looks like one of its
+//! successor. They are read where there is no file of our own, which names partitions by topic id.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::error::LogError;
-use super::files;
-use crate::base::ids::Offset;
+use super::{Opening, files};
+use crate::base::ids::{Offset, TopicId};
 use crate::rt::Rt;
+
+/// Our own checkpoint; Kafka leaves the file alone.
+const OWN: &str = "corelane-checkpoint";
 
 /// `recovery-point-offset-checkpoint`: below it everything is known to be flushed.
 pub const RECOVERY_POINTS: &str = "recovery-point-offset-checkpoint";
@@ -55,9 +61,76 @@ pub fn read<R: Rt>(rt: &R, data_dir: &Path, name: &str) -> Result<Offsets, LogEr
     let path = data_dir.join(name);
     let Some(text) = files::read_text(rt, &path)? else { return Ok(Offsets::new()) };
     Ok(parse(&text).unwrap_or_else(|reason| {
-        tracing::warn!("{}: damaged ({reason}): going on without it, all of every log will be looked at", path.display());
+        damaged(&path, &reason);
         Offsets::new()
     }))
+}
+
+/// Entries of our own checkpoint by topic id and partition. `clean` of an entry: the log was closed
+/// properly, or had been when the process started and was not opened since.
+pub type Entries = BTreeMap<(TopicId, i32), Opening>;
+
+/// The text form: version 0, the count, then lines of
+/// `TOPIC_ID PARTITION RECOVERY_POINT LOG_START CLEANED CLEAN`, the last one 0 or 1.
+fn encode_own(entries: &Entries) -> String {
+    let mut text = format!("0\n{}\n", entries.len());
+    for ((topic, partition), entry) in entries {
+        let Opening { recovery_point, log_start, cleaned, clean } = entry;
+        let clean = u8::from(*clean);
+        text.push_str(&format!("{topic} {partition} {recovery_point} {log_start} {cleaned} {clean}\n"));
+    }
+    text
+}
+
+/// Reads the text form; the error says what is wrong.
+fn parse_own(text: &str) -> Result<Entries, String> {
+    let mut lines = text.lines();
+    if lines.next() != Some("0") {
+        return Err("its version is not 0".into());
+    }
+    let count: usize = lines.next().and_then(|l| l.parse().ok()).ok_or("its second line is no count")?;
+    let mut entries = Entries::new();
+    for line in lines {
+        let words: Vec<&str> = line.split(' ').collect();
+        let entry = || {
+            let &[topic, partition, recovery_point, log_start, cleaned, clean] = &words[..] else { return None };
+            let opening = Opening {
+                recovery_point: recovery_point.parse().ok()?,
+                log_start: log_start.parse().ok()?,
+                cleaned: cleaned.parse().ok()?,
+                clean: clean == "1",
+            };
+            Some(((topic.parse().ok()?, partition.parse().ok()?), opening))
+        };
+        let (key, opening) = entry().ok_or_else(|| format!("this is no entry: {line}"))?;
+        entries.insert(key, opening);
+    }
+    if entries.len() != count {
+        return Err(format!("it says {count} entries but has {}", entries.len()));
+    }
+    Ok(entries)
+}
+
+/// Reads our own checkpoint of a data directory; `None` when there never was one. A damaged one has
+/// no entries.
+pub fn read_own<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<Entries>, LogError> {
+    let path = data_dir.join(OWN);
+    let Some(text) = files::read_text(rt, &path)? else { return Ok(None) };
+    Ok(Some(parse_own(&text).unwrap_or_else(|reason| {
+        damaged(&path, &reason);
+        Entries::new()
+    })))
+}
+
+/// Replaces our own checkpoint of a data directory.
+pub async fn write_own<R: Rt>(rt: &R, data_dir: &Path, entries: &Entries) -> Result<(), LogError> {
+    let path = data_dir.join(OWN);
+    let text = encode_own(entries).into_bytes();
+    rt.replace_file(&path, text).await.map_err(LogError::io("write", &path))
+}
+
+fn damaged(path: &Path, reason: &str) {
+    tracing::warn!("{}: damaged ({reason}): going on without it, all of every log will be looked at", path.display());
 }
 
 /// Replaces the checkpoint `name` of a data directory.
@@ -77,6 +150,23 @@ mod tests {
         assert_eq!(parse(&encode(&offsets)), Ok(offsets));
         for bad in ["", "1\n0\n", "0\nx\n", "0\n2\na 0 5\n", "0\n1\na 0\n", "0\n1\na 0 5 6\n"] {
             assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn our_own_form_round_trips_and_bad_text_is_refused() {
+        let entry = Opening { recovery_point: 20, clean: true, log_start: 15, cleaned: 3 };
+        let other = Opening { recovery_point: i64::MAX, ..Opening::default() };
+        let ids = [TopicId::from_random([1; 16]), TopicId::from_random([2; 16])];
+        let entries = Entries::from([((ids[0], 0), entry), ((ids[0], 1), other), ((ids[1], 0), other)]);
+        assert_eq!(parse_own(&encode_own(&entries)), Ok(entries));
+        let line = format!("{} 0 20 15 3 1", ids[0]);
+        assert!(parse_own(&format!("0\n1\n{line}\n")).is_ok());
+        for bad in ["", "1\n0\n", "0\nx\n", "0\n1\nt 0 20 15 3 1\n"] {
+            assert!(parse_own(bad).is_err(), "{bad:?}");
+        }
+        for (count, line) in [(2, line.clone()), (1, format!("{line} 1")), (1, line[..line.len() - 2].into())] {
+            assert!(parse_own(&format!("0\n{count}\n{line}\n")).is_err(), "{count} {line:?}");
         }
     }
 }

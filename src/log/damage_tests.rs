@@ -8,11 +8,11 @@ use crate::base::prng::Prng;
 use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
-const SMALL: LogConfig = LogConfig { segment_bytes: 20_000, ..CONFIG };
+pub(super) const SMALL: LogConfig = LogConfig { segment_bytes: 20_000, ..CONFIG };
 const CLOSED: Opening = Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 };
 
 /// Changes one byte of a segment's file.
-async fn flip(rt: &SimRt, base: Offset, position: usize, replace: &[u8]) {
+pub(super) async fn flip(rt: &SimRt, base: Offset, position: usize, replace: &[u8]) {
     let name = segment(base);
     let mut bytes = rt.read_file(&name).unwrap();
     let len = bytes.len();
@@ -36,7 +36,7 @@ async fn read(log: &Log<SimRt>, offset: Offset) -> Result<Vec<u8>, LogError> {
 }
 
 /// One record in each batch: every offset is served as it was written, or refused.
-async fn serves_what_was_written(log: &Log<SimRt>, batches: &[Vec<u8>]) -> Vec<Offset> {
+pub(super) async fn serves_what_was_written(log: &Log<SimRt>, batches: &[Vec<u8>]) -> Vec<Offset> {
     let mut refused = Vec::new();
     for offset in 0..batches.len() {
         match read(log, offset as Offset).await {

@@ -1,6 +1,7 @@
 //! A data directory (an entry of `log.dirs`): its lock, its identity, how it was left, and the partitions in it.
 
 use std::fs::{File, TryLockError};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
@@ -12,6 +13,9 @@ use crate::base::ids::{BrokerId, Uuid};
 use crate::rt::Rt;
 
 const META: &str = "meta.properties";
+const DIRECTORY_ID: &str = "directory.id";
+/// In the directory of Kafka's metadata log, once that was taken over; Kafka leaves the file alone.
+const TAKEN_OVER: &str = "corelane-taken-over";
 const CLEAN: &str = ".kafka_cleanshutdown";
 
 /// Held while the process uses a data directory.
@@ -21,8 +25,25 @@ pub struct Lock {
     _file: File,
 }
 
+/// Takes all directories for this process, each created if missing. The error is for people.
+pub fn lock_all(data_dirs: &[PathBuf]) -> Result<Vec<Lock>, String> {
+    let mut seen: Vec<((u64, u64), &Path)> = Vec::new();
+    for dir in data_dirs {
+        let failed = |e| format!("cannot create the data directory {}: {e}", dir.display());
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let found = std::fs::metadata(dir).map_err(failed)?;
+        let place = (found.dev(), found.ino());
+        if let Some((_, other)) = seen.iter().find(|(other, _)| *other == place) {
+            let (other, dir) = (other.display(), dir.display());
+            return Err(format!("log.dirs names one directory twice: {other} and {dir} are the same"));
+        }
+        seen.push((place, dir));
+    }
+    data_dirs.iter().map(|dir| lock(dir)).collect()
+}
+
 /// Takes the directory (created if missing) for this process. The error is for people.
-pub fn lock(data_dir: &Path) -> Result<Lock, String> {
+fn lock(data_dir: &Path) -> Result<Lock, String> {
     let path = data_dir.join(".lock");
     std::fs::create_dir_all(data_dir).map_err(|e| format!("cannot create the data directory {}: {e}", data_dir.display()))?;
     let file =
@@ -53,28 +74,38 @@ pub struct Meta {
 }
 
 impl Meta {
-    fn encode(&self) -> String {
+    pub(super) fn encode(&self) -> String {
         let Meta { cluster_id, node_id, directory_id } = self;
         format!("#\n#\ncluster.id={cluster_id}\ndirectory.id={directory_id}\nnode.id={node_id}\nversion=1\n")
     }
 
     /// Reads the text form; a missing directory id is taken from `directory_id`. The error says what is wrong.
-    fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
-        let value = |key: &str| {
-            let pairs = text.lines().filter(|l| !l.trim_start().starts_with(['#', '!'])).filter_map(|l| l.split_once('='));
-            pairs.filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned()).next_back()
-        };
+    pub(super) fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
+        let value = |key: &str| value_of(text, key);
         if value("version").as_deref() != Some("1") {
             return Err("its version is not 1 (data of a ZooKeeper-based Kafka has to be migrated by Kafka first)".into());
         }
         let cluster_id = value("cluster.id").ok_or("it has no cluster.id")?;
         let node_id = value("node.id").and_then(|v| v.parse().ok()).ok_or("it has no valid node.id")?;
-        let directory_id = match value("directory.id") {
+        let directory_id = match value(DIRECTORY_ID) {
             Some(id) => id.parse().map_err(|_| format!("its directory.id {id} is no id"))?,
             None => directory_id,
         };
         Ok(Meta { cluster_id, node_id, directory_id })
     }
+}
+
+/// Id of a data directory, which is not changed; `None` where it does not tell one.
+pub fn directory_id<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<Uuid>, LogError> {
+    let text = files::read_text(rt, &data_dir.join(META))?;
+    Ok(text.and_then(|text| value_of(&text, DIRECTORY_ID)?.parse().ok()))
+}
+
+/// The value of a key in the text of a properties file.
+fn value_of(text: &str, key: &str) -> Option<String> {
+    let lines = text.lines().filter(|line| !line.trim_start().starts_with(['#', '!']));
+    let pairs = lines.filter_map(|line| line.split_once('='));
+    pairs.filter(|(k, _)| k.trim() == key).map(|(_, v)| v.trim().to_owned()).next_back()
 }
 
 fn random_id<R: Rt>(rt: &R) -> Uuid {
@@ -83,28 +114,49 @@ fn random_id<R: Rt>(rt: &R) -> Uuid {
     Uuid::from_random(bytes)
 }
 
-/// The identity of a data directory, created when it has none. A directory of another cluster or broker is refused. With `cluster_id` unset
-/// (no configuration, no other directory) that of the directory is taken, or a new one made.
-pub async fn identify<R: Rt>(rt: &R, data_dir: &Path, cluster_id: Option<&str>, node_id: BrokerId) -> Result<Meta, LogError> {
-    let path = data_dir.join(META);
-    let new_id = random_id(rt);
-    let found = match files::read_text(rt, &path)? {
-        Some(text) => Some(Meta::parse(&text, new_id).map_err(|reason| LogError::corrupt(&path, 0, reason))?),
-        None => None,
-    };
-    if let Some(meta) = found {
-        if let Some(expected) = cluster_id.filter(|id| *id != meta.cluster_id) {
-            return Err(LogError::corrupt(&path, 0, format!("it belongs to cluster {}, not to {expected}", meta.cluster_id)));
+/// The identities of all data directories, created for those that have none. A directory of another
+/// cluster or broker is refused, and so are two of one id. With `cluster_id` unset (no
+/// configuration) that of the first directory that has one is taken, or a new one made.
+pub async fn identify<R: Rt>(rt: &R, data_dirs: &[PathBuf], cluster_id: Option<String>, node_id: BrokerId) -> Result<Vec<Meta>, LogError> {
+    let mut cluster_id = cluster_id;
+    let mut found = Vec::with_capacity(data_dirs.len());
+    // All are looked at before the first file is written: a refused start leaves a new disk new.
+    for (at, data_dir) in data_dirs.iter().enumerate() {
+        let path = data_dir.join(META);
+        let text = files::read_text(rt, &path)?;
+        let parsed = text.as_deref().map(|text| Meta::parse(text, random_id(rt))).transpose();
+        let refused = |reason: String| LogError::corrupt(&path, 0, reason);
+        let meta = parsed.map_err(refused)?;
+        if let Some(meta) = &meta {
+            let expected = cluster_id.get_or_insert_with(|| meta.cluster_id.clone());
+            if meta.cluster_id != *expected {
+                return Err(refused(format!("it belongs to cluster {}, not to {expected}", meta.cluster_id)));
+            }
+            if meta.node_id != node_id {
+                return Err(refused(format!("it belongs to node.id {}, this is {node_id}", meta.node_id)));
+            }
+            let same = |other: &Option<(Meta, bool)>| other.as_ref().is_some_and(|(other, _)| other.directory_id == meta.directory_id);
+            if let Some(other) = found[..at].iter().position(same) {
+                let (other, id) = (data_dirs[other].display(), meta.directory_id);
+                return Err(refused(format!("its directory.id {id} is that of {other}: one is a copy")));
+            }
         }
-        if meta.node_id != node_id {
-            return Err(LogError::corrupt(&path, 0, format!("it belongs to node.id {}, this is {node_id}", meta.node_id)));
-        }
-        return Ok(meta);
+        let says_id = text.is_some_and(|text| value_of(&text, DIRECTORY_ID).is_some());
+        found.push(meta.map(|meta| (meta, says_id)));
     }
-    let cluster_id = cluster_id.map_or_else(|| random_id(rt).to_string(), str::to_owned);
-    let meta = Meta { cluster_id, node_id, directory_id: new_id };
-    rt.replace_file(&path, meta.encode().into_bytes()).await.map_err(LogError::io("write", &path))?;
-    Ok(meta)
+    let cluster_id = cluster_id.unwrap_or_else(|| random_id(rt).to_string());
+    let mut identities = Vec::with_capacity(data_dirs.len());
+    for (data_dir, found) in data_dirs.iter().zip(found) {
+        let (meta, stored) =
+            found.unwrap_or_else(|| (Meta { cluster_id: cluster_id.clone(), node_id, directory_id: random_id(rt) }, false));
+        if !stored {
+            let path = data_dir.join(META);
+            let text = meta.encode().into_bytes();
+            rt.replace_file(&path, text).await.map_err(LogError::io("write", &path))?;
+        }
+        identities.push(meta);
+    }
+    Ok(identities)
 }
 
 /// True when the last process ended properly. The sign is removed, durably: if this process does not, the next start will know.
@@ -126,6 +178,21 @@ pub async fn mark_clean<R: Rt>(rt: &R, data_dir: &Path, broker_epoch: i64) -> Re
     rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
 }
 
+/// True when the Kafka metadata log in `dir` was taken over before.
+pub fn taken_over<R: Rt>(rt: &R, dir: &Path) -> Result<bool, LogError> {
+    files::read_text(rt, &dir.join(TAKEN_OVER)).map(|text| text.is_some())
+}
+
+/// Has the Kafka metadata log in `dir` say that this cluster has taken it over.
+pub async fn mark_taken_over<R: Rt>(rt: &R, dir: &Path, cluster_id: &str) -> Result<(), LogError> {
+    if taken_over(rt, dir)? {
+        return Ok(());
+    }
+    let path = dir.join(TAKEN_OVER);
+    let text = format!("version=0\ncluster.id={cluster_id}\n");
+    rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+}
+
 /// A partition's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionDir {
@@ -144,31 +211,53 @@ pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
     data_dir.join(format!("{topic}-{partition}"))
 }
 
-/// The partitions in a data directory. Directories whose deletion was under way are removed; other names are left alone.
-pub fn partitions<R: Rt>(rt: &R, data_dir: &Path) -> Result<Vec<PartitionDir>, LogError> {
-    let mut found = Vec::new();
-    for entry in rt.list(data_dir).map_err(LogError::io("list", data_dir))?.into_iter().filter(|e| e.is_dir) {
+/// What lies in a data directory.
+#[derive(Clone, Debug, Default)]
+pub struct Content {
+    /// The partitions.
+    pub partitions: Vec<PartitionDir>,
+    /// Copies that moves of partitions between directories had begun (`TOPIC-PARTITION.ID-future`).
+    pub futures: Vec<PathBuf>,
+}
+
+/// Lists a data directory. Directories whose deletion was under way are removed; other names are
+/// left alone.
+pub fn list<R: Rt>(rt: &R, data_dir: &Path) -> Result<Content, LogError> {
+    let mut found = Content::default();
+    let entries = rt.list(data_dir).map_err(LogError::io("list", data_dir))?;
+    for entry in entries.into_iter().filter(|entry| entry.is_dir) {
         let path = data_dir.join(&entry.name);
-        if is_deleting(&entry.name) {
+        if before_suffix(&entry.name, "delete").is_some() {
             rt.remove_dir_all(&path).map_err(LogError::io("remove", &path))?;
+        } else if before_suffix(&entry.name, "future").is_some_and(|name| parse_name(name).is_some()) {
+            found.futures.push(path);
         } else if let Some((topic, partition)) = parse_name(&entry.name) {
             let topic_id = files::topic_id(rt, &path).unwrap_or_default();
-            found.push(PartitionDir { path, topic: topic.into(), partition, topic_id });
+            found.partitions.push(PartitionDir { path, topic: topic.into(), partition, topic_id });
         }
     }
     Ok(found)
 }
 
-/// Takes a partition's directory out of the way, as Kafka does with one that no topic claims: renamed to `TOPIC-PARTITION.ID-stray`, it
-/// keeps all that is in it. Returns its new path.
+/// Takes a partition's directory out of the way, as Kafka does with one that no topic claims: renamed
+/// to `TOPIC-PARTITION.ID-stray`, it keeps all that is in it. Returns its new path.
 pub async fn set_aside<R: Rt>(rt: &R, dir: &Path) -> Result<PathBuf, LogError> {
-    files::rename_with(rt, dir, "stray").await
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    files::rename_with(rt, dir, before_suffix(&name, "future").unwrap_or(&name), "stray").await
 }
 
-/// `TOPIC-PARTITION.ID-delete` with an id of 32 hexadecimal digits.
-fn is_deleting(name: &str) -> bool {
-    let id = name.strip_suffix("-delete").and_then(|rest| rest.rsplit_once('.'));
-    id.is_some_and(|(_, id)| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit()))
+/// Removes a partition's directory of a deleted topic. It is renamed to `TOPIC-PARTITION.ID-delete`
+/// first: what a crash leaves of it must not pass for the partition of a topic with the same name.
+pub async fn remove<R: Rt>(rt: &R, dir: &Path) -> Result<(), LogError> {
+    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let gone = files::rename_with(rt, dir, &name, "delete").await?;
+    rt.remove_dir_all(&gone).map_err(LogError::removing(&gone))
+}
+
+/// TOPIC-PARTITION of `TOPIC-PARTITION.ID-SUFFIX` with an id of 32 hexadecimal digits.
+fn before_suffix<'a>(name: &'a str, suffix: &str) -> Option<&'a str> {
+    let (name, id) = name.strip_suffix(suffix)?.strip_suffix('-')?.rsplit_once('.')?;
+    (id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())).then_some(name)
 }
 
 fn parse_name(name: &str) -> Option<(&str, i32)> {
@@ -187,8 +276,11 @@ mod tests {
         for other in ["a", "-1", "a-", "a-x", "a-1.0123456789abcdef0123456789abcdef-delete", "a-99999999999"] {
             assert_eq!(parse_name(other), None, "{other}");
         }
-        assert!(is_deleting("a-1.0123456789abcdef0123456789abcdef-delete"));
-        assert!(!is_deleting("a.b-delete") && !is_deleting("a-1"));
+        let named = |suffix| format!("a-1.0123456789abcdef0123456789abcdef-{suffix}");
+        assert_eq!(before_suffix(&named("delete"), "delete"), Some("a-1"));
+        assert_eq!(before_suffix(&named("future"), "future"), Some("a-1"));
+        assert_eq!(before_suffix(&named("future"), "delete"), None);
+        assert!(["a.b-delete", "a-1"].iter().all(|name| before_suffix(name, "delete").is_none()));
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub enum LogError {
     Missing(PathBuf),
     /// The batch is larger than a segment may be.
     TooLarge,
+    /// The log's offsets contradict each other: a fault of the program. It is fenced.
+    Disorder(String),
     /// The bytes are no record batch, or its base offset is below the log's end.
     BadBatch(String),
     /// A file operation failed.
@@ -59,6 +61,11 @@ impl LogError {
         LogError::io("remove", dir)
     }
 
+    /// For a directory that another partition has.
+    pub fn taken(dir: &Path) -> LogError {
+        LogError::corrupt(dir, 0, "it is the directory of another partition")
+    }
+
     pub(super) fn corrupt(path: &Path, position: u64, reason: impl Into<String>) -> LogError {
         LogError::Corrupt { path: path.into(), position, reason: reason.into() }
     }
@@ -70,6 +77,7 @@ impl fmt::Display for LogError {
             LogError::Fenced(reason) => write!(f, "the partition is offline: {reason}"),
             LogError::Missing(dir) => write!(f, "{} does not exist", dir.display()),
             LogError::Exhausted(what) => f.write_str(what),
+            LogError::Disorder(offsets) => write!(f, "its offsets are out of order: {offsets}"),
             LogError::Closed => f.write_str("the log is closed"),
             LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
             LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),

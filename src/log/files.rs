@@ -61,7 +61,7 @@ async fn fill<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogErr
     rt.write_file(&metadata, metadata_text(topic_id).into_bytes()).await.map_err(LogError::io_or_exhausted("write", &metadata))
 }
 
-fn metadata_text(topic_id: TopicId) -> String {
+pub(super) fn metadata_text(topic_id: TopicId) -> String {
     format!("version: 0\ntopic_id: {topic_id}")
 }
 
@@ -154,9 +154,10 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
     let (base, index, end, changed, empty) = {
         let state = log.state.borrow();
         let segment = state.segments.last().expect("a log has a segment");
-        (segment.base, segment.index.clone(), state.end, state.changed, state.end == state.segments[0].base)
+        let indexed = !state.changed && !state.checked;
+        (segment.base, segment.index.clone().filter(|_| !indexed), state.end, state.changed, state.end == state.segments[0].base)
     };
-    if changed && let Some(index) = index {
+    if let Some(index) = index {
         write_index(&log.rt, &log.dir, base, &index).await;
     }
     if changed || (!empty && !snapshots(&log.rt, &log.dir).contains(&end)) {
@@ -168,7 +169,8 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
 /// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, and removes that in the background; what is left of it by then goes at the next
 /// start.
 pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
-    let gone = rename_with(&log.rt, &log.dir, "delete").await?;
+    let name = log.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let gone = rename_with(&log.rt, &log.dir, &name, "delete").await?;
     let (rt, cache) = (log.rt.clone(), log.cache.clone());
     log.rt.spawn(Class::Background, async move {
         let segments = rt.list(&gone).unwrap_or_default().into_iter().filter(|entry| entry.name.contains(".log"));
@@ -198,15 +200,14 @@ pub(super) async fn remove_segment<R: Rt>(rt: &R, cache: &Cache, path: &Path) ->
     rt.unlink(path).await
 }
 
-/// Renames a partition's directory, durably, to `TOPIC-PARTITION.ID-SUFFIX` with a random id, cut to 255 bytes as Kafka does.
-pub(super) async fn rename_with<R: Rt>(rt: &R, dir: &Path, suffix: &str) -> Result<PathBuf, LogError> {
+/// Renames the directory of the partition `name`, durably, to `TOPIC-PARTITION.ID-SUFFIX` with a random id, cut to 255 bytes as Kafka does.
+pub(super) async fn rename_with<R: Rt>(rt: &R, dir: &Path, name: &str, suffix: &str) -> Result<PathBuf, LogError> {
     let mut id = [0; 16];
     rt.random(&mut id);
     let suffix = format!(".{:032x}-{suffix}", u128::from_be_bytes(id));
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let (topic, partition) = name.rsplit_once('-').unwrap_or((&name, "0"));
+    let (topic, partition) = name.rsplit_once('-').unwrap_or((name, "0"));
     let room = 255 - suffix.len() - partition.len() - 1;
-    let renamed = dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.len().min(room)]));
+    let renamed = dir.with_file_name(format!("{}-{partition}{suffix}", &topic[..topic.floor_char_boundary(room)]));
     rt.rename(dir, &renamed).map_err(LogError::io("rename", dir))?;
     if let Some(parent) = dir.parent() {
         rt.sync_dir(parent).await.map_err(LogError::io("flush", parent))?;

@@ -20,6 +20,20 @@ pub struct Index {
     interval: u64,
     since: u64,
     kafkas: Counts,
+    times_known: TimesKnown,
+}
+
+/// How sure it is that the times are those of the records. Some clients tell no largest timestamp in
+/// their batches; processes that believed them have stored indexes without their records' times.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimesKnown {
+    /// Read from files.
+    #[default]
+    Stored,
+    /// Read from files, and some batches were looked at: all of them tell their timestamp.
+    Sampled,
+    /// Made of the batches.
+    Made,
 }
 
 /// Entries that Kafka's files of the segment would have: an index that thins itself out holds fewer.
@@ -49,7 +63,8 @@ impl Counts {
 impl Index {
     /// An empty index that gets an entry after every `interval` bytes.
     pub fn new(interval: u32) -> Index {
-        Index { interval: interval as u64, kafkas: Counts { interval: interval as u64, ..Counts::default() }, ..Index::default() }
+        let kafkas = Counts { interval: interval as u64, ..Counts::default() };
+        Index { interval: interval as u64, kafkas, times_known: TimesKnown::Made, ..Index::default() }
     }
 
     /// Takes note of the next batch. As in Kafka, the first batch of a segment never has an entry.
@@ -83,6 +98,11 @@ impl Index {
         }
     }
 
+    /// The last offset of the first indexed batch behind `position`.
+    pub fn behind(&self, position: u32) -> Option<u32> {
+        self.offsets.get(self.offsets.partition_point(|(_, at)| *at <= position)).map(|(last, _)| *last)
+    }
+
     /// Position of the last indexed batch.
     pub fn last_position(&self) -> u32 {
         self.offsets.last().map_or(0, |e| e.1)
@@ -99,6 +119,24 @@ impl Index {
     /// The largest timestamp and the last offset of its batch.
     pub fn max_timestamp(&self) -> Option<(i64, u32)> {
         self.max
+    }
+
+    /// See [`TimesKnown`].
+    pub fn times_known(&self) -> TimesKnown {
+        self.times_known
+    }
+
+    /// Some batches were looked at: all of them tell their timestamp.
+    pub fn set_sampled(&mut self) {
+        if self.times_known == TimesKnown::Stored {
+            self.times_known = TimesKnown::Sampled;
+        }
+    }
+
+    /// Positions of up to `count` batches, the first one among them, all over the segment.
+    pub fn samples(&self, count: usize) -> Vec<u32> {
+        let step = self.offsets.len().div_ceil(count.max(2) - 1).max(1);
+        [0].into_iter().chain(self.offsets.iter().skip(step - 1).step_by(step).map(|e| e.1)).collect()
     }
 
     /// Content of the `.index` file.
@@ -123,7 +161,7 @@ impl Index {
         if !offsets.len().is_multiple_of(8) || !times.len().is_multiple_of(12) || times.is_empty() {
             return None;
         }
-        let mut index = Index::new(interval);
+        let mut index = Index { times_known: TimesKnown::Stored, ..Index::new(interval) };
         let mut before = None;
         for entry in offsets.chunks_exact(8) {
             let entry = (u32::from_be_bytes(entry[..4].try_into().ok()?), u32::from_be_bytes(entry[4..].try_into().ok()?));
@@ -192,6 +230,9 @@ mod tests {
         let (offsets, times) = (index.encode_offsets(), index.encode_times());
         let back = Index::decode(&offsets, &times, 3000, 50, 100).unwrap();
         assert_eq!((&back.offsets, back.max), (&index.offsets, Some((1049, 49))));
+        assert_eq!((index.times_known(), back.times_known()), (TimesKnown::Made, TimesKnown::Stored));
+        assert_eq!(back.samples(4).len(), 4);
+        assert_eq!(Index::new(100).samples(4), [0]);
         assert_eq!(Index::decode(&offsets[1..], &times, 3000, 50, 100), None);
         assert_eq!(Index::decode(&offsets, &times, 2000, 50, 100), None);
         assert_eq!(Index::decode(&offsets, &times, 3000, 49, 100), None);

@@ -4,19 +4,57 @@ use super::error::LogError;
 use super::{Log, Read};
 use crate::base::ids::Offset;
 use crate::rt::Rt;
-use crate::wire::batch::BatchHeader;
-use crate::wire::compression;
+use crate::wire::batch::{BatchHeader, TimeSearch, Wanted};
 use bytes::Bytes;
 
 /// Bytes looked through at a time.
 const STEP: usize = 1 << 20;
+/// Inflated bytes that are looked through before others have their turn.
+const TURN: usize = 256 << 10;
+
+/// Looks a record of the batch that `batch` begins with up by time. Others have their turn whenever
+/// `budget` is spent. Of a batch that cannot be read only the header counts.
+async fn look<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes, wanted: Wanted, budget: &mut usize) -> Option<(Offset, i64)> {
+    let mut search = match TimeSearch::new(batch, wanted) {
+        Ok(search) => search,
+        Err(_) => return told(header, wanted),
+    };
+    loop {
+        let step = search.step(budget);
+        if *budget == 0 {
+            *budget = TURN;
+            rt.yield_now().await;
+        }
+        match step {
+            Ok(true) => return search.found(),
+            Ok(false) => {}
+            Err(_) => return told(header, wanted),
+        }
+    }
+}
+
+/// As far as the header tells.
+fn told(header: &BatchHeader, wanted: Wanted) -> Option<(Offset, i64)> {
+    let ts = if let Wanted::AtOrAfter(ts) = wanted { ts } else { 0 };
+    (header.max_timestamp >= ts).then_some((header.base_offset, header.max_timestamp))
+}
+
+/// The header of the batch that `batch` begins with, with the largest timestamp of its records where
+/// only they tell it.
+pub(super) async fn with_time<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes) -> BatchHeader {
+    let largest = match header.time_unknown() {
+        true => look(rt, header, batch, Wanted::Largest, &mut TURN.clone()).await,
+        false => None,
+    };
+    BatchHeader { max_timestamp: largest.map_or(header.max_timestamp, |(_, largest)| largest), ..*header }
+}
 
 impl<R: Rt> Log<R> {
     /// The first record below `upto` whose timestamp is `ts` (ms) or later: its offset and timestamp.
     pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
-            self.0.indexed(offset).await?;
+            self.0.indexed_times(offset).await?;
             let (from, end) = {
                 let state = self.0.state.borrow();
                 let at = state.segment_of(offset);
@@ -40,7 +78,7 @@ impl<R: Rt> Log<R> {
         let mut best: Option<(i64, Offset)> = None;
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
-            self.0.indexed(offset).await?;
+            self.0.indexed_times(offset).await?;
             let state = self.0.state.borrow();
             let at = state.segment_of(offset);
             next = state.segments.get(at + 1).map(|s| s.base);
@@ -52,7 +90,8 @@ impl<R: Rt> Log<R> {
         let Some((_, last)) = best.filter(|(ts, _)| *ts >= 0) else { return Ok(None) };
         let pieces = self.fetch(last, 1, upto).await?;
         let Some(batch) = pieces.first() else { return Ok(None) };
-        compression::max_timestamp(batch).map_err(|e| LogError::BadBatch(e.to_string()))
+        let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
+        Ok(look(&self.0.rt, &header, batch, Wanted::Largest, &mut TURN.clone()).await)
     }
 
     async fn fetch(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Result<Vec<Bytes>, LogError> {
@@ -63,6 +102,7 @@ impl<R: Rt> Log<R> {
     }
 
     async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+        let mut budget = TURN;
         while at < upto {
             let pieces = self.fetch(at, STEP, upto).await?;
             if pieces.is_empty() {
@@ -72,11 +112,9 @@ impl<R: Rt> Log<R> {
                 while !piece.is_empty() {
                     let header = BatchHeader::parse(&piece).map_err(|e| LogError::BadBatch(e.to_string()))?;
                     let batch = piece.split_to(header.total_len().min(piece.len()));
-                    if header.max_timestamp >= ts {
-                        let found = compression::first_at_or_after(&batch, ts).map_err(|e| LogError::BadBatch(e.to_string()))?;
-                        if found.is_some() {
-                            return Ok(found);
-                        }
+                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter(ts), &mut budget).await;
+                    if found.is_some() {
+                        return Ok(found);
                     }
                     at = header.next_offset();
                 }

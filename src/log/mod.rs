@@ -3,6 +3,9 @@
 //! [`Log::append`] copies a batch once, into the append chunk; that chunk is the disk buffer, the cache and the send buffer. A writer task
 //! per busy log keeps one write in flight, and what arrives meanwhile joins the next one. A failed write or flush fences the log for good.
 
+mod aside;
+#[cfg(test)]
+mod aside_tests;
 pub mod cache;
 pub mod checkpoint;
 pub mod compact;
@@ -11,8 +14,12 @@ mod damage_tests;
 pub mod dir;
 mod error;
 mod files;
+mod first;
 mod gather;
+#[cfg(test)]
+mod golden_tests;
 mod index;
+pub mod known_dirs;
 mod lookup;
 #[cfg(test)]
 mod model_tests;
@@ -33,6 +40,9 @@ mod stall_tests;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod times_tests;
+mod walk;
 mod writer;
 
 use std::cell::{Cell, RefCell};
@@ -45,11 +55,11 @@ use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
-use crate::wire::batch::BatchHeader;
+use crate::wire::batch::{BatchHeader, Stamp};
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;
-pub use read::{Read, ReadPlan};
+pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;
 use state::{Segment, State};
 
@@ -83,7 +93,7 @@ impl LogConfig {
 }
 
 /// What is known of a log before it is opened.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Opening {
     /// All below was flushed, says the checkpoint. 0 if unknown.
     pub recovery_point: Offset,
@@ -102,6 +112,8 @@ pub trait Replay {
     fn snapshot(&mut self, offset: Offset, payload: &[u8]) -> bool;
     /// The next batch behind the snapshot.
     fn batch(&mut self, header: &BatchHeader);
+    /// Forgets the snapshot and the batches: the log has lost some of them. Others follow.
+    fn reset(&mut self);
 }
 
 /// For logs whose batches nobody derives anything from.
@@ -112,6 +124,7 @@ impl Replay for NoReplay {
         true
     }
     fn batch(&mut self, _header: &BatchHeader) {}
+    fn reset(&mut self) {}
 }
 
 /// Whether a partition's directory is there. That it cannot be looked at does not mean that it is not.
@@ -148,12 +161,18 @@ struct Inner<R: Rt> {
     deleted: Cell<bool>,
     /// Everything below is compacted, as far as is known.
     cleaned: Cell<Offset>,
+    /// Of these segments was said that the cleaner cannot read all.
+    told: RefCell<compact::Told>,
     /// Makes the jitter of each segment.
     salt: u64,
     /// Held while segments are taken away or replaced.
     upkeep: Gate,
     /// Held while the leader-epoch checkpoint is stored.
     storing_epochs: Gate,
+    /// Held while the log's start is stored.
+    storing_start: Gate,
+    /// The start that the log's own file tells; 0 if there is none.
+    stored_start: Cell<Offset>,
     wake: Notify,
     gate: Gate,
     reading_ahead: Cell<bool>,
@@ -202,10 +221,18 @@ impl<R: Rt> Log<R> {
         replay: &mut dyn Replay,
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
+        let stored_start = first::read(rt, dir, topic_id)?;
+        let opening = Opening { log_start: opening.log_start.max(stored_start), ..opening };
         let mut state = recover::open(rt, dir, config, opening, replay).await?;
         let last = state.last_segment();
         last.begun_ms = rt.now().wall_ms;
         let log = Self::assemble(rt, cache, dir, topic_id, config, state);
+        if stored_start > log.end_offset() {
+            // These offsets will be given anew.
+            first::remove(rt, dir, stored_start).await?;
+        } else {
+            log.0.stored_start.set(stored_start);
+        }
         // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
         log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });
         Ok(log)
@@ -218,6 +245,8 @@ impl<R: Rt> Log<R> {
             salt: u64::from_le_bytes(salt),
             upkeep: Gate::new(1),
             storing_epochs: Gate::new(1),
+            storing_start: Gate::new(1),
+            stored_start: Cell::default(),
             rt: rt.clone(),
             cache: cache.clone(),
             dir: dir.into(),
@@ -226,6 +255,7 @@ impl<R: Rt> Log<R> {
             state: RefCell::new(state),
             deleted: Cell::new(false),
             cleaned: Cell::default(),
+            told: RefCell::default(),
             wake: Notify::default(),
             gate: Gate::new(1),
             reading_ahead: Cell::new(false),
@@ -236,9 +266,9 @@ impl<R: Rt> Log<R> {
     }
 
     /// Copies a batch (its CRC checked by the caller) to the end of the log under `base_offset`, which is not below the end, and has it
-    /// written soon. With `log_append_time` (ms) the batch gets that timestamp. True when the batch starts a new segment: then the caller
+    /// written soon. With `stamp` the batch gets that timestamp. True when the batch starts a new segment: then the caller
     /// gives the state before this batch to [`Log::set_snapshot`].
-    pub fn append(&self, batch: &[u8], base_offset: Offset, epoch: LeaderEpoch, log_append_time: Option<i64>) -> Result<bool, LogError> {
+    pub fn append(&self, batch: &[u8], base_offset: Offset, epoch: LeaderEpoch, stamp: Option<Stamp>) -> Result<bool, LogError> {
         let inner = &*self.0;
         let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
         if header.total_len() != batch.len() || header.last_offset_delta < 0 {
@@ -248,7 +278,8 @@ impl<R: Rt> Log<R> {
         if batch.len() > config.segment_bytes as usize {
             return Err(LogError::TooLarge);
         }
-        let last = base_offset + header.last_offset_delta as Offset;
+        let last = base_offset.checked_add(header.last_offset_delta.into()).filter(|last| *last < Offset::MAX);
+        let Some(last) = last else { return Err(LogError::BadBatch("the log has no more offsets".into())) };
         let mut state = inner.state.borrow_mut();
         if let Some(reason) = &state.fenced {
             return Err(LogError::Fenced(reason.clone()));
@@ -262,10 +293,10 @@ impl<R: Rt> Log<R> {
         if base_offset < state.end {
             return Err(LogError::BadBatch(format!("base offset {base_offset} is below the log's end {}", state.end)));
         }
-        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        let ms = stamp.map_or(header.max_timestamp, Stamp::ms);
         let now_ms = || inner.rt.now().wall_ms;
         let roll = state.rolls(batch.len(), last, &config, |segment| {
-            let age = segment.since_ms.map_or_else(|| now_ms() - segment.begun_ms, |since| ms.saturating_sub(since));
+            let age = segment.since_ms.map_or_else(|| now_ms().saturating_sub(segment.begun_ms), |since| ms.saturating_sub(since));
             (age, inner.roll_ms(segment.base))
         });
         let memory = inner.rt.memory();
@@ -287,7 +318,7 @@ impl<R: Rt> Log<R> {
         if ms < 0 && state.last_segment().size == 0 {
             state.last_segment().begun_ms = now_ms();
         }
-        state.push(batch, &header, base_offset, epoch, log_append_time);
+        state.push(batch, &header, base_offset, epoch, stamp);
         let kick = inner.kick(&mut state);
         drop(state);
         inner.start(kick);
@@ -364,6 +395,11 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow().flushed
     }
 
+    /// The log was not closed properly before it was opened, or is not as it was then: records may be missing that were seen.
+    pub fn opened_unclean(&self) -> bool {
+        self.0.state.borrow().unclean
+    }
+
     /// Why the log accepts nothing any more, if so.
     pub fn fenced(&self) -> Option<String> {
         self.0.state.borrow().fenced.clone()
@@ -385,7 +421,11 @@ impl<R: Rt> Log<R> {
 
     /// Flushes all that was appended so far. [`LogError::Exhausted`]: some of it could not be written and was taken back.
     pub async fn flush(&self) -> Result<(), LogError> {
-        let end = self.end_offset();
+        self.flush_to(self.end_offset()).await
+    }
+
+    /// As [`Log::flush`], of all below `end`.
+    async fn flush_to(&self, end: Offset) -> Result<(), LogError> {
         self.want_flush(end);
         // A stall lasts for longer than it takes to hear of it.
         self.0.wait_until(|state| state.flushed >= end || state.stalled.is_some()).await?;
@@ -420,6 +460,7 @@ impl<R: Rt> Log<R> {
         self.0.state.borrow_mut().closed = true;
         // A cleaning notices and ends.
         let _turn = self.0.upkeep.enter().await;
+        let _stored = self.0.storing_start.enter().await;
         self.flush().await?;
         self.trim();
         self.0.wait_until(|state| !state.at_work()).await?;
@@ -434,6 +475,7 @@ impl<R: Rt> Log<R> {
         self.0.wake.notify();
         // Nothing may make files here once the directory can be that of a new topic.
         let _turn = self.0.upkeep.enter().await;
+        let _stored = self.0.storing_start.enter().await;
         poll_fn(|cx| self.0.poll_until(cx.waker(), |state| !state.at_work())).await;
         *self.0.on_progress.borrow_mut() = None;
         let spans = std::mem::take(&mut self.0.state.borrow_mut().spans);

@@ -38,6 +38,10 @@ impl Replay for Follow {
         self.next = Some(header.next_offset());
         self.batches += 1;
     }
+
+    fn reset(&mut self) {
+        *self = Follow::default();
+    }
 }
 
 /// What the log must hold.

@@ -7,9 +7,9 @@ use std::task::{Poll, Waker};
 use bytes::Bytes;
 
 use super::error::LogError;
-use super::recover;
+use super::index::TimesKnown;
 use super::span::{Span, block_ceil, block_floor};
-use super::{Inner, Log, files};
+use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::mem::Chunk;
 use crate::rt::{Class, Open, Rt};
@@ -21,6 +21,8 @@ const COLD_READ: u64 = 1 << 20;
 pub(super) const COLD_READS: usize = 2;
 /// Bytes of a batch header.
 const HEADER: usize = 61;
+/// Batches of a segment that are looked at before its stored times are believed.
+const SAMPLES: usize = 5;
 
 /// Answer of [`Log::read`].
 #[derive(Debug)]
@@ -85,6 +87,15 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// A part of the log that cannot be read, see [`Log::past_damage`].
+#[derive(Debug)]
+pub struct Damage {
+    /// Where to go on reading.
+    pub next: Offset,
+    /// The batch, if that is all and its header is whole, with its bytes if they were read.
+    pub batch: Option<(BatchHeader, Option<Bytes>)>,
+}
+
 /// What a cold read has brought.
 enum Loaded {
     /// The batch asked for, and what lies behind it.
@@ -98,6 +109,8 @@ struct Place {
     base: Offset,
     /// No batch from there on begins below.
     floor: Offset,
+    /// No batch reaches it: the next segment begins there.
+    ceiling: Offset,
     position: u64,
     limit: u64,
     /// End of the segment's batches.
@@ -167,6 +180,40 @@ impl<R: Rt> Log<R> {
         drop(turn);
         self.0.cache.relieve();
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
+    }
+
+    /// The extent of the damage that [`Log::read_cold`] found at `offset`: one batch, or what lies
+    /// before the next one that the index knows. `next` is `offset` itself where nothing is
+    /// damaged.
+    pub async fn past_damage(&self, offset: Offset) -> Result<Damage, LogError> {
+        let inner = &*self.0;
+        let _turn = inner.gate.enter().await;
+        let place = inner.place(offset).await?;
+        let path = files::name(&inner.dir, place.base, "log");
+        let file = inner.file(place.base).await?;
+        let start = block_floor(place.position);
+        let len = (block_ceil(place.end) - start).min(COLD_READ);
+        let chunk = inner.rt.memory().chunk(len as usize).await;
+        let turn = inner.cache.cold_reads().enter().await;
+        let (result, chunk) = inner.rt.read_at(&file, start, chunk, len as usize).await;
+        drop(turn);
+        result.map_err(LogError::io("read", &path))?;
+        let upto = {
+            let state = inner.state.borrow();
+            let at = state.segment_of(place.base);
+            state.segments.get(at + 1).map_or(state.end, |segment| segment.base)
+        };
+        Ok(match damaged_batch(&place, start, &chunk, offset, upto) {
+            // A segment was replaced while it was read.
+            Ok((_, Some(batch))) if batch::crc_ok(batch) => Damage { next: offset, batch: None },
+            Ok((header, batch)) => Damage { next: header.next_offset(), batch: Some((header, batch.map(Bytes::copy_from_slice))) },
+            Err(position) => {
+                let mut state = inner.state.borrow_mut();
+                let index = state.segment_at(place.base).and_then(|segment| segment.index.as_ref());
+                let indexed = index.and_then(|index| index.behind(position as u32)).map(|last| place.base + Offset::from(last));
+                Damage { next: indexed.filter(|next| *next > offset).unwrap_or(upto), batch: None }
+            }
+        })
     }
 
     /// Reads the piece behind one that a sequential reader has just got, while it is being sent. Not while others wait for memory.
@@ -259,7 +306,8 @@ impl<R: Rt> Inner<R> {
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
         let sequential = before.filter(|s| s.next == offset).map(Span::last_len);
-        Ok(Place { base, floor, position, limit, end: segment.size, sequential })
+        let ceiling = state.segments.get(state.segment_of(base) + 1).map_or(state.end, |next| next.base);
+        Ok(Place { base, floor, ceiling, position, limit, end: segment.size, sequential })
     }
 
     fn next_segment(&self, base: Offset, offset: Offset) -> Result<Offset, LogError> {
@@ -283,6 +331,30 @@ impl<R: Rt> Inner<R> {
         self.with_index(base).await
     }
 
+    /// As [`Inner::indexed`], for those who need the times of the index.
+    pub(super) async fn indexed_times(&self, offset: Offset) -> Result<(), LogError> {
+        self.indexed(offset).await?;
+        let _turn = self.gate.enter().await;
+        let (base, size, kind, samples) = {
+            let state = self.state.borrow();
+            let segment = &state.segments[state.segment_of(offset)];
+            match &segment.index {
+                // The last segment was looked at when the log was opened.
+                Some(index) if index.times_known() == TimesKnown::Stored && segment.base < state.writing => {
+                    (segment.base, segment.size, segment.kind(), index.samples(SAMPLES))
+                }
+                _ => return Ok(()),
+            }
+        };
+        let path = files::name(&self.dir, base, kind);
+        if walk::lacks_times(&self.rt, &path, size, &samples).await? {
+            self.make_index(base).await?;
+        } else if let Some(index) = self.state.borrow_mut().segment_at(base).and_then(|s| s.index.as_mut()) {
+            index.set_sampled();
+        }
+        Ok(())
+    }
+
     /// Makes sure that a segment's index is in memory: from its files, or by walking the segment.
     async fn with_index(&self, base: Offset) -> Result<(), LogError> {
         let (size, end, kind) = {
@@ -297,7 +369,7 @@ impl<R: Rt> Inner<R> {
         let index = match files::read_index(&self.rt, &self.dir, base, size, end, interval) {
             Some(index) => index,
             None => {
-                let index = recover::walk_index(&self.rt, &files::name(&self.dir, base, kind), base, size, interval).await?;
+                let index = walk::walk_index(&self.rt, &files::name(&self.dir, base, kind), base, end, size, interval).await?;
                 self.store_index(base, &index).await;
                 index
             }
@@ -326,7 +398,7 @@ impl<R: Rt> Inner<R> {
         }
         let path = files::name(&self.dir, base, kind);
         let how = if writable { Open::Write } else { Open::Read };
-        let file = self.rt.open(&path, how).await.map_err(LogError::io("open", &path))?;
+        let file = self.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
         if let Some(segment) = self.state.borrow_mut().segment_at(base) {
             segment.file = Some(file.clone());
         }
@@ -343,18 +415,58 @@ enum Parsed {
     },
 }
 
-/// The header of the batch at the front of `bytes`, of which not all need be there. `next`: the offset behind the one before it.
-fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<BatchHeader, String> {
+/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its
+/// checksum is right, as far as that can be said. `next`: the offset behind the one before it.
+fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
-    if position + len as u64 > place.limit || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
+    let end = header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1);
+    let beyond = position + len as u64 > place.limit || end.is_none_or(|end| end > place.ceiling);
+    if beyond || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
         return Err("a batch header that cannot be right".into());
     }
-    // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
-    if len <= bytes.len() && !batch::crc_ok(bytes) {
-        return Err("a batch whose checksum is wrong".into());
+    // The offset is not covered by the checksum. Where some are missing the next batch tells whether it can be right.
+    let behind = || {
+        bytes.get(len..).and_then(|bytes| BatchHeader::parse(bytes).ok()).filter(|_| position + len as u64 + HEADER as u64 <= place.limit)
+    };
+    if next != Some(header.base_offset) && behind().is_some_and(|behind| behind.base_offset < header.next_offset()) {
+        return Err("a batch whose offset is above that of the next one".into());
     }
-    Ok(header)
+    // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
+    Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
+}
+
+/// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there;
+/// or where there is no header.
+fn damaged_batch<'a>(
+    place: &Place,
+    start: u64,
+    chunk: &'a Chunk,
+    offset: Offset,
+    upto: Offset,
+) -> Result<(BatchHeader, Option<&'a [u8]>), u64> {
+    let (mut at, mut next) = ((place.position - start) as usize, place.floor);
+    loop {
+        let (position, rest) = (start + at as u64, chunk.filled().get(at..).unwrap_or_default());
+        let header = BatchHeader::parse(rest).map_err(|_| position)?;
+        let len = header.total_len();
+        let fits = position + len as u64 <= place.end && header.base_offset >= next && header.last_offset_delta >= 0;
+        if !fits || header.next_offset() <= next || header.next_offset() > upto {
+            return Err(position);
+        }
+        next = header.next_offset();
+        if next > offset {
+            return Ok((header, rest.get(..len)));
+        }
+        at += len;
+    }
+}
+
+/// The length of the damaged batch at the front of `bytes`, if the sound one behind it shows that it does not hold `offset`.
+fn passed_over(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>, offset: Offset) -> Option<usize> {
+    let len = BatchHeader::parse(bytes).ok()?.total_len();
+    let (behind, _) = check(place, position + len as u64, bytes.get(len..)?, next).ok()?;
+    (behind.base_offset <= offset).then_some(len)
 }
 
 /// Makes a span of the whole batches in `chunk`, which was read from `start`.
@@ -367,10 +479,24 @@ fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Pars
         let position = start + at as u64;
         let batch = &chunk.filled()[at..filled];
         let header = match check(place, position, batch, next) {
-            Ok(header) => header,
+            Ok((header, true)) => header,
+            // Before what is asked for: it is passed over, and what is kept begins behind it.
+            Ok((header, false)) if header.next_offset() <= offset => {
+                found.clear();
+                next = Some(header.next_offset());
+                at += header.total_len();
+                continue;
+            }
+            Ok(_) if next.is_some_and(|next| next > offset) => break,
+            Ok(_) => return Err((position, "a batch whose checksum is wrong".into())),
             // Whoever asks for this one will be told.
             Err(_) if next.is_some_and(|next| next > offset) => break,
-            Err(reason) => return Err((position, reason)),
+            Err(reason) => {
+                let Some(len) = passed_over(place, position, batch, next, offset) else { return Err((position, reason)) };
+                found.clear();
+                at += len;
+                continue;
+            }
         };
         let len = header.total_len();
         if at + len > filled {

@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::LogError;
-use super::index::Index;
+use super::index::{Index, TimesKnown};
 use super::read::Turn;
 use super::state::Segment;
-use super::{Inner, Log, files};
+use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::{Class, Rt};
 
@@ -142,28 +142,73 @@ impl<R: Rt> Inner<R> {
 
     async fn too_old(&self, base: Offset, ms: Option<i64>, now_ms: i64) -> Result<bool, LogError> {
         let Some(ms) = ms else { return Ok(false) };
+        let old = |time: i64| now_ms.saturating_sub(time) > ms;
         let known = self.state.borrow_mut().segment_at(base).and_then(|segment| segment.largest_ms);
-        let largest = match known {
-            Some(largest) => Some(largest),
-            None => {
-                self.indexed(base).await?;
-                let mut state = self.state.borrow_mut();
-                let closed = base < state.writing;
-                let Some(segment) = state.segment_at(base) else { return Ok(false) };
-                let largest = segment.index.as_ref().and_then(|index| index.max_timestamp()).map(|(ts, _)| ts);
-                segment.largest_ms = largest.filter(|_| closed);
-                if segment.size == 0 { Some(i64::MIN) } else { largest }
+        if let Some(largest) = known {
+            return Ok(old(largest));
+        }
+        match self.indexed(base).await {
+            // Damaged: the file's age is known all the same.
+            Err(LogError::Corrupt { .. }) => return Ok(old(self.written_ms(base)?)),
+            indexed => indexed?,
+        }
+        let (largest, made) = {
+            let mut state = self.state.borrow_mut();
+            let closed = base < state.writing;
+            let Some(segment) = state.segment_at(base) else { return Ok(false) };
+            if segment.size == 0 {
+                return Ok(old(i64::MIN));
             }
-        };
-        let largest = match largest.filter(|largest| *largest >= 0 || *largest == i64::MIN) {
-            Some(largest) => largest,
-            // Without timestamps the file's age counts, as in Kafka.
-            None => {
-                let path = self.segment_path(base);
-                self.rt.modified_ms(&path).map_err(LogError::io("look at", &path))?
+            let index = segment.index.as_ref();
+            let largest = index.and_then(Index::max_timestamp).map(|(ts, _)| ts).filter(|ts| *ts >= 0);
+            let made = index.is_some_and(|index| index.times_known() == TimesKnown::Made);
+            if made && closed {
+                segment.largest_ms = largest;
             }
+            (largest, made)
         };
-        Ok(now_ms.saturating_sub(largest) > ms)
+        match largest {
+            Some(largest) if made || !old(largest) => return Ok(old(largest)),
+            _ => {}
+        }
+        // Without timestamps the file's age counts, as in Kafka. It also counts where a stored index
+        // may lack some: no record is younger than its file.
+        if old(self.written_ms(base)?) {
+            return Ok(true);
+        }
+        Ok(!made && self.make_index(base).await?.is_some_and(old))
+    }
+
+    /// When a segment's file was last written to, in milliseconds since 1970.
+    fn written_ms(&self, base: Offset) -> Result<i64, LogError> {
+        let path = self.segment_path(base);
+        self.rt.modified_ms(&path).map_err(LogError::io("look at", &path))
+    }
+
+    /// Makes the index of a segment that is written anew, of all its batches; their largest timestamp
+    /// (ms).
+    pub(super) async fn make_index(&self, base: Offset) -> Result<Option<i64>, LogError> {
+        let (size, limit, kind, closed) = {
+            let mut state = self.state.borrow_mut();
+            let closed = base < state.writing;
+            let next = state.segments.get(state.segment_of(base) + 1).map_or(state.end, |s| s.base);
+            let Some(segment) = state.segment_at(base) else { return Ok(None) };
+            (segment.size, next, segment.kind(), closed)
+        };
+        let interval = self.config.get().index_interval_bytes;
+        let path = files::name(&self.dir, base, kind);
+        let index = walk::walk_index(&self.rt, &path, base, limit, size, interval).await?;
+        if closed {
+            self.store_index(base, &index).await;
+        }
+        let mut state = self.state.borrow_mut();
+        let Some(segment) = state.segment_at(base) else { return Ok(None) };
+        // Unless it has grown meanwhile.
+        if segment.size == size {
+            segment.index = Some(index);
+        }
+        let index = segment.index.as_ref();
+        Ok(index.and_then(Index::max_timestamp).map(|(ts, _)| ts).filter(|ts| *ts >= 0))
     }
 
     /// Renames the files of the first segment, if it ends at or below `before`, and forgets it. False when there is none to go.

@@ -74,6 +74,10 @@ fn without_timestamps_the_clock_and_the_file_tell_the_age() {
         rt.sleep(Duration::from_millis(1100)).await;
         assert!(append(&log, -1));
         log.flush().await.unwrap();
+        // Written to later than the one before it was ended.
+        rt.sleep(Duration::from_millis(20)).await;
+        assert!(!append(&log, -1));
+        log.flush().await.unwrap();
         assert_eq!(bases(&log), [0, 2, 5]);
         let written = |base| rt.modified_ms(&segment(base)).unwrap();
         // The first one has a timestamp, be it of 1970.
@@ -81,7 +85,7 @@ fn without_timestamps_the_clock_and_the_file_tell_the_age() {
         assert_eq!(retain(&log, by_age(50), written(2) + 50).await, 1);
         assert_eq!(retain(&log, by_age(50), written(2) + 51).await, 1);
         assert_eq!(retain(&log, by_age(50), written(5) + 51).await, 1);
-        assert_eq!((log.start_offset(), log.end_offset()), (6, 6));
+        assert_eq!((log.start_offset(), log.end_offset()), (7, 7));
     });
 }
 

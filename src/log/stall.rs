@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::error::LogError;
 use super::span::block_ceil;
 use super::state::{FIRST_ALLOCATION, State};
-use super::{Inner, files, recover, writer};
+use super::{Inner, Log, files, walk, writer};
 use crate::rt::Rt;
 
 /// How often it is tried again.
@@ -41,6 +41,44 @@ impl<F> State<F> {
         if segment.size == 0 {
             segment.since_ms = None;
         }
+    }
+}
+
+impl<R: Rt> Log<R> {
+    /// Allocates so many bytes behind the log's end, so that appends of that size find room. All that
+    /// was appended is written, and nothing else is under way. Without room the log stays as it is.
+    pub async fn make_room(&self, bytes: u64) -> Result<(), LogError> {
+        let log = &self.0;
+        let (size, before) = {
+            let mut state = log.state.borrow_mut();
+            if let Some(reason) = &state.fenced {
+                return Err(LogError::Fenced(reason.clone()));
+            }
+            if let Some(what) = &state.stalled {
+                return Err(LogError::Exhausted(what.clone()));
+            }
+            if state.closed {
+                return Err(LogError::Closed);
+            }
+            let segment = state.writing_segment();
+            (segment.size, segment.allocated)
+        };
+        let least = block_ceil(size + bytes);
+        if least <= before {
+            return Ok(());
+        }
+        // With all that the first write needs besides.
+        let (base, file) = writer::writing_file(log).await?;
+        let path = files::name(&log.dir, base, "log");
+        // Whatever comes of it, the file is not what its indexes tell: they are stored at the close.
+        log.state.borrow_mut().changed = true;
+        let allocated = writer::allocate(log, &file, least, least + FIRST_ALLOCATION).await;
+        if allocated.is_err() {
+            // A part of it may have been allocated: others can use that.
+            let kept = before.max(size);
+            log.rt.truncate(&file, kept).await.map_err(LogError::io("truncate", &path))?;
+        }
+        allocated.map_err(LogError::io_or_exhausted("allocate space for", &path))
     }
 }
 
@@ -81,11 +119,11 @@ async fn resume<R: Rt>(log: &Rc<Inner<R>>, repaired: &mut bool) -> Result<(), Lo
         // Behind the last batch lies what the failed operation has left.
         log.rt.truncate(&file, size).await.map_err(LogError::io("truncate", &path))?;
         log.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
-        writer::flushed(log, written);
+        writer::flushed(log, written)?;
         log.state.borrow_mut().writing_segment().cut_to(size);
         if log.state.borrow().active.is_none() {
-            let index = recover::walk_index(&log.rt, &path, base, size, log.config.get().index_interval_bytes).await?;
-            let tail = recover::ending(&log.rt, &log.dir, base, size).await?.tail;
+            let index = walk::walk_index(&log.rt, &path, base, written, size, log.config.get().index_interval_bytes).await?;
+            let tail = walk::ending(&log.rt, &log.dir, base, size).await?.tail;
             let mut state = log.state.borrow_mut();
             state.writing_segment().index = Some(index);
             // A segment that is complete has a successor, which begins with nothing.

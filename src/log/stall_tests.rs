@@ -177,3 +177,42 @@ fn a_write_beyond_what_was_allocated_is_allocated_too() {
     segment.zero_ahead(12 << 10, 32 << 10);
     assert!(segment.allocated > segment.size, "or nobody would cut it");
 }
+
+#[test]
+fn room_that_was_made_is_there_when_the_disk_is_full() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed, 1);
+        let mut random = Prng::new(seed);
+        let config = LogConfig { segment_bytes: 8 << 20, ..CONFIG };
+        let rt = sim.rt(0);
+        let written = sim.run_until(async {
+            let log = create(&rt, config).await;
+            let mut written = Vec::new();
+            for round in 0..3 {
+                log.make_room(100_000).await.unwrap();
+                sim.set_free_space(Some(0));
+                // More than is allocated ahead of every write.
+                assert!(matches!(log.make_room(2 << 20).await, Err(LogError::Exhausted(_))));
+                assert!(log.0.state.borrow().stalled.is_none(), "nothing was appended, nothing waits");
+                for _ in 0..9 {
+                    let base = log.end_offset();
+                    let mut bytes = batch_of(&mut random, 10_000, 1000);
+                    log.append(&bytes, base, 2, None).unwrap();
+                    log.flush().await.unwrap_or_else(|e| panic!("seed {seed}, round {round}: {e}"));
+                    batch::patch(&mut bytes, base, 2);
+                    written.extend(bytes);
+                }
+                sim.set_free_space(None);
+            }
+            log.close(Vec::new()).await.unwrap();
+            assert!(matches!(log.make_room(1).await, Err(LogError::Closed)));
+            written
+        });
+        sim.crash();
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            let log = reopen(&rt, config, Opening::default()).await.unwrap();
+            assert!(read_all(&log).await == written, "seed {seed}");
+        });
+    }
+}

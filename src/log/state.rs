@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::LogConfig;
 use super::cache::Seat;
+use super::error::LogError;
 use super::gather::Gather;
 use super::index::Index;
 use super::span::{Span, block_ceil, block_floor};
 use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::{ALLOCATE_AHEAD, BLOCK, CHUNK_MAX, CHUNK_MIN};
 use crate::rt::mem::{Chunk, Window};
-use crate::wire::batch::{self, BatchHeader};
+use crate::wire::batch::{self, BatchHeader, Stamp};
 
 /// First step of a segment's preallocation; it doubles up to [`ALLOCATE_AHEAD`].
 pub(super) const FIRST_ALLOCATION: u64 = 256 << 10;
@@ -161,6 +162,10 @@ pub(super) struct State<F> {
     /// Smallest and largest offset up to which somebody waits for a flush.
     pub wanted: Option<(Offset, Offset)>,
     pub fenced: Option<String>,
+    /// The log was not closed properly before it was opened, or is not as it was then.
+    pub unclean: bool,
+    /// The log's end was found by walking its batches: there is no index file of the last segment, or one of no use.
+    pub checked: bool,
     /// There is no room, or no descriptor, for more: nothing is accepted until there is.
     pub stalled: Option<String>,
     /// The last segment's file is to be made although nothing is to be written to it yet.
@@ -219,6 +224,8 @@ impl<F> State<F> {
             unflushed: false,
             wanted: None,
             fenced: None,
+            unclean: false,
+            checked: false,
             stalled: None,
             create: false,
             closed: false,
@@ -318,14 +325,14 @@ impl<F> State<F> {
     }
 
     /// Copies a batch into the active span, which has room for it.
-    pub fn push(&mut self, batch: &[u8], header: &BatchHeader, base: Offset, epoch: LeaderEpoch, log_append_time: Option<i64>) {
+    pub fn push(&mut self, batch: &[u8], header: &BatchHeader, base: Offset, epoch: LeaderEpoch, stamp: Option<Stamp>) {
         let span = self.active.as_mut().expect("opened by the caller");
         let at = span.chunk.len();
         let target = &mut span.chunk.spare()[..batch.len()];
         target.copy_from_slice(batch);
         batch::patch(target, base, epoch);
-        if let Some(ms) = log_append_time {
-            batch::set_log_append_time(target, ms);
+        if let Some(stamp) = stamp {
+            stamp.apply(target);
         }
         span.chunk.advance(batch.len());
         self.end = base + header.last_offset_delta as Offset + 1;
@@ -334,7 +341,7 @@ impl<F> State<F> {
         let last = self.end - 1;
         let segment = self.last_segment();
         let (relative, position) = ((last - segment.base) as u32, segment.size as u32);
-        let ms = log_append_time.unwrap_or(header.max_timestamp);
+        let ms = stamp.map_or(header.max_timestamp, Stamp::ms);
         if segment.size == 0 {
             segment.since_ms = Some(ms).filter(|ms| *ms >= 0);
         }
@@ -356,12 +363,22 @@ impl<F> State<F> {
         }
     }
 
+    /// An error unless flushed <= written <= end, and none of them has moved back: then no offset of the log can be believed.
+    fn in_order(&self, advanced: bool) -> Result<(), LogError> {
+        let (start, flushed, written, end) = (self.start, self.flushed, self.written, self.end);
+        if advanced && flushed <= written && written <= end && start <= end {
+            return Ok(());
+        }
+        Err(LogError::Disorder(format!("start {start}, flushed {flushed}, written {written}, end {end}")))
+    }
+
     /// Everything written is flushed.
-    pub fn flushed_to(&mut self, offset: Offset) {
+    pub fn flushed_to(&mut self, offset: Offset) -> Result<(), LogError> {
         self.flushed = self.flushed.max(offset);
         let flushed = self.flushed;
         self.wanted =
             self.wanted.filter(|(_, last)| *last > flushed).map(|(first, last)| (if first <= flushed { last } else { first }, last));
+        self.in_order(true)
     }
 
     pub fn next_job(&mut self, deleted: bool) -> Job {
@@ -451,17 +468,20 @@ impl<F> State<F> {
     }
 
     /// A window has arrived.
-    pub fn landed(&mut self, flight: Flight) {
+    pub fn landed(&mut self, flight: Flight) -> Result<(), LogError> {
         if let Some(span) = self.span_mut(flight.key) {
             span.written = flight.upto;
         }
+        let advanced = flight.offset >= self.written;
         self.written = self.written.max(flight.offset);
+        self.in_order(advanced)?;
         if flight.durable {
-            self.flushed_to(flight.offset);
+            self.flushed_to(flight.offset)?;
         } else {
             self.unflushed = true;
         }
         self.retire_written();
+        Ok(())
     }
 
     fn span(&self, key: Offset) -> Option<&Span> {

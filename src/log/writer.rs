@@ -108,8 +108,7 @@ async fn write<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     written.map_err(|e| LogError::io_or_exhausted("write", &path())(e))?;
     let mut state = log.state.borrow_mut();
     state.gather.landed(flight.window.len(), flight.durable, started, log.rt.now().mono);
-    state.landed(flight);
-    Ok(())
+    state.landed(flight)
 }
 
 /// Writes a window, what lies on blocks that were written before (up to `boundary`) apart from what lies on blocks that were only allocated: for a write to
@@ -142,14 +141,13 @@ async fn sync<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     let (base, file) = writing_file(log).await?;
     let written = log.state.borrow().written;
     log.rt.sync(&file).await.map_err(|e| LogError::io("flush", &files::name(&log.dir, base, "log"))(e))?;
-    flushed(log, written);
-    Ok(())
+    flushed(log, written)
 }
 
-pub(super) fn flushed<R: Rt>(log: &Inner<R>, offset: Offset) {
+pub(super) fn flushed<R: Rt>(log: &Inner<R>, offset: Offset) -> Result<(), LogError> {
     let mut state = log.state.borrow_mut();
     state.unflushed = false;
-    state.flushed_to(offset);
+    state.flushed_to(offset)
 }
 
 /// Cuts the segment being written to its logical size and flushes that: a segment that has a successor is complete.
@@ -168,8 +166,7 @@ async fn cut<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
     log.rt.truncate(&file, size).await.map_err(LogError::io("truncate", &path))?;
     log.state.borrow_mut().writing_segment().cut_to(size);
     log.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
-    flushed(log, written);
-    Ok(())
+    flushed(log, written)
 }
 
 /// Completes a full segment and turns to the next one. The order matters to recovery: the next file's name is made durable only after this.

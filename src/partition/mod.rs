@@ -2,6 +2,8 @@
 
 pub mod acks;
 pub mod epochs;
+#[cfg(test)]
+mod golden_tests;
 pub mod op;
 pub mod producers;
 pub mod waiters;
@@ -36,7 +38,7 @@ impl Recovered {
         // What the checkpoint says is taken as long as the batches agree: compaction may have taken the first ones of an epoch away. An epoch
         // that does not agree, and those behind it, were of records that the log has lost.
         if self.epochs.epoch_of(header.base_offset) != header.partition_leader_epoch {
-            self.epochs.truncate_from_end(header.base_offset + 1);
+            self.epochs.truncate_from_end(header.base_offset.saturating_add(1));
             self.epochs.assign(header.partition_leader_epoch, header.base_offset);
         }
         self.log_end = end_of(header, header.base_offset);
@@ -220,12 +222,17 @@ impl<A, W> Partition<A, W> {
     }
 
     /// The log has written and flushed up to there. Values may lag behind earlier ones; they never go back. Nothing happens once fenced.
+    /// Fences the partition unless flushed <= written <= log end.
     pub fn progress(&mut self, written: Offset, flushed: Offset) -> Released<A, W> {
         if self.fenced.is_some() {
             return Released { acks: Vec::new(), waits: Vec::new() };
         }
-        self.high_watermark = self.high_watermark.max(written.min(self.log_end));
-        self.flushed = self.flushed.max(flushed.min(self.high_watermark));
+        let end = self.log_end;
+        if flushed > written || written > end {
+            return self.fence(format!("its offsets are out of order: flushed {flushed}, written {written}, end {end}"));
+        }
+        self.high_watermark = self.high_watermark.max(written);
+        self.flushed = self.flushed.max(flushed);
         let mut readable = 0;
         while let Some(first) = self.unwritten.pop_front_if(|first| first.end <= self.high_watermark) {
             readable += first.bytes;

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::acks::Level;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
-use crate::wire::batch::BatchHeader;
+use crate::wire::batch::{BatchHeader, Stamp};
 
 /// A partition by the identity of its topic.
 pub type Key = (TopicId, i32);
@@ -15,7 +15,8 @@ pub type Key = (TopicId, i32);
 pub struct ProduceItem {
     /// Where to.
     pub key: Key,
-    /// The parsed header of `records`.
+    /// The parsed header of `records`, with the largest timestamp that they have, not the one that
+    /// their header tells.
     pub header: BatchHeader,
     /// The batch as it was received; copied once, into the append chunk.
     pub records: Bytes,
@@ -23,6 +24,14 @@ pub struct ProduceItem {
     pub level: Option<Level>,
     /// The topic stamps batches with the broker's clock.
     pub log_append_time: bool,
+}
+
+impl ProduceItem {
+    /// The largest timestamp, if the header in `records` tells another.
+    pub fn restamped(&self) -> Option<Stamp> {
+        let told = BatchHeader::parse(&self.records).ok()?.max_timestamp;
+        (told != self.header.max_timestamp).then_some(Stamp::Largest(self.header.max_timestamp))
+    }
 }
 
 /// The answer to a [`ProduceItem`].

@@ -87,6 +87,19 @@ fn a_fenced_partition_fails_everything() {
 }
 
 #[test]
+fn offsets_out_of_order_fence() {
+    for (written, flushed) in [(11, 0), (10, 11), (5, 6), (i64::MAX, i64::MAX)] {
+        let mut p = partition();
+        append(&mut p, 10, 100);
+        let _ = p.await_ack(10, Level::Flushed, 1);
+        assert_eq!(p.progress(written, flushed), Released { acks: vec![1], waits: vec![] });
+        assert!(p.fenced().is_some_and(|reason| reason.contains("out of order")));
+        assert_eq!((p.high_watermark, p.flushed), (0, 0));
+        p.check();
+    }
+}
+
+#[test]
 fn epochs_of_clients() {
     let mut p = partition();
     append(&mut p, 10, 100);

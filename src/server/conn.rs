@@ -15,6 +15,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::Server;
+use super::produce::Unchecked;
 use super::replies::Replies;
 use crate::base::limits::{PIPELINE, REGION, SMALL_RECEIVE};
 use crate::rt::mem::Chunk;
@@ -44,6 +45,8 @@ pub struct Conn<R: Rt> {
     pub listener: usize,
     socket: R::Socket,
     replies: RefCell<Replies>,
+    /// Produce requests that are not checked yet.
+    pub(super) unchecked: Unchecked,
     /// There is something to send, or nothing will come any more.
     ready: Notify,
     /// The reader may go on.
@@ -83,6 +86,7 @@ impl<R: Rt> Conn<R> {
             listener,
             socket,
             replies: RefCell::default(),
+            unchecked: Unchecked::default(),
             ready: Notify::default(),
             room: Notify::default(),
             gone: Notify::default(),

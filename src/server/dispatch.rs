@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -11,7 +13,9 @@ use super::conn::Conn;
 use crate::api;
 use crate::base::error::ErrorCode;
 use crate::rt::{Class, Rt};
+use crate::shard::message::{Ids, Terms};
 use crate::shard::op::DirSpace;
+use crate::shard::{Image, Lane, MetadataRecord};
 use crate::wire::WireError;
 use crate::wire::codec::{
     AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
@@ -21,6 +25,22 @@ use crate::wire::codec::{
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
 use crate::wire::versions::ApiKey;
+
+/// How long a change of the metadata is waited for where the request does not say: less than clients wait for an answer.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// Likewise where settings are changed, of a thousand topics perhaps.
+const SETTINGS_WITHIN: Duration = Duration::from_secs(25);
+
+/// The terms of a request that says how long (ms) its client waits. With 0 or less it is too late already, as in Kafka.
+fn terms(timeout_ms: i32, bytes: usize) -> Terms {
+    Terms { within: Duration::from_millis(timeout_ms.max(0) as u64), ..own_terms(bytes) }
+}
+
+/// The terms of one that does not.
+pub(super) fn own_terms(bytes: usize) -> Terms {
+    Terms { within: WITHIN, lane: Lane::Takes, bytes }
+}
 
 /// One request and the place of its response.
 pub(super) struct Work<R: Rt> {
@@ -136,6 +156,19 @@ impl<R: Rt> Work<R> {
         Ok(())
     }
 
+    /// Has the controller shard decide on a change; `failed` is the answer when that was not to be had in time.
+    fn change<M: Encode + Send + 'static>(
+        self,
+        terms: Terms,
+        decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
+        failed: impl FnOnce(ErrorCode) -> M + 'static,
+    ) -> io::Result<()> {
+        self.later(async move |work| {
+            let answer = work.conn.server.shard.control(terms, decide).await;
+            work.reply(&answer.unwrap_or_else(failed))
+        })
+    }
+
     /// Answers when somebody else has come to a result, however long that takes: a connection that ends meanwhile is not kept.
     pub(super) fn when<T>(
         self,
@@ -162,6 +195,7 @@ impl<R: Rt> Work<R> {
 }
 
 fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let terms = own_terms(body.len());
     let request: MetadataRequest = work.decode(body)?;
     let server = work.conn.server.clone();
     let missing = api::metadata::plan(&request, work.version, &server.shard.image(), server.broker());
@@ -170,67 +204,58 @@ fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     }
     work.later(async move |work| {
         let broker = server.broker().clone();
-        let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
-            (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ())
-        };
-        server.shard.control(create).await;
+        let create = move |image: &_, ids: &mut Ids| (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ());
+        // What could not be created is not there, and clients ask again.
+        let _ = server.shard.control(terms, create).await;
         work.reply(&api::metadata::respond(&request, work.version, &server.shard.image(), server.broker(), work.listener()))
     })
 }
 
 fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let request: CreateTopicsRequest = work.decode(body)?;
-    work.later(async move |work| {
-        let server = &work.conn.server;
-        let broker = server.broker().clone();
-        let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
-            api::create_topics::decide(&request, image, &broker, ids.now, ids.random)
-        };
-        work.reply(&server.shard.control(create).await)
-    })
+    let bytes = body.len();
+    let request: Arc<CreateTopicsRequest> = Arc::new(work.decode(body)?);
+    let (terms, asked) = (terms(request.timeout_ms, bytes), request.clone());
+    let broker = work.conn.server.broker().clone();
+    let create = move |image: &_, ids: &mut Ids| api::create_topics::decide(&request, image, &broker, ids.now, ids.random);
+    work.change(terms, create, move |code| api::create_topics::failed(&asked, code))
 }
 
 fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let request: CreatePartitionsRequest = work.decode(body)?;
-    work.later(async move |work| {
-        let server = &work.conn.server;
-        let broker = server.broker().clone();
-        let create = move |image: &_, _: &mut crate::shard::message::Ids| api::create_partitions::decide(&request, image, &broker);
-        work.reply(&server.shard.control(create).await)
-    })
+    let bytes = body.len();
+    let request: Arc<CreatePartitionsRequest> = Arc::new(work.decode(body)?);
+    let (terms, asked) = (terms(request.timeout_ms, bytes), request.clone());
+    let broker = work.conn.server.broker().clone();
+    let create = move |image: &_, _: &mut Ids| api::create_partitions::decide(&request, image, &broker);
+    work.change(terms, create, move |code| api::create_partitions::failed(&asked, code))
 }
 
 fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let request: DeleteTopicsRequest = work.decode(body)?;
-    work.later(async move |work| {
-        let server = &work.conn.server;
-        let (broker, version) = (server.broker().clone(), work.version);
-        let delete = move |image: &_, _: &mut crate::shard::message::Ids| api::delete_topics::decide(&request, version, image, &broker);
-        work.reply(&server.shard.control(delete).await)
-    })
+    let (bytes, version) = (body.len(), work.version);
+    let request: Arc<DeleteTopicsRequest> = Arc::new(work.decode(body)?);
+    let (terms, asked) = (Terms { lane: Lane::Frees, ..terms(request.timeout_ms, bytes) }, request.clone());
+    let broker = work.conn.server.broker().clone();
+    let delete = move |image: &_, _: &mut Ids| api::delete_topics::decide(&request, version, image, &broker);
+    work.change(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
 }
 
 fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let request: AlterConfigsRequest = work.decode(body)?;
-    work.later(async move |work| {
-        let server = &work.conn.server;
-        let broker = server.broker().clone();
-        let alter = move |image: &_, _: &mut crate::shard::message::Ids| api::alter_configs::decide(&request, image, &broker);
-        work.reply(&server.shard.control(alter).await)
-    })
+    let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
+    let request: Arc<AlterConfigsRequest> = Arc::new(work.decode(body)?);
+    let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
+    let alter = move |image: &_, _: &mut Ids| api::alter_configs::decide(&request, image, &broker);
+    work.change(terms, alter, move |code| api::alter_configs::failed(&asked, code))
 }
 
 fn incremental_alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let request: IncrementalAlterConfigsRequest = work.decode(body)?;
-    work.later(async move |work| {
-        let server = &work.conn.server;
-        let broker = server.broker().clone();
-        let alter = move |image: &_, _: &mut crate::shard::message::Ids| api::incremental_alter_configs::decide(&request, image, &broker);
-        work.reply(&server.shard.control(alter).await)
-    })
+    let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
+    let request: Arc<IncrementalAlterConfigsRequest> = Arc::new(work.decode(body)?);
+    let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
+    let alter = move |image: &_, _: &mut Ids| api::incremental_alter_configs::decide(&request, image, &broker);
+    work.change(terms, alter, move |code| api::incremental_alter_configs::failed(&asked, code))
 }
 
 fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let terms = own_terms(body.len());
     let request: InitProducerIdRequest = work.decode(body)?;
     if let Err(code) = api::init_producer_id::check(&request) {
         return work.reply(&api::init_producer_id::respond(Err(code)));
@@ -239,13 +264,15 @@ fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         return work.reply(&api::init_producer_id::respond(Ok(id)));
     }
     work.later(async move |work| {
-        use api::init_producer_id::{PRODUCER_ID_BLOCK, allocate_producer_ids};
+        use api::init_producer_id::{NO_BLOCK, PRODUCER_ID_BLOCK, allocate_producer_ids};
         let server = &work.conn.server;
-        let first = server.shard.control(|image, _| {
+        let allocate = |image: &_, _: &mut Ids| {
             let (first, record) = allocate_producer_ids(image, PRODUCER_ID_BLOCK);
             (vec![record], first)
-        });
-        let first = first.await;
+        };
+        let Ok(first) = server.shard.control(terms, allocate).await else {
+            return work.reply(&api::init_producer_id::respond(Err(NO_BLOCK)));
+        };
         let id = {
             let mut ids = server.producer_ids.borrow_mut();
             ids.refill(first, PRODUCER_ID_BLOCK);

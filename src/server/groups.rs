@@ -109,6 +109,7 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
 
 /// The topic of the coordinators is created when the first one is looked for.
 fn find_coordinator<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let terms = super::dispatch::own_terms(body.len());
     let request: FindCoordinatorRequest = work.decode(body)?;
     let server = work.conn.server.clone();
     let respond = move |work: &Work<R>, request: &FindCoordinatorRequest| {
@@ -123,7 +124,8 @@ fn find_coordinator<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let create = move |image: &_, ids: &mut crate::shard::message::Ids| {
             (api::groups::create_offsets_topic(image, &broker, ids.now, ids.random), ())
         };
-        server.shard.control(create).await;
+        // Without the topic no coordinator is available, which clients ask again after.
+        let _ = server.shard.control(terms, create).await;
         respond(work, &request)
     })
 }

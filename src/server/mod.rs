@@ -50,6 +50,8 @@ pub struct Server<R: Rt> {
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
     producing: Cell<usize>,
+    /// Those of them that take longer to check.
+    checks: produce::Checks<R>,
     stopping: Cell<bool>,
 }
 
@@ -66,6 +68,7 @@ impl<R: Rt> Server<R> {
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
+            checks: produce::Checks::default(),
             stopping: Cell::new(false),
             rt: rt.clone(),
         });

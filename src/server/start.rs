@@ -16,7 +16,8 @@ use crate::api::{BrokerView, Endpoint, OffsetsTopic};
 use crate::base::config::{Config, Listener};
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
-use crate::shard::control::{self, Control};
+use crate::shard::control::Control;
+use crate::shard::dirs;
 use crate::shard::message::Connection;
 use crate::shard::{Post, Shard};
 
@@ -61,7 +62,7 @@ impl Process {
     }
 }
 
-/// Runs a broker until SIGTERM or SIGINT. The error says what went wrong, where, and what to do.
+/// Runs a broker until a signal stops it. The error says what went wrong, where, and what to do.
 pub fn run(config: Config) -> Result<(), String> {
     let started = Instant::now();
     // A core that panics must not leave its siblings serving.
@@ -75,7 +76,7 @@ pub fn run(config: Config) -> Result<(), String> {
     if cores == 0 || cores > allowed.len() {
         return Err(format!("corelane.cores={cores}: this process may use {} CPUs (affinity mask): 1 to {}", allowed.len(), allowed.len()));
     }
-    let _locks = config.log_dirs.iter().map(|dir| control::lock(dir)).collect::<Result<Vec<_>, _>>()?;
+    let _locks = dirs::lock_all(&config.log_dirs)?;
     let settings = Settings {
         cpus: allowed[..cores].to_vec(),
         memory_per_core: config.memory / POOL_SHARE.1 * POOL_SHARE.0 / cores,
@@ -92,11 +93,15 @@ pub fn run(config: Config) -> Result<(), String> {
     process.result.lock().map_err(|_| "a core has panicked".to_owned())?.clone()
 }
 
-/// SIGTERM and SIGINT ask the first core to stop; another one ends the process at once, unless it follows so closely that it is the same
-/// request: wrappers signal the process and its group. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending the process.
+/// SIGTERM, SIGINT, SIGQUIT and SIGHUP (the terminal was closed) ask the first core to stop. Another one but SIGHUP ends the process at
+/// once, unless it follows so closely that it is the same request: wrappers signal the process and its group. SIGHUP and SIGQUIT stay
+/// ignored where the process was started so, by nohup say. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending
+/// the process.
 fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
-    use signal_hook::consts::{SIGINT, SIGTERM, SIGXFSZ};
-    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ]) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
+    let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_signals(&status));
+    let unless_ignored = [SIGHUP, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
+    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ].into_iter().chain(unless_ignored)) {
         Ok(signals) => signals,
         Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
     };
@@ -106,13 +111,19 @@ fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
             if signal == SIGXFSZ {
                 continue;
             }
-            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST {
+            if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST && signal != SIGHUP {
                 crate::base::fatal::fatal("stopped by a second signal");
             }
             stop_asked.store(true, Ordering::SeqCst);
             remote.unpark(crate::shard::CONTROLLER_CORE);
         }
     });
+}
+
+/// The mask of ignored signals in the text of `/proc/self/status`.
+fn ignored_signals(status: &str) -> u64 {
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// A core from start to stop.
@@ -163,8 +174,9 @@ async fn lead<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(), Str
 /// Data directories and metadata: the controller shard, and the cluster's id.
 async fn open<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(Rc<Control<R>>, String), String> {
     let config = &process.config;
-    let opened = control::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id).await;
-    let (cluster_id, dirs) = opened.map_err(|e| e.to_string())?;
+    let lost = config.raw.get("corelane.lost.log.dirs").map(String::as_str);
+    let opened = dirs::open_dirs(shard.rt(), &config.log_dirs, config.cluster_id.clone(), config.node_id, lost).await;
+    let (cluster_id, dirs) = opened?;
     let control = Control::start(shard.clone(), config.node_id, Arc::new(config.raw.clone()), dirs).await?;
     Ok((control, cluster_id))
 }
@@ -312,5 +324,14 @@ async fn stop<R: Rt>(shard: &Shard<R>, control: Option<Rc<Control<R>>>) -> Resul
     match control {
         Some(control) => control.close(positions).await,
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn ignored_signals_are_read() {
+        assert_eq!(super::ignored_signals("Name:\tx\nSigBlk:\t0000000000000002\nSigIgn:\t0000000000001001\n"), 0x1001);
+        assert_eq!(super::ignored_signals("SigIgn:\tx\n"), 0);
     }
 }

@@ -1,258 +1,139 @@
 //! The controller shard: one change of the metadata at a time, committed to its own log, then acted on by every core.
 //!
-//! Lives on core 0. The log is a partition log like any other, in `__corelane_metadata-0` of the first log directory; each record is a
+//! Lives on core 0. The log is a partition log like any other, in `__corelane_metadata-0` of one log directory, at first the first one; each record is a
 //! `MetadataRecord`. A change is answered when its records are on the device and every core has opened or dropped the replicas concerned,
-//! so a topic is usable when its creation is answered. What cannot be written is fatal: a broker without its metadata serves nobody.
+//! so a topic is usable when its creation is answered (`changes.rs`). A failed write is fatal: a broker without its metadata serves nobody.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::message::{Answer, Assignment, Call, Decide, Ids, Position, Ticket};
-use super::{MetadataRecord, Shard, takeover};
-use crate::base::fatal::fatal;
-use crate::base::ids::{BrokerId, Offset, TopicId, Uuid};
+use super::changes::{Asker, NoRoom};
+use super::dirs::{LogDirs, METADATA_ID, METADATA_KEY, Places};
+use super::message::{Change, Position};
+use super::takeover::{self, Takeover};
+use super::{MetadataRecord, Shard};
+use crate::base::ids::{BrokerId, TopicId, Uuid};
 use crate::cluster::image::Image;
-use crate::cluster::kraft::Taken;
+use crate::cluster::journal;
+use crate::cluster::names::METADATA;
+use crate::cluster::queue::Queue;
 use crate::cluster::settings::{BrokerSettings, Configs};
-use crate::cluster::{journal, placement};
-use crate::log::checkpoint::{self, Offsets};
-use crate::log::dir::PartitionDir;
-use crate::log::{self, Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
+use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::producer_snapshot;
 
-// For whoever starts the process: before anything else is opened.
-pub use crate::log::dir::lock;
-
-/// Topic name of the metadata log; it has one partition.
-pub(super) const METADATA: &str = "__corelane_metadata";
-const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
-const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, ..LogConfig::DEFAULT };
+/// No segment begins for its age: the room that is kept for deletions is in the last one.
+const METADATA_LOG: LogConfig = LogConfig { segment_bytes: 64 << 20, segment_ms: i64::MAX, ..LogConfig::DEFAULT };
 const READ_BYTES: usize = 1 << 20;
-/// Broker epoch of a clean marker that is put back.
-const UNKNOWN_EPOCH: i64 = -1;
-/// How often a change that the disk has no room for is tried again.
-const AGAIN: Duration = Duration::from_millis(500);
-
-/// What one entry of log.dirs was found to hold.
-#[derive(Clone, Debug)]
-pub struct LogDir {
-    pub(super) path: PathBuf,
-    pub(super) clean: bool,
-    recovery_points: Offsets,
-    log_starts: Offsets,
-    cleaned: Offsets,
-    pub(super) partitions: Vec<PartitionDir>,
-}
-
-impl LogDir {
-    /// Looks at a log directory. The clean marker is taken from it: if this process does not stop cleanly, the next will know.
-    async fn read<R: Rt>(rt: &R, path: &Path) -> Result<LogDir, LogError> {
-        Ok(LogDir {
-            path: path.into(),
-            clean: dir::take_clean(rt, path).await?,
-            recovery_points: checkpoint::read(rt, path, checkpoint::RECOVERY_POINTS)?,
-            log_starts: checkpoint::read(rt, path, checkpoint::LOG_STARTS)?,
-            cleaned: checkpoint::read(rt, path, checkpoint::CLEANED)?,
-            partitions: dir::partitions(rt, path)?,
-        })
-    }
-
-    /// What is known of a partition here. A clean stop counts for it only if its log was among those closed.
-    fn opening(&self, partition: &(String, i32)) -> Opening {
-        let recovery_point = self.recovery_points.get(partition).copied();
-        Opening {
-            recovery_point: recovery_point.unwrap_or(0),
-            clean: self.clean && recovery_point.is_some(),
-            log_start: self.log_starts.get(partition).copied().unwrap_or(0),
-            cleaned: self.cleaned.get(partition).copied().unwrap_or(0),
-        }
-    }
-}
-
-/// Looks at every entry of log.dirs. All must belong to this broker and to one cluster: to `cluster_id` if that is configured, else to that
-/// of the first directory, which is made up if it is new. Returns the cluster's id and what was found.
-pub async fn open_dirs<R: Rt>(
-    rt: &R,
-    paths: &[PathBuf],
-    mut cluster_id: Option<String>,
-    node_id: BrokerId,
-) -> Result<(String, Vec<LogDir>), LogError> {
-    let mut dirs = Vec::with_capacity(paths.len());
-    for path in paths {
-        cluster_id = Some(dir::identify(rt, path, cluster_id.as_deref(), node_id).await?.cluster_id);
-        dirs.push(LogDir::read(rt, path).await?);
-    }
-    Ok((cluster_id.unwrap_or_default(), dirs))
-}
-
-/// Where every partition's directory is.
-struct Places {
-    dirs: Vec<LogDir>,
-    /// Index into `dirs` by topic name and partition.
-    of: BTreeMap<(String, i32), usize>,
-    counts: Vec<usize>,
-}
 
 /// The controller shard of this process.
 pub struct Control<R: Rt> {
-    shard: Shard<R>,
-    log: Log<R>,
-    image: RefCell<Image>,
-    places: RefCell<Places>,
-    queue: RefCell<VecDeque<(usize, Ticket, Decide)>>,
-    queued: Notify,
+    pub(super) shard: Shard<R>,
+    pub(super) log: Log<R>,
+    pub(super) image: RefCell<Image>,
+    pub(super) places: RefCell<Places>,
+    pub(super) queue: RefCell<Queue<(Asker, Change)>>,
+    pub(super) queued: Notify,
+    /// Who is told of the change that is being made, and until when.
+    pub(super) deciding: Cell<Option<(Asker, Duration)>>,
+    /// A deadline has come to those that are waited for.
+    pub(super) expiry: Notify,
+    /// What has to be written before anything is produced.
+    pub(super) owed: RefCell<Vec<MetadataRecord>>,
+    /// The log has no room, and that was said.
+    pub(super) full: Cell<bool>,
+    /// The log is being written.
+    pub(super) busy: Cell<bool>,
     /// A checkpoint is being written. Two at a time would take each other's files away.
     writing: Cell<bool>,
-    closed: Cell<bool>,
+    pub(super) closed: Cell<bool>,
 }
 
 impl<R: Rt> Control<R> {
     /// Opens the metadata log, replays it, and has every core open its replicas. Where there is none yet, but that of a Kafka, its metadata
     /// is taken over. `given` are the settings that this broker, `node`, was started with.
-    pub async fn start(shard: Shard<R>, node: BrokerId, given: Arc<Configs>, mut dirs: Vec<LogDir>) -> Result<Rc<Control<R>>, String> {
+    pub async fn start(shard: Shard<R>, node: BrokerId, given: Arc<Configs>, mut dirs: LogDirs) -> Result<Rc<Control<R>>, String> {
         let rt = shard.rt();
-        let path = dir::partition_dir(&dirs[0].path, METADATA, 0);
-        let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
         let elsewhere = given.get("metadata.log.dir").map(PathBuf::from);
-        let mut opened = None;
-        if log::exists(rt, &path).map_err(|e| failed(&e))? {
-            let opening = dirs[0].opening(&(METADATA.to_owned(), 0));
-            let log = Log::open(rt, shard.cache(), &path, METADATA_LOG, opening, &mut NoReplay).await;
-            opened = Some(log.map_err(|e| failed(&e))?);
-        }
-        // An empty one is of a start that was cut short before it had taken over anything.
-        let fresh = opened.as_ref().is_none_or(|log| log.end_offset() == 0);
-        let taken = if fresh { take_over(rt, &dirs, elsewhere.as_deref(), node).await? } else { None };
-        let log = match opened {
+        let settings = BrokerSettings::new(node, given);
+        let opened = match Opened::open(&shard, node, settings, &dirs, elsewhere.as_deref()).await {
+            Ok(opened) => opened,
+            Err(reason) => {
+                // The next start, Kafka's perhaps, finds what this one has found.
+                dirs.put_back(rt).await.map_err(|e| format!("{reason}; {e}"))?;
+                return Err(reason);
+            }
+        };
+        let Opened { log, home, image, removed, takeover } = opened;
+        let path = dir::partition_dir(&dirs.dirs[home].path, METADATA, 0);
+        let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
+        let log = match log {
             Some(log) => log,
             None => Log::create(rt, shard.cache(), &path, METADATA_ID, METADATA_LOG).await.map_err(|e| failed(&e))?,
         };
-        let (image, removed) = replay(&log, Image::new(BrokerSettings::new(node, given))).await.map_err(|e| failed(&e))?;
-        let clean = dirs.iter().all(|d| d.clean);
+        dirs.store_known(rt, home).await.map_err(|e| e.to_string())?;
+        let clean = dirs.clean();
         let control = Rc::new(Control {
             image: RefCell::new(image),
-            places: RefCell::new(Places::new(Vec::new())),
+            places: RefCell::default(),
             queue: RefCell::default(),
             queued: Notify::default(),
+            deciding: Cell::default(),
+            expiry: Notify::default(),
+            owed: RefCell::default(),
+            full: Cell::default(),
+            busy: Cell::default(),
             writing: Cell::new(false),
             closed: Cell::new(false),
             log,
             shard: shard.clone(),
         });
-        if let Some((path, taken)) = taken {
-            control.write(&taken.records, rt.now().wall_ms).await;
-            takeover::report(&path, &taken, &control.image.borrow());
+        control.reserve().await;
+        if let Some(Takeover { path, taken }) = &takeover {
+            control.take_in(&taken.records, &dirs).await?;
+            takeover::report(path, taken, &control.image.borrow());
+        }
+        if control.log.end_offset() > 0
+            && let Err(reason) = takeover::mark_taken_over(rt, &dirs, elsewhere.as_deref()).await
+        {
+            if takeover.is_some() {
+                return Err(reason);
+            }
+            tracing::warn!("{reason}");
         }
         let image = control.image.borrow().clone();
         takeover::clear_strays(rt, &mut dirs, &image, &removed).await.map_err(|e| e.to_string())?;
-        *control.places.borrow_mut() = Places::new(dirs);
-        if !clean && control.image.borrow().topics().len() > 0 {
-            // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
-            control.write(&[MetadataRecord::NewLeaderEpochs], rt.now().wall_ms).await;
+        control.places.replace(Places::new(dirs, home, &image));
+        if control.places.borrow().checkpoints_are_stale(&image) {
+            control.write_checkpoints(&[]).await.map_err(|e| e.to_string())?;
+        }
+        // What the logs have lost may be written anew at the same offsets: a new leader epoch tells clients which is which.
+        let unclean = control.places.borrow().new_epochs(&image);
+        if !unclean.is_empty() {
+            control.write_or_owe(unclean).await;
         }
         shard.set_control(control.clone());
         let everything = partitions(&control.image.borrow());
         control.publish(everything).await;
+        if !clean {
+            control.checkpoint_recovered().await;
+        }
         let running = control.clone();
         shard.rt().spawn(Class::Foreground, async move { running.run().await });
         Ok(control)
-    }
-
-    /// Takes a decision into the queue.
-    pub(super) fn submit(&self, from: usize, ticket: Ticket, decide: Decide) {
-        self.queue.borrow_mut().push_back((from, ticket, decide));
-        self.queued.notify();
-    }
-
-    async fn run(self: Rc<Self>) {
-        // Once the log is closed nothing can be decided: those who asked have lost their connections.
-        while !self.closed.get() {
-            let next = self.queue.borrow_mut().pop_front();
-            let Some((from, ticket, decide)) = next else {
-                self.queued.notified().await;
-                continue;
-            };
-            let now = self.shard.rt().now();
-            let mut random = || {
-                let mut bytes = [0; 16];
-                self.shard.rt().random(&mut bytes);
-                bytes
-            };
-            let (records, reply) = decide(&self.image.borrow(), &mut Ids { now, random: &mut random });
-            if !records.is_empty() {
-                self.commit(&records, now.wall_ms).await;
-            }
-            self.shard.reply(from, ticket, Answer::Control(reply));
-        }
-    }
-
-    /// Writes, flushes, applies, publishes.
-    async fn commit(&self, records: &[MetadataRecord], now_ms: i64) {
-        // Producer ids are of interest here alone.
-        if records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. })) {
-            return self.write(records, now_ms).await;
-        }
-        let before: HashSet<Key> = partitions(&self.image.borrow()).into_iter().collect();
-        self.write(records, now_ms).await;
-        let created = partitions(&self.image.borrow()).into_iter().filter(|key| !before.contains(key)).collect();
-        self.publish(created).await;
-    }
-
-    async fn write(&self, records: &[MetadataRecord], now_ms: i64) {
-        let base = loop {
-            let base = self.log.end_offset();
-            let appended = self.log.append(&journal::encode(records, now_ms), base, 0, None);
-            let done = match appended {
-                Ok(_) => self.log.flush().await,
-                Err(e) => Err(e),
-            };
-            match done {
-                Ok(()) => break base,
-                // The log says so; whoever asked waits.
-                Err(LogError::Exhausted(_)) => self.shard.rt().sleep(AGAIN).await,
-                Err(e) => fatal(&format!("the metadata log cannot be written: {e}")),
-            }
-        };
-        for (at, record) in (base..).zip(records) {
-            self.image.borrow_mut().apply(at, record);
-        }
-    }
-
-    /// Gives the image to every core, with the replicas to open, and waits until all have acted on it.
-    async fn publish(&self, open: Vec<Key>) {
-        let cores = self.shard.rt().cores();
-        let image = Arc::new(self.image.borrow().clone());
-        let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
-        for key in open {
-            let Some(topic) = image.topic_by_id(key.0) else { continue };
-            let (dir, opening) = self.places.borrow_mut().place(&(topic.name.to_string(), key.1));
-            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, dir, opening });
-        }
-        let calls: Vec<_> =
-            (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();
-        for call in calls {
-            call.await;
-        }
-        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
-        self.places.borrow_mut().forget_all_but(&image);
     }
 
     /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
     pub async fn checkpoint_every(&self, interval: Duration) {
         loop {
             self.shard.rt().sleep(interval.max(Duration::from_secs(1))).await;
-            let mut positions = Vec::new();
-            for core in 0..self.shard.rt().cores() {
-                positions.extend(self.shard.checkpoint_core(core).await);
-            }
-            positions.push(self.position());
+            let positions = self.positions().await;
             if self.closed.get() {
                 return;
             }
@@ -261,22 +142,44 @@ impl<R: Rt> Control<R> {
                 tracing::warn!("{e}");
             }
             self.writing.set(false);
-            // Metadata seldom changes: between two checkpoints the log holds nothing that it does not need.
-            self.log.trim_idle();
+            // What the log has allocated ahead is not given back: it is the room for deletions.
+        }
+    }
+
+    /// How far all logs are, once they are flushed.
+    async fn positions(&self) -> Vec<Position> {
+        let mut positions = Vec::new();
+        for core in 0..self.shard.rt().cores() {
+            positions.extend(self.shard.checkpoint_core(core).await);
+        }
+        positions.push(self.position(false));
+        positions
+    }
+
+    /// After an unclean end, before anything new is accepted: a log may end below what its checkpoint
+    /// tells, and what is written there next is something else.
+    async fn checkpoint_recovered(&self) {
+        let positions = self.positions().await;
+        if let Err(e) = self.write_checkpoints(&positions).await {
+            tracing::warn!("{e}");
         }
     }
 
     /// Closes the metadata log, and marks the stop as clean. `positions` are those of the logs that were closed.
     pub async fn close(&self, mut positions: Vec<Position>) -> Result<(), String> {
         self.closed.set(true);
-        while self.writing.get() {
+        while self.writing.get() || self.busy.get() {
             self.shard.rt().sleep(Duration::from_millis(1)).await;
         }
         let no_producers = producer_snapshot::encode(std::iter::empty());
         self.log.close(no_producers).await.map_err(|e| format!("metadata log: {e}"))?;
-        positions.push(self.position());
+        positions.push(self.position(true));
         self.write_checkpoints(&positions).await.map_err(|e| e.to_string())?;
-        let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();
+        if self.owes() {
+            tracing::warn!("the stop is not marked as clean: the leader epochs have not grown since the last one that was not");
+            return Ok(());
+        }
+        let dirs = self.places.borrow().paths();
         let offset = self.image.borrow().offset();
         for path in dirs {
             dir::mark_clean(self.shard.rt(), &path, offset).await.map_err(|e| e.to_string())?;
@@ -284,83 +187,87 @@ impl<R: Rt> Control<R> {
         Ok(())
     }
 
-    fn position(&self) -> Position {
-        let log_dir = self.places.borrow().dirs[0].path.clone();
-        let high_watermark = self.log.written_offset();
+    /// Takes in the metadata of a Kafka, as a whole or not at all.
+    async fn take_in(&self, records: &[MetadataRecord], dirs: &LogDirs) -> Result<(), String> {
+        let now_ms = self.shard.rt().now().wall_ms;
+        let refused = match journal::encode(records, now_ms).len() <= METADATA_LOG.segment_bytes as usize {
+            true => self.write(records, now_ms).await.err().map(|NoRoom(what)| what),
+            false => Some("it is larger than a segment of our metadata log".to_owned()),
+        };
+        let Some(reason) = refused else { return Ok(()) };
+        dirs.put_back(self.shard.rt()).await.map_err(|e| format!("{reason}; {e}"))?;
+        Err(format!("the metadata of Kafka cannot be stored: {reason}. Nothing was changed"))
+    }
+
+    fn position(&self, clean: bool) -> Position {
+        let recovery_point = self.log.flushed_offset();
         Position {
-            log_dir,
-            partition: (METADATA.into(), 0),
-            recovery_point: self.log.flushed_offset(),
-            high_watermark,
-            log_start: 0,
-            cleaned: 0,
+            key: METADATA_KEY,
+            opening: Opening { recovery_point, clean, ..Opening::default() },
+            high_watermark: self.log.written_offset(),
         }
     }
 
     async fn write_checkpoints(&self, positions: &[Position]) -> Result<(), LogError> {
-        let dirs: Vec<PathBuf> = self.places.borrow().dirs.iter().map(|d| d.path.clone()).collect();
-        for path in dirs {
-            let here = || positions.iter().filter(|p| p.log_dir == path);
-            let column = |of: fn(&Position) -> Offset| here().map(|p| (p.partition.clone(), of(p))).collect::<Offsets>();
-            let rt = self.shard.rt();
-            let log_starts: Offsets = here().filter(|p| p.log_start > 0).map(|p| (p.partition.clone(), p.log_start)).collect();
-            checkpoint::write(rt, &path, checkpoint::RECOVERY_POINTS, &column(|p| p.recovery_point)).await?;
-            checkpoint::write(rt, &path, checkpoint::HIGH_WATERMARKS, &column(|p| p.high_watermark)).await?;
-            checkpoint::write(rt, &path, checkpoint::LOG_STARTS, &log_starts).await?;
-            let cleaned: Offsets = here().filter(|p| p.cleaned > 0).map(|p| (p.partition.clone(), p.cleaned)).collect();
-            checkpoint::write(rt, &path, checkpoint::CLEANED, &cleaned).await?;
+        let checkpoints = self.places.borrow_mut().checkpoints(positions, &self.image.borrow());
+        for checkpoint in checkpoints {
+            checkpoint.write(self.shard.rt()).await?;
         }
         Ok(())
     }
 }
 
-impl Places {
-    fn new(dirs: Vec<LogDir>) -> Places {
-        let counts = dirs.iter().map(|d| d.partitions.len()).collect();
-        let of = dirs.iter().enumerate().flat_map(|(i, d)| d.partitions.iter().map(move |p| ((p.topic.clone(), p.partition), i))).collect();
-        Places { dirs, of, counts }
-    }
+/// What a start knows before it changes anything.
+struct Opened<R: Rt> {
+    /// The metadata log, if there is one.
+    log: Option<Log<R>>,
+    /// The log directory that it is in, or is to be in.
+    home: usize,
+    image: Image,
+    /// Topics that were deleted.
+    removed: HashSet<TopicId>,
+    /// Kafka's metadata, to be written to the log.
+    takeover: Option<Takeover>,
+}
 
-    /// Where a partition is, or is to be: a new one goes to the directory with the fewest.
-    fn place(&mut self, partition: &(String, i32)) -> (PathBuf, Opening) {
-        let counts = &mut self.counts;
-        let index = *self.of.entry(partition.clone()).or_insert_with(|| {
-            let fewest = (0..counts.len()).min_by_key(|i| counts[*i]).unwrap_or(0);
-            counts[fewest] += 1;
-            fewest
-        });
-        let dir = &self.dirs[index];
-        (dir::partition_dir(&dir.path, &partition.0, partition.1), dir.opening(partition))
-    }
-
-    fn forget_all_but(&mut self, image: &Image) {
-        let (counts, dirs) = (&mut self.counts, &mut self.dirs);
-        self.of.retain(|partition, index| {
-            let keep = partition.0 == METADATA || image.topic(&partition.0).is_some_and(|t| t.partition(partition.1).is_some());
-            if !keep {
-                counts[*index] = counts[*index].saturating_sub(1);
-                dirs[*index].recovery_points.remove(partition);
-                dirs[*index].log_starts.remove(partition);
-                dirs[*index].cleaned.remove(partition);
+impl<R: Rt> Opened<R> {
+    /// Opens and replays the metadata log, or reads Kafka's where there is none or an empty one.
+    async fn open(
+        shard: &Shard<R>,
+        node: BrokerId,
+        settings: BrokerSettings,
+        dirs: &LogDirs,
+        elsewhere: Option<&Path>,
+    ) -> Result<Opened<R>, String> {
+        let (rt, found) = (shard.rt(), dirs.metadata(shard.rt(), elsewhere)?);
+        let home = found.unwrap_or(0);
+        let (mut image, mut removed) = (Image::new(settings.clone()), HashSet::new());
+        let mut log = None;
+        if let Some(found) = &dirs.dirs[home].metadata {
+            let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", found.dir.path.display());
+            let opened = Log::open(rt, shard.cache(), &found.dir.path, METADATA_LOG, found.opening, &mut NoReplay).await;
+            let opened = opened.map_err(|e| failed(&e))?;
+            let (end, flushed) = (opened.end_offset(), found.opening.recovery_point);
+            if end < flushed {
+                let reason = format!("it ends at offset {end}, though it was once flushed up to {flushed}: topics are missing");
+                return Err(failed(&format!("{reason}. Put a copy of the directory in its place")));
             }
-            keep
-        });
-    }
-}
-
-fn partitions(image: &Image) -> Vec<Key> {
-    image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
-}
-
-/// See [`takeover::read_kafka`]. When it fails the next start, Kafka's perhaps, finds what this one has found.
-async fn take_over<R: Rt>(rt: &R, dirs: &[LogDir], elsewhere: Option<&Path>, node: BrokerId) -> Result<Option<(PathBuf, Taken)>, String> {
-    let taken = takeover::read_kafka(rt, dirs, elsewhere, node);
-    if let Err(reason) = &taken {
-        for dir in dirs.iter().filter(|dir| dir.clean) {
-            dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await.map_err(|e| format!("{reason}; {e}"))?;
+            (image, removed) = replay(&opened, image).await.map_err(|e| failed(&e))?;
+            log = Some(opened);
         }
+        // An empty one is of a start that was cut short before it had taken over anything.
+        let fresh = log.as_ref().is_none_or(|log| log.end_offset() == 0);
+        let takeover = if fresh { takeover::read_kafka(rt, dirs, elsewhere, &settings, node)? } else { None };
+        match &takeover {
+            None => dirs.refuse_copies(&image)?,
+            Some(takeover) => dirs.refuse_copies(&Image::of(settings, &takeover.taken.records))?,
+        }
+        Ok(Opened { log, home, image, removed, takeover })
     }
-    taken
+}
+
+pub(super) fn partitions(image: &Image) -> Vec<Key> {
+    image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 
 /// Folds the whole log into an image; also the topics that were deleted.
@@ -380,7 +287,7 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet
                     if let MetadataRecord::RemoveTopic { id } = record {
                         removed.insert(Uuid(id));
                     }
-                    offset = at + 1;
+                    offset = at.saturating_add(1);
                 }
             }
         }

@@ -1,16 +1,18 @@
-//! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds its state.
+//! The group coordinators of one core: each beside the replica of `__consumer_offsets` that holds
+//! its state.
 //!
-//! A request is decided at once; its records go to the replica's log and are applied, and its replies leave when all that was appended
-//! until then is flushed, so nobody hears of what a crash could take back. A log that takes no more ends its
-//! coordinator; one that had no room for a while has it loaded again.
+//! A request is decided at once; its records go to the replica's log and are applied, and its
+//! replies leave when all that was appended until then is flushed, so nobody hears of what a crash
+//! could take back. A coordinator comes and goes with its replica. A log that takes no more ends
+//! it; one that had no room for a while has it loaded again, and so has a decision that contradicts
+//! its state.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use slab::Slab;
 
 use super::message::{Answer, Call, Message, Ticket};
@@ -18,14 +20,13 @@ use super::owner::{Replica, Sink};
 use super::{Shard, placement};
 use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
-use crate::base::ids::{Offset, TopicId};
+use crate::base::ids::TopicId;
 use crate::cluster::image::Image;
 use crate::coord::modern::topics::Topics;
 use crate::coord::op::{Listed, Op, Reply, Token};
-use crate::coord::record::Record;
-use crate::coord::replay::{self, Replay};
+use crate::coord::replay::{self, Replay, Replayed};
 use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, Overrides, partition_for};
-use crate::log::Read;
+use crate::log::{LogError, Read};
 use crate::partition::op::{Key, Produced};
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
@@ -46,11 +47,12 @@ enum Stage {
 
 /// One partition's coordinator.
 struct Hosted<R: Rt> {
-    key: Key,
     replica: Rc<Replica<R>>,
     stage: RefCell<Stage>,
     /// Who waits, by token: a core and its ticket.
     askers: RefCell<Slab<(usize, Ticket)>>,
+    /// Topics that were deleted while the log was being replayed.
+    deleted: RefCell<BTreeSet<Name>>,
 }
 
 /// The coordinators of a core.
@@ -127,14 +129,18 @@ impl<R: Rt> Shard<R> {
         all
     }
 
-    /// The groups of this core.
+    /// The groups of this core, or why they are not all known: a list with groups missing would
+    /// look like groups that are gone.
     pub(super) fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
         let mut all = Vec::new();
+        if self.image().topic(OFFSETS_TOPIC).is_some_and(|topic| self.0.owner.has_offline(topic.id)) {
+            return Err(ErrorCode::NotCoordinator);
+        }
         for hosted in self.0.groups.all() {
             match &*hosted.stage.borrow() {
                 Stage::Active(coordinator) => all.extend(coordinator.list(states, types)),
                 Stage::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
-                Stage::Ended => {}
+                Stage::Ended => return Err(ErrorCode::NotCoordinator),
             }
         }
         Ok(all)
@@ -153,33 +159,56 @@ impl<R: Rt> Shard<R> {
         self.run(&hosted, |coordinator, context| coordinator.decide(context, group, op, token));
     }
 
-    /// The image has changed: coordinators come and go with the replicas of their topic, and offsets go with theirs.
-    pub(super) fn groups_follow(&self, before: &Image) {
+    /// The image has changed: offsets go with their topics, and replicas that were opened for it
+    /// get their coordinators.
+    pub(super) fn groups_follow_topics(&self, before: &Image) {
         let image = self.image();
         if let Some(topic) = image.topic(OFFSETS_TOPIC) {
-            for key in (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition)) {
-                if let Some(replica) = self.0.owner.replica(&key)
-                    && self.0.groups.get(&key).is_none()
-                {
-                    self.host(key, replica);
-                }
-            }
+            (0..topic.partitions.len() as i32).for_each(|partition| self.groups_follow_replica(&(topic.id, partition)));
         }
-        let topics_gone = before.topics().any(|topic| image.topic_by_id(topic.id).is_none());
+        let gone: Vec<Name> = before.topics().filter(|t| image.topic_by_id(t.id).is_none()).map(|t| t.name.clone()).collect();
+        if gone.is_empty() {
+            return;
+        }
         for hosted in self.0.groups.all() {
-            if image.topic_by_id(hosted.key.0).is_none() {
-                self.end(&hosted);
-                self.0.groups.hosted.borrow_mut().remove(&hosted.key);
-            } else if topics_gone {
-                self.forget_topics(&hosted);
+            if matches!(*hosted.stage.borrow(), Stage::Loading) {
+                hosted.deleted.borrow_mut().extend(gone.iter().cloned());
             }
+            self.forget_topics(&hosted);
+        }
+    }
+
+    /// A replica has come or gone: if it is one of the coordinators' topic, as the image knows it,
+    /// its coordinator does so too.
+    pub(super) fn groups_follow_replica(&self, key: &Key) {
+        let replica = self.0.owner.replica(key);
+        if let Some(hosted) = self.0.groups.get(key) {
+            if replica.as_ref().is_some_and(|replica| Rc::ptr_eq(replica, &hosted.replica)) {
+                return;
+            }
+            self.end(&hosted);
+            self.0.groups.hosted.borrow_mut().remove(key);
+        }
+        let image = self.image();
+        let topic = image.topic(OFFSETS_TOPIC).filter(|topic| topic.id == key.0 && topic.partition(key.1).is_some());
+        if let (Some(replica), Some(_)) = (replica, topic)
+            && !self.0.stopping.get()
+        {
+            self.host(*key, replica);
         }
     }
 
     fn host(&self, key: Key, replica: Rc<Replica<R>>) {
         let empty = replica.log.start_offset() == replica.log.end_offset();
-        let hosted = Rc::new(Hosted { key, replica, stage: RefCell::new(Stage::Loading), askers: RefCell::default() });
+        let stage = RefCell::new(Stage::Loading);
+        let hosted = Rc::new(Hosted { replica, stage, askers: RefCell::default(), deleted: RefCell::default() });
         self.0.groups.hosted.borrow_mut().insert(key, hosted.clone());
+        let (shard, ending) = (Rc::downgrade(&self.0), Rc::downgrade(&hosted));
+        *hosted.replica.on_end.borrow_mut() = Some(Rc::new(move || {
+            if let (Some(inner), Some(hosted)) = (shard.upgrade(), ending.upgrade()) {
+                Shard(inner).end(&hosted);
+            }
+        }));
         if !self.0.groups.timing.replace(true) {
             let shard = self.clone();
             self.rt().spawn(Class::Foreground, async move { shard.time_groups().await });
@@ -201,6 +230,10 @@ impl<R: Rt> Shard<R> {
             }
             match loaded {
                 Ok(coordinator) => shard.activate(&hosted, coordinator),
+                Err(LogError::Exhausted(what)) => {
+                    tracing::warn!("{}: its groups cannot be loaded yet: {what}", hosted.replica.name);
+                    shard.load(hosted, RELOAD);
+                }
                 Err(e) => {
                     tracing::error!("{}: its groups cannot be loaded: {e}", hosted.replica.name);
                     *hosted.stage.borrow_mut() = Stage::Ended;
@@ -213,12 +246,17 @@ impl<R: Rt> Shard<R> {
         *hosted.stage.borrow_mut() = Stage::Active(coordinator);
         self.run(hosted, |coordinator, context| coordinator.loaded(context));
         self.forget_topics(hosted);
+        hosted.deleted.take();
     }
 
     /// Offsets in topics that do not exist any more, or under whose name there is another one now.
     fn forget_topics(&self, hosted: &Rc<Hosted<R>>) {
         let image = self.image();
-        let gone = |name: &Name, id: TopicId| image.topic(name).is_none_or(|topic| !id.is_zero() && topic.id != id);
+        let deleted = hosted.deleted.borrow().clone();
+        let gone = |name: &Name, id: TopicId| {
+            let other = |known: TopicId| if id.is_zero() { deleted.contains(name) } else { known != id };
+            image.topic(name).is_none_or(|topic| other(topic.id))
+        };
         self.run(hosted, |coordinator, context| coordinator.forget_topics(context, &gone));
     }
 
@@ -233,20 +271,29 @@ impl<R: Rt> Shard<R> {
         let spare_bytes = groups.spare_bytes();
         let mut stage = hosted.stage.borrow_mut();
         let Stage::Active(coordinator) = &mut *stage else { return };
-        let max_batch_bytes = usize::try_from(hosted.replica.config.borrow().max_message_bytes).unwrap_or(0);
+        let max_batch_bytes = {
+            let config = hosted.replica.config.borrow();
+            usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
+        };
         let now = self.rt().now();
         let cluster = Cluster(self.image());
         let (topics, overrides) = (&cluster, &cluster);
         let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics, overrides };
-        let Decision { records, replies } = decide(coordinator, context);
-        let appended = append(&hosted.replica, &records, max_batch_bytes, now.wall_ms);
-        if let Err(code) = appended {
-            tracing::error!("{}: what its groups decide cannot be stored: {code:?}", hosted.replica.name);
+        let Decision { records, divisible, replies } = decide(coordinator, context);
+        let done = match replay::batches(&records, divisible, max_batch_bytes, now.wall_ms) {
+            None => Err("its records are larger than one batch may be".into()),
+            Some(batches) => batches.iter().try_for_each(|batch| hosted.replica.append(batch)).map_err(|code| format!("{code:?}")),
+        };
+        let done = done.and_then(|()| {
+            records.iter().for_each(|record| coordinator.apply(record));
+            coordinator.verify(&records, hosted.replica.log.end_offset())
+        });
+        if let Err(reason) = done {
+            tracing::error!("{}: its groups are loaded again, a decision cannot stand: {reason}", hosted.replica.name);
             drop(stage);
             hosted.answer(self, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
             return self.fall_back(hosted);
         }
-        records.iter().for_each(|record| coordinator.apply(record));
         if cfg!(test) {
             coordinator.check();
         }
@@ -258,8 +305,8 @@ impl<R: Rt> Shard<R> {
         }
     }
 
-    /// What a coordinator has applied is not in the log: everybody who waits looks again. Where the log had no room it goes on, and the
-    /// coordinator with it, from what is there.
+    /// What a coordinator has applied is not what is in the log: everybody who waits looks again.
+    /// Unless the log has failed, the coordinator goes on from what is there.
     fn fall_back(&self, hosted: &Rc<Hosted<R>>) {
         if hosted.replica.log.fenced().is_some() {
             return self.end(hosted);
@@ -321,7 +368,7 @@ impl<R: Rt> Shard<R> {
                     groups.armed.set(at);
                     let sleep = async {
                         match at {
-                            Some(at) => self.rt().sleep(at - now).await,
+                            Some(at) => self.rt().sleep(at.saturating_sub(now)).await,
                             None => std::future::pending().await,
                         }
                     };
@@ -382,34 +429,47 @@ impl<R: Rt> Sink for Durable<R> {
     }
 }
 
-/// Appends records in as many batches as they need; those of one request fit in one.
-fn append<R: Rt>(replica: &Replica<R>, records: &[Record], max_batch_bytes: usize, now_ms: i64) -> Result<(), ErrorCode> {
-    let mut rest = records;
-    while !rest.is_empty() {
-        let batch = replay::encode(rest, now_ms);
-        if batch.len() <= max_batch_bytes || rest.len() == 1 {
-            return replica.append(&batch);
-        }
-        // Tombstones of a whole group, or of an expired one: halves are applied in the same order.
-        let (front, back) = rest.split_at(rest.len() / 2);
-        append(replica, front, max_batch_bytes, now_ms)?;
-        rest = back;
-    }
-    Ok(())
-}
-
-/// Replays a partition's log.
-async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, String> {
+/// Replays a partition's log. What cannot be read is told and passed over.
+async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
     let (mut coordinator, mut replay) = (Coordinator::default(), Replay::default());
     let (mut offset, end) = (replica.log.start_offset(), replica.log.end_offset());
+    let mut again = None;
     while offset < end {
-        let batches = match replica.log.read(offset, READ_BYTES, end, true) {
-            Read::Hit(batches) => batches,
-            Read::Miss(plan) => replica.log.read_cold(plan).await.map_err(|e| e.to_string())?,
+        let read = match replica.log.read(offset, READ_BYTES, end, true) {
+            Read::Hit(batches) => Ok(batches),
+            Read::Miss(plan) => replica.log.read_cold(plan).await,
         };
-        let next = replay_batches(&batches, &mut replay, &mut coordinator)?;
+        let mut apply = |replayed: &Replayed| coordinator.replay(replayed);
+        let next = match read {
+            Ok(batches) => {
+                let mut next = Ok(offset);
+                for bytes in &batches {
+                    next = replay.batches(bytes, &mut apply);
+                }
+                next.map_err(LogError::BadBatch)?
+            }
+            Err(LogError::Corrupt { path, position, reason }) if again != Some(offset) => {
+                let damage = replica.log.past_damage(offset).await?;
+                let (next, reason) = (damage.next, format!("{} at byte {position}: {reason}", path.display()));
+                match damage.batch {
+                    Some((header, batch)) => replay.damaged(&header, batch.as_deref(), &reason, &mut apply),
+                    None if next > offset => {
+                        let last = next - 1;
+                        replay.fault(format!("offsets {offset} to {last} are passed over, records of any group may be lost: {reason}"));
+                    }
+                    // Nothing is damaged: a segment was replaced.
+                    None => {
+                        again = Some(offset);
+                        continue;
+                    }
+                }
+                next
+            }
+            Err(e) => return Err(e),
+        };
+        replay.take_faults().iter().for_each(|fault| tracing::error!("{}: {fault}", replica.name));
         if next <= offset {
-            return Err(format!("nothing at offset {offset}, although the log ends at {end}"));
+            return Err(LogError::BadBatch(format!("nothing at offset {offset}, although the log ends at {end}")));
         }
         offset = next;
     }
@@ -417,13 +477,4 @@ async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, String> {
         tracing::warn!("{}: records of the unknown type {kind} are passed over", replica.name);
     }
     Ok(coordinator)
-}
-
-/// Applies batches; the offset behind them.
-fn replay_batches(batches: &[Bytes], replay: &mut Replay, coordinator: &mut Coordinator) -> Result<Offset, String> {
-    let mut next = -1;
-    for bytes in batches {
-        next = replay.batches(bytes, |record| coordinator.apply(record))?;
-    }
-    Ok(next)
 }

@@ -7,11 +7,13 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::base::time::Now;
 use crate::cluster::image::Image;
+use crate::cluster::queue::Lane;
 use crate::cluster::record::MetadataRecord;
 use crate::coord::Name;
 use crate::coord::op::{Listed, Op, Reply};
@@ -80,7 +82,7 @@ pub enum Call {
     /// Adopt a new image: open or create the replicas named, drop those of topics that are gone. Answered when that is done.
     Assign(Arc<Image>, Vec<Assignment>),
     /// Change the metadata; for the core that runs the controller shard.
-    Control(Decide),
+    Control(Change),
     /// A request to the group coordinator beside a partition.
     Group(Key, Name, Box<Op>),
     /// All groups whose state and type are among these (empty: any).
@@ -108,7 +110,7 @@ pub enum Answer {
     /// See [`Call::Sizes`].
     Sizes(Vec<ReplicaSize>),
     /// See [`Call::Control`].
-    Control(Box<dyn Any + Send>),
+    Control(Result<Box<dyn Any + Send>, ErrorCode>),
     /// See [`Call::Group`].
     Group(Reply),
     /// See [`Call::ListGroups`].
@@ -128,32 +130,52 @@ pub enum Answer {
 pub struct Assignment {
     /// Which partition.
     pub key: Key,
+    /// `None`: its directory may be in a log directory that is not there, so it is offline.
+    pub home: Option<Home>,
+}
+
+/// Where a replica is.
+#[derive(Clone, Debug)]
+pub struct Home {
     /// Its directory.
     pub dir: PathBuf,
-    /// What the last stop left behind about it.
+    /// What the last process left behind about its log.
     pub opening: Opening,
 }
 
 /// How far a replica's log is.
 #[derive(Clone, Debug)]
 pub struct Position {
-    /// The log directory (an entry of log.dirs).
-    pub log_dir: PathBuf,
-    /// Topic name and partition.
-    pub partition: (String, i32),
-    /// Everything below is on the device.
-    pub recovery_point: Offset,
+    /// Which partition.
+    pub key: Key,
+    /// What the next start is to know. `clean`: the log was closed.
+    pub opening: Opening,
     /// One past the last record that consumers may read.
     pub high_watermark: Offset,
-    /// First offset.
-    pub log_start: Offset,
-    /// Everything below is compacted; 0: nothing is.
-    pub cleaned: Offset,
 }
 
-/// A change of the metadata, as a pure decision that the controller shard makes on its newest image: the records to commit, and the answer
-/// to give once they are committed and every core has acted on them.
-pub type Decide = Box<dyn FnOnce(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+/// A pure decision that the controller shard makes on its newest image: the records to commit, and the answer to give once they are
+/// committed and every core has acted on them. Made anew when there was no room for the records.
+pub type Decide = Box<dyn FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+
+/// A change of the metadata.
+pub struct Change {
+    /// What is to be decided.
+    pub decide: Decide,
+    /// How it waits.
+    pub terms: Terms,
+}
+
+/// How a change waits for its turn, and for room.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Whoever asked gives up after this time; a change that is not begun by then is not made.
+    pub within: Duration,
+    /// Whether it makes room or takes some.
+    pub lane: Lane,
+    /// Bytes of the request.
+    pub bytes: usize,
+}
 
 /// Gives ids and the time to a decision.
 pub struct Ids<'a> {

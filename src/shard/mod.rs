@@ -1,7 +1,9 @@
 //! One shard per core: the replicas it owns, its mailboxes, and the way from a request on any core to the owner of a partition.
 
+mod changes;
 mod cleaner;
 pub mod control;
+pub mod dirs;
 mod groups;
 pub mod mailbox;
 pub mod message;
@@ -14,6 +16,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::future::poll_fn;
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -22,8 +25,8 @@ use std::task::{Poll, Waker};
 use slab::Slab;
 
 use crate::base::config::Config;
+use crate::base::error::ErrorCode;
 use crate::base::limits::{GROUPS_SHARE, MAILBOX};
-use crate::cluster::image::Image;
 use crate::cluster::placement;
 use crate::cluster::settings::BrokerSettings;
 use crate::log::cache::Cache;
@@ -36,9 +39,11 @@ use crate::rt::notify::Notify;
 use cleaner::Cleaner;
 use groups::Groups;
 use mailbox::{Grid, Mailboxes};
-use message::{Answer, Call, Connection, Decide, Ids, Message, Position, Ticket, Watched};
+use message::{Answer, Call, Change, Connection, Decide, Ids, Message, Position, Terms, Ticket, Watched};
 use owner::{Owner, Parked, Sink, Watcher};
 
+pub use crate::cluster::image::Image;
+pub use crate::cluster::queue::Lane;
 pub use crate::cluster::record::MetadataRecord;
 // What a shard is asked and what it answers.
 pub use crate::coord::op as group_op;
@@ -84,6 +89,10 @@ struct Inner<R: Rt> {
     /// Set by the server: closes the connections of this core when it stops.
     on_stop: RefCell<Option<Rc<Notify>>>,
     connections_closed: Notify,
+    /// Directory of the replica that is being reopened.
+    reopening: RefCell<Option<PathBuf>>,
+    /// The stop has begun: no replica is reopened, no coordinator begins.
+    stopping: Cell<bool>,
     stopped: Cell<bool>,
     stop: Notify,
     stop_asked: Arc<AtomicBool>,
@@ -117,6 +126,8 @@ impl<R: Rt> Shard<R> {
             control: RefCell::default(),
             on_stop: RefCell::default(),
             connections_closed: Notify::default(),
+            reopening: RefCell::default(),
+            stopping: Cell::new(false),
             stopped: Cell::new(false),
             stop: Notify::default(),
             stop_asked,
@@ -258,7 +269,7 @@ impl<R: Rt> Shard<R> {
     /// Deletes records of partitions that `owner` owns.
     pub async fn delete_records(&self, owner: usize, items: Vec<DeletionItem>) -> Vec<DeletionResult> {
         if owner == self.me() {
-            return self.0.owner.delete_records(&items);
+            return self.0.owner.delete_records(&items).await;
         }
         match self.call(owner, Call::DeleteRecords(items)).await {
             Answer::Deleted(results) => results,
@@ -289,17 +300,19 @@ impl<R: Rt> Shard<R> {
         Watch { shard: self.clone(), remote: Some((owner, ticket)), _local: Vec::new() }
     }
 
-    /// Has the controller shard decide on its newest image; resolves when the records are committed and every core has acted on them.
+    /// Has the controller shard decide on its newest image; resolves when the records are committed and every core has acted on them, or
+    /// with `RequestTimedOut` when that was not to be had within the terms.
     pub async fn control<T: Send + 'static>(
         &self,
-        decide: impl FnOnce(&Image, &mut Ids) -> (Vec<MetadataRecord>, T) + Send + 'static,
-    ) -> T {
+        terms: Terms,
+        mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, T) + Send + 'static,
+    ) -> Result<T, ErrorCode> {
         let decide: Decide = Box::new(move |image, ids| {
             let (records, reply) = decide(image, ids);
             (records, Box::new(reply) as Box<dyn Any + Send>)
         });
-        match self.call(CONTROLLER_CORE, Call::Control(decide)).await {
-            Answer::Control(reply) => *reply.downcast::<T>().expect("the reply of our own decision"),
+        match self.call(CONTROLLER_CORE, Call::Control(Change { decide, terms })).await {
+            Answer::Control(reply) => Ok(*reply?.downcast::<T>().expect("the reply of our own decision")),
             _ => unreachable!("answers match calls"),
         }
     }

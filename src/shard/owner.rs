@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::message::Assignment;
+use super::message::Home;
 use crate::base::error::ErrorCode;
-use crate::base::ids::Offset;
+use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{Log, LogError, Read};
 use crate::partition::acks::Level;
@@ -18,6 +18,7 @@ use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult
 use crate::partition::waiters::WaitId;
 use crate::partition::{BatchHeader, Partition, ProduceDecision, Released, Waiting};
 use crate::rt::{Class, Rt};
+use crate::wire::batch::Stamp;
 
 /// ListOffsets' special timestamps.
 const LATEST: i64 = -1;
@@ -50,6 +51,8 @@ pub struct Ack {
 pub struct Replica<R: Rt> {
     /// The log on disk.
     pub log: Log<R>,
+    /// Its directory.
+    pub dir: PathBuf,
     /// The entry of log.dirs that it lies in.
     pub log_dir: PathBuf,
     /// TOPIC-PARTITION.
@@ -60,6 +63,11 @@ pub struct Replica<R: Rt> {
     pub flush_due: Cell<bool>,
     /// The epoch checkpoint is to be written: epochs went with the records at the front.
     pub epochs_moved: Cell<bool>,
+    /// Called once, when the replica takes nothing any more: its log has failed, or its topic is
+    /// deleted.
+    pub on_end: RefCell<Option<Rc<dyn Fn()>>>,
+    /// Nothing is to be appended for now, see [`crate::cluster::image::Image::held`].
+    pub held: Cell<bool>,
     /// The log's end when idle logs were last looked for.
     pub seen_end: Cell<Offset>,
     /// Sequences, acknowledgements, waits.
@@ -84,7 +92,7 @@ pub struct Owner<R: Rt> {
     rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
     /// Replicas of this core that could not be opened, with what to try again, if that may help.
-    offline: RefCell<BTreeMap<Key, Option<Assignment>>>,
+    offline: RefCell<BTreeMap<Key, Option<Home>>>,
 }
 
 impl<R: Rt> Owner<R> {
@@ -106,7 +114,7 @@ impl<R: Rt> Owner<R> {
     }
 
     /// A replica of this core cannot be opened: its partition has a storage error until the next start, or until `again` succeeds.
-    pub fn set_offline(&self, key: Key, again: Option<Assignment>) {
+    pub fn set_offline(&self, key: Key, again: Option<Home>) {
         self.offline.borrow_mut().insert(key, again);
     }
 
@@ -116,8 +124,13 @@ impl<R: Rt> Owner<R> {
     }
 
     /// The replicas whose opening is to be tried again.
-    pub fn waiting(&self) -> Vec<Assignment> {
-        self.offline.borrow().values().flatten().cloned().collect()
+    pub fn waiting(&self) -> Vec<(Key, Home)> {
+        self.offline.borrow().iter().filter_map(|(key, home)| Some((*key, home.clone()?))).collect()
+    }
+
+    /// Whether a topic has replicas on this core that could not be opened.
+    pub fn has_offline(&self, topic: TopicId) -> bool {
+        self.offline.borrow().range((topic, i32::MIN)..=(topic, i32::MAX)).next().is_some()
     }
 
     /// Forgets the offline replicas that are not kept.
@@ -288,12 +301,12 @@ impl<R: Rt> Replica<R> {
             ProduceDecision::Duplicate { base_offset, log_append_time } => {
                 let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
                 // The first copy may still be on its way to the disk: the repeat is acknowledged with it, not before.
-                let end = base_offset + item.header.last_offset_delta as Offset + 1;
+                let end = base_offset.saturating_add(i64::from(item.header.last_offset_delta) + 1);
                 return self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced });
             }
         };
         let log_append_time = if item.log_append_time { rt.now().wall_ms } else { -1 };
-        let stamp = item.log_append_time.then_some(log_append_time);
+        let stamp = if item.log_append_time { Some(Stamp::LogAppendTime(log_append_time)) } else { item.restamped() };
         if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
             return Some(Produced::refused(code));
         }
@@ -311,8 +324,11 @@ impl<R: Rt> Replica<R> {
         header: &BatchHeader,
         records: &[u8],
         base_offset: Offset,
-        stamp: Option<i64>,
+        stamp: Option<Stamp>,
     ) -> Result<(), ErrorCode> {
+        if self.held.get() {
+            return Err(ErrorCode::KafkaStorageError);
+        }
         match self.log.append(records, base_offset, partition.leader_epoch, stamp) {
             Ok(false) => {}
             Ok(true) => self.log.set_snapshot(base_offset, partition.producers.encode_snapshot()),
@@ -325,8 +341,8 @@ impl<R: Rt> Replica<R> {
             }
         }
         let mut stored = *header;
-        if let Some(ms) = stamp {
-            stored.stamp(ms);
+        if let Some(stamp) = stamp {
+            stored.stamp(stamp);
         }
         partition.appended(&stored, base_offset, records.len());
         if self.log.recovery_point_due() {
@@ -382,10 +398,21 @@ impl<R: Rt> Replica<R> {
     fn progress(&self) {
         let released = match self.log.fenced() {
             Some(reason) => self.partition.borrow_mut().fence(reason),
-            None => self.partition.borrow_mut().progress(self.log.written_offset(), self.log.flushed_offset()),
+            None => {
+                let mut partition = self.partition.borrow_mut();
+                let serving = partition.fenced().is_none();
+                let released = partition.progress(self.log.written_offset(), self.log.flushed_offset());
+                if let Some(reason) = partition.fenced().filter(|_| serving) {
+                    tracing::error!("partition {} goes offline: {reason}", self.name);
+                }
+                released
+            }
         };
         let failed = self.partition.borrow().fenced().map(|_| ErrorCode::KafkaStorageError);
         tell(released, failed);
+        if failed.is_some() {
+            self.ended();
+        }
         let end = self.log.end_offset();
         let taken_back = self.partition.borrow().log_end > end;
         if failed.is_none() && taken_back {
@@ -398,6 +425,14 @@ impl<R: Rt> Replica<R> {
     pub(super) fn retire(&self) {
         let released = self.partition.borrow_mut().fence("the topic is deleted".into());
         tell(released, Some(ErrorCode::UnknownTopicOrPartition));
+        self.ended();
+    }
+
+    fn ended(&self) {
+        let on_end = self.on_end.take();
+        if let Some(on_end) = on_end {
+            on_end();
+        }
     }
 
     fn plan_read(&self, item: &ReadItem, left: usize, first: bool) -> Result<(ReadResult, Read), ReadResult> {

@@ -1,20 +1,24 @@
 //! A shard's turn: what has come from other cores is handled, what is to go to them leaves.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::control::Control;
-use super::message::{Answer, Assignment, Call, Message, Position, Ticket};
+use super::message::{Answer, Assignment, Call, Home, Message, Position, Terms, Ticket};
 use super::op::Key;
 use super::owner::{Replica, Sink, Watcher};
 use super::{RemoteProduce, RemoteWatch, Shard, Waiting};
 use crate::base::ids::Offset;
 use crate::cluster::image::Image;
+use crate::cluster::names;
+use crate::cluster::queue::Lane;
+use crate::cluster::record::MetadataRecord;
 use crate::cluster::topic_config::TopicConfig;
-use crate::log::{self, Log, LogConfig, LogError, Replay};
+use crate::log::{self, Log, LogConfig, LogError, Opening, Replay};
 use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
 use crate::partition::{BatchHeader, Partition, Recovered};
@@ -23,6 +27,10 @@ use crate::rt::{Class, Rt};
 
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
+/// How long the controller may look for room for a new leader epoch, before it is asked again.
+const NEW_EPOCH_WITHIN: Duration = Duration::from_secs(10);
+/// How often it is looked whether a replica is still being reopened.
+const REOPENING: Duration = Duration::from_millis(1);
 
 impl<R: Rt> Shard<R> {
     /// Handles what has arrived and sends what is due; true when there was anything.
@@ -113,14 +121,16 @@ impl<R: Rt> Shard<R> {
                 shard.assign(&image, assignments).await;
                 shard.cleaner_follows(image.settings());
                 let before = std::mem::replace(&mut *shard.0.image.borrow_mut(), image);
-                shard.groups_follow(&before);
+                shard.groups_follow_topics(&before);
                 Answer::Assigned
             }),
-            Call::DeleteRecords(items) => self.send(from, Message::Reply(ticket, Answer::Deleted(self.0.owner.delete_records(&items)))),
+            Call::DeleteRecords(items) => {
+                self.answer_later(from, ticket, async move |shard| Answer::Deleted(shard.0.owner.delete_records(&items).await))
+            }
             Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
-            Call::Control(decide) => {
+            Call::Control(change) => {
                 let control = self.0.control.borrow().clone();
-                control.expect("only the controller's core is asked").submit(from, ticket, decide);
+                control.expect("only the controller's core is asked").submit(from, ticket, change);
             }
             Call::Group(key, group, op) => self.take_group_op(from, ticket, &key, &group, *op),
             Call::ListGroups(states, types) => {
@@ -165,27 +175,46 @@ impl<R: Rt> Shard<R> {
 
     /// Opens or creates the replicas named and drops those whose topic is gone.
     async fn assign(&self, image: &Arc<Image>, assignments: Vec<Assignment>) {
-        self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
-        let mut gone = Vec::new();
-        for (key, replica) in self.0.owner.replicas() {
-            match image.topic_by_id(key.0) {
-                Some(topic) => replica.set_config(&topic.config),
-                None => gone.push(key),
-            }
-        }
-        let shard = self.clone();
-        self.each(image, gone, async move |key: Key| shard.drop_replica(&key).await).await;
+        self.drop_orphans(image).await;
         let (shard, known) = (self.clone(), image.clone());
         let open = async move |assignment: Assignment| {
-            let (dir, key, again) = (assignment.dir.clone(), assignment.key, assignment.clone());
-            if let Err(e) = shard.open(&known, assignment).await {
-                let again = matches!(e, LogError::Exhausted(_)).then_some(again);
+            let Assignment { key, home: Some(home) } = assignment else {
+                return shard.0.owner.set_offline(assignment.key, None);
+            };
+            while shard.is_reopening(Some(&home.dir)) {
+                shard.rt().sleep(REOPENING).await;
+            }
+            if let Err(e) = shard.open(&known, key, &home).await {
+                let dir = home.dir.display().to_string();
+                let again = matches!(e, LogError::Exhausted(_)).then_some(home);
                 let until = if again.is_some() { "that has changed" } else { "the next start" };
-                tracing::error!("{}: cannot be opened, its partition stays offline until {until}: {e}", dir.display());
+                tracing::error!("{dir}: cannot be opened, its partition stays offline until {until}: {e}");
                 shard.0.owner.set_offline(key, again);
             }
         };
         self.each(image, assignments, open).await;
+        // A replica may have been reopened meanwhile, by the image that this one takes the place
+        // of.
+        while self.drop_orphans(image).await {}
+    }
+
+    /// Gives the replicas the settings of `image`, and drops those whose topic it does not have.
+    /// Whether there were any.
+    async fn drop_orphans(&self, image: &Arc<Image>) -> bool {
+        self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
+        let mut gone = Vec::new();
+        for (key, replica) in self.0.owner.replicas() {
+            match image.topic_by_id(key.0) {
+                Some(topic) => {
+                    replica.set_config(&topic.config);
+                    replica.follow(image, &key);
+                }
+                None => gone.push(key),
+            }
+        }
+        let (any, shard) = (!gone.is_empty(), self.clone());
+        self.each(image, gone, async move |key: Key| shard.drop_replica(&key).await).await;
+        any
     }
 
     /// Works through `items`, `num.recovery.threads.per.data.dir` of `image` at a time; returns when all are done.
@@ -211,33 +240,33 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Its topic is gone.
-    async fn drop_replica(&self, key: &Key) {
+    pub(super) async fn drop_replica(&self, key: &Key) {
         let Some(replica) = self.0.owner.remove(key) else { return };
         replica.retire();
+        self.groups_follow_replica(key);
         if let Err(e) = replica.log.delete().await {
             tracing::error!("{}: cannot be deleted: {e}", replica.name);
         }
     }
 
-    pub(super) async fn open(&self, image: &Image, assignment: Assignment) -> Result<(), LogError> {
-        let Assignment { key, dir, opening } = assignment;
+    pub(super) async fn open(&self, image: &Image, key: Key, home: &Home) -> Result<(), LogError> {
+        let Home { dir, opening } = home;
+        let closed = opening.clean;
         let Some(topic) = image.topic_by_id(key.0) else { return Ok(()) };
         let Some(info) = topic.partition(key.1) else { return Ok(()) };
         let config = log_config(&topic.config);
         let (rt, cache) = (self.rt(), &self.0.cache);
-        let owner = log::stored_topic_id(rt, &dir)?;
-        if !owner.is_zero() && owner != key.0 {
-            // A start sets such directories aside: this one has come since, or could not be removed with its topic.
-            let aside = log::dir::set_aside(rt, &dir).await?;
-            tracing::warn!("{}: belongs to the topic {owner}, not to {}: renamed to {}", dir.display(), key.0, aside.display());
-        }
-        let stored = log::epoch_checkpoint(rt, &dir)?;
+        self.clear_way(&key, &topic.name, dir).await?;
+        let stored = log::epoch_checkpoint(rt, dir)?;
         let mut recovering = Recovering::new(stored.as_deref());
-        let log = match Log::open(rt, cache, &dir, config, opening, &mut recovering).await {
-            Err(LogError::Missing(_)) => Log::create(rt, cache, &dir, key.0, config).await?,
+        let log = match Log::open(rt, cache, dir, config, *opening, &mut recovering).await {
+            Err(LogError::Missing(_)) => Log::create(rt, cache, dir, key.0, config).await?,
             opened => opened?,
         };
         if log.topic_id().is_zero() {
+            if log.end_offset() > 0 {
+                tracing::warn!("{}: does not tell its topic's id and is taken for {}'s by its name", dir.display(), key.0);
+            }
             log.set_topic_id(key.0);
         }
         let partition = Partition::new(key.0, key.1, info.leader_epoch, recovering.finish(&log));
@@ -247,17 +276,73 @@ impl<R: Rt> Shard<R> {
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let log_dir = dir.parent().map(Into::into).unwrap_or_default();
+        let dir = dir.clone();
         let replica = Replica {
+            dir,
             log,
             log_dir,
             name,
             config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),
             epochs_moved: Cell::new(false),
+            on_end: RefCell::default(),
+            held: Cell::new(image.held()),
             seen_end: Cell::new(-1),
             partition: RefCell::new(partition),
         };
+        if closed && replica.log.opened_unclean() {
+            self.serve_in_new_epoch(key, replica);
+        } else {
+            self.serve_replica(key, replica);
+        }
+        Ok(())
+    }
+
+    fn serve_replica(&self, key: Key, replica: Replica<R>) {
         self.0.owner.insert(key, replica);
+        self.0.owner.set_online(&key);
+        self.groups_follow_replica(&key);
+    }
+
+    /// Serves a replica, whose log should have been closed but is not as it was then, once its leader epoch has grown.
+    fn serve_in_new_epoch(&self, key: Key, replica: Replica<R>) {
+        self.0.owner.set_offline(key, None);
+        let shard = self.clone();
+        self.rt().spawn(Class::Foreground, async move {
+            let record = MetadataRecord::NewLeaderEpochsOf { id: key.0.0, partitions: vec![key.1] };
+            loop {
+                let terms = Terms { within: NEW_EPOCH_WITHIN, lane: Lane::Takes, bytes: 0 };
+                let record = record.clone();
+                match shard.control(terms, move |_, _| (vec![record.clone()], ())).await {
+                    Ok(()) => break,
+                    // The metadata disk has no room, and says so.
+                    Err(_) if shard.0.stopped.get() => return,
+                    Err(_) => {}
+                }
+            }
+            let image = shard.image();
+            if image.topic_by_id(key.0).is_some() {
+                replica.follow(&image, &key);
+                return shard.serve_replica(key, replica);
+            }
+            if let Err(e) = replica.log.delete().await {
+                tracing::error!("{}: cannot be deleted: {e}", replica.name);
+            }
+        });
+    }
+
+    /// Sets the directory `dir` aside if it is another topic's: it has come since the start, or could
+    /// not be removed with its topic. One that is open, or may be, is never touched.
+    async fn clear_way(&self, key: &Key, topic: &str, dir: &Path) -> Result<(), LogError> {
+        let owner = log::stored_topic_id(self.rt(), dir)?;
+        if owner.is_zero() || owner == key.0 {
+            return Ok(());
+        }
+        if names::is_own(topic) || self.0.owner.replicas().iter().any(|(_, replica)| replica.dir == dir) {
+            return Err(LogError::taken(dir));
+        }
+        let aside = log::dir::set_aside(self.rt(), dir).await?;
+        tracing::warn!("{}: belongs to the topic {owner}, not to {}: renamed to {}", dir.display(), key.0, aside.display());
         Ok(())
     }
 
@@ -279,16 +364,17 @@ impl<R: Rt> Shard<R> {
 
     async fn checkpoint(&self) -> Vec<Position> {
         let mut positions = Vec::new();
-        for (_, replica) in self.0.owner.replicas() {
+        for (key, replica) in self.0.owner.replicas() {
             // A failed flush has fenced the log and said so; its recovery point stays where it was.
             let _ = replica.log.flush().await;
-            positions.push(replica.position());
+            positions.push(replica.position(key, false));
         }
         positions
     }
 
     /// Ends the groups and closes the connections of this core.
     async fn disconnect(&self) {
+        self.0.stopping.set(true);
         self.end_groups();
         let stop = self.0.on_stop.borrow().clone();
         if let Some(stop) = stop {
@@ -299,13 +385,17 @@ impl<R: Rt> Shard<R> {
 
     /// Closes the logs.
     async fn close_all(&self) -> Vec<Position> {
+        while self.is_reopening(None) {
+            self.rt().sleep(REOPENING).await;
+        }
         let positions = Rc::new(RefCell::new(Vec::new()));
         let (shard, closed) = (self.clone(), positions.clone());
         let close = async move |(key, replica): (Key, Rc<Replica<R>>)| {
             let snapshot = replica.partition.borrow().producers.encode_snapshot();
-            match replica.log.close(snapshot).await {
-                Ok(()) => closed.borrow_mut().push(replica.position()),
-                Err(e) => tracing::error!("{}: not closed cleanly: {e}", replica.name),
+            let result = replica.log.close(snapshot).await;
+            closed.borrow_mut().push(replica.position(key, result.is_ok()));
+            if let Err(e) = result {
+                tracing::error!("{}: not closed cleanly: {e}", replica.name);
             }
             shard.0.owner.remove(&key);
         };
@@ -329,8 +419,21 @@ fn log_config(config: &TopicConfig) -> LogConfig {
 }
 
 impl<R: Rt> Replica<R> {
+    /// Leads in the epoch that the image tells; the reason to append nothing may have gone with the
+    /// epoch before.
+    fn follow(&self, image: &Image, key: &Key) {
+        let info = image.topic_by_id(key.0).and_then(|topic| topic.partition(key.1));
+        let mut partition = self.partition.borrow_mut();
+        if let Some(info) = info.filter(|info| info.leader_epoch > partition.leader_epoch)
+            && partition.lead(info.leader_epoch)
+        {
+            self.log.set_epochs_later(partition.epochs.encode());
+        }
+        self.held.set(image.held());
+    }
+
     /// The topic's configuration may have changed.
-    fn set_config(&self, config: &TopicConfig) {
+    pub(super) fn set_config(&self, config: &TopicConfig) {
         if *self.config.borrow() != *config {
             self.log.set_config(log_config(config));
             self.config.replace(config.clone());
@@ -343,16 +446,15 @@ impl<R: Rt> Replica<R> {
         (topic.to_owned(), index.parse().unwrap_or(0))
     }
 
-    fn position(&self) -> Position {
+    fn position(&self, key: Key, clean: bool) -> Position {
         let partition = self.partition.borrow();
-        Position {
-            log_dir: self.log_dir.clone(),
-            partition: self.topic_and_partition(),
+        let opening = Opening {
             recovery_point: self.log.flushed_offset(),
-            high_watermark: partition.high_watermark,
+            clean,
             log_start: partition.log_start,
             cleaned: self.log.cleaned_offset(),
-        }
+        };
+        Position { key, opening, high_watermark: partition.high_watermark }
     }
 }
 
@@ -373,6 +475,10 @@ impl Replay for Recovering {
 
     fn batch(&mut self, header: &BatchHeader) {
         self.0.replay(header);
+    }
+
+    fn reset(&mut self) {
+        self.0.producers = Producers::default();
     }
 }
 

@@ -1,40 +1,66 @@
-//! What a start finds in the data directories besides its own: the metadata of a Kafka that ran here, and partitions of no topic.
+//! Takes over a Kafka node's metadata, once, and sets partitions of no topic aside.
 
 use std::collections::HashSet;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::control::{LogDir, METADATA};
-use crate::base::ids::{BrokerId, LeaderEpoch, Offset, TopicId};
+use super::dirs::{Found, LogDir, LogDirs, claimed};
+use super::op::Key;
+use crate::base::ids::{BrokerId, LeaderEpoch, Offset, TopicId, Uuid};
 use crate::cluster::image::Image;
 use crate::cluster::kraft::{KafkaMetadata, Taken};
-use crate::cluster::names::CLUSTER_METADATA;
+use crate::cluster::names::{CLUSTER_METADATA, METADATA};
+use crate::cluster::settings::BrokerSettings;
 use crate::log::{self, LogError, dir};
 use crate::partition::epochs::Epochs;
 use crate::rt::Rt;
 
-/// Reads the metadata of a Kafka of one node from its log, if there is one. `elsewhere` is `metadata.log.dir`. Nothing is changed. The
-/// error says what is wrong, where, and what to do.
-pub(super) fn read_kafka<R: Rt>(
-    rt: &R,
-    dirs: &[LogDir],
-    elsewhere: Option<&Path>,
-    node: BrokerId,
-) -> Result<Option<(PathBuf, Taken)>, String> {
-    let mut found = None;
+/// Metadata of Kafka that was found, and where.
+pub(super) struct Takeover {
+    pub path: PathBuf,
+    pub taken: Taken,
+}
+
+/// The metadata logs of Kafka in these directories and in `elsewhere`, which is `metadata.log.dir`.
+fn kafka_logs<R: Rt>(rt: &R, dirs: &[LogDir], elsewhere: Option<&Path>) -> Result<Vec<PathBuf>, String> {
+    let mut found = Vec::new();
     for place in elsewhere.into_iter().chain(dirs.iter().map(|d| d.path.as_path())) {
         let path = dir::partition_dir(place, CLUSTER_METADATA, 0);
         match rt.list(&path) {
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(e) => return Err(format!("cannot list {}: {e}", path.display())),
-            Ok(_) => found = found.or(Some(path)),
+            Ok(_) => found.push(path),
         }
     }
-    let Some(path) = found else { return nobodys(dirs).map(|()| None) };
-    let clean = dirs.iter().all(|d| d.clean);
+    Ok(found)
+}
+
+/// Reads the metadata of a Kafka of one node from its log, if there is one. Nothing is changed. The
+/// error says what is wrong, where, and what to do.
+pub(super) fn read_kafka<R: Rt>(
+    rt: &R,
+    found: &LogDirs,
+    elsewhere: Option<&Path>,
+    settings: &BrokerSettings,
+    node: BrokerId,
+) -> Result<Option<Takeover>, String> {
+    let dirs = &found.dirs;
+    let logs = kafka_logs(rt, dirs, elsewhere)?;
+    for path in &logs {
+        if dir::taken_over(rt, path).map_err(|e| e.to_string())? {
+            return Err(format!(
+                "{} was taken over before, but Corelane's metadata log ({METADATA}-0) is missing or empty: it is not \
+                 taken over again, as all that was changed since would be lost. Add the log directory that has it",
+                path.display()
+            ));
+        }
+    }
+    let Some(path) = logs.into_iter().next() else { return nobodys(dirs).map(|()| None) };
+    let clean = found.clean();
     let stored_epoch = |topic: &str, partition: i32| stored_epoch(rt, dirs, topic, partition);
     let taken = fold(rt, &path, clean).and_then(|metadata| metadata.finish(node, rt.now().wall_ms, stored_epoch));
-    taken.map(|taken| Some((path.clone(), taken))).map_err(|reason| {
+    let whole = taken.and_then(|taken| refuse_missing(dirs, &taken, settings).map(|()| taken));
+    whole.map(|taken| Some(Takeover { path: path.clone(), taken })).map_err(|reason| {
         format!(
             "cannot take over the metadata of Kafka in {}: {reason}. Nothing was changed: Kafka can start here again; let it, stop it properly, \
              and try again, or move its topics by mirroring",
@@ -43,10 +69,40 @@ pub(super) fn read_kafka<R: Rt>(
     })
 }
 
+/// Refuses metadata with partitions that lie in a log directory of Kafka's which is not there: they
+/// would begin anew, empty. Where Kafka has not noted the directory yet, any of them may be it. A
+/// partition that Kafka was about to make has a directory nowhere.
+fn refuse_missing(dirs: &[LogDir], taken: &Taken, settings: &BrokerSettings) -> Result<(), String> {
+    let image = Image::of(settings.clone(), &taken.records);
+    let here: HashSet<Key> = dirs.iter().flat_map(|d| &d.partitions).filter_map(|p| claimed(&p.dir, &image)).collect();
+    let absent = |id: &Uuid| !dirs.iter().any(|dir| dir.id == *id);
+    let some_absent = taken.log_dirs.iter().any(absent);
+    let elsewhere = |key: &Key| !here.contains(key) && taken.homes.get(key).map_or(some_absent, absent);
+    let partitions = image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(move |p| (topic, p)));
+    let missing: Vec<String> =
+        partitions.filter(|(topic, p)| elsewhere(&(topic.id, *p))).map(|(topic, p)| format!("{}-{p}", topic.name)).collect();
+    match missing.first() {
+        None => Ok(()),
+        Some(first) => Err(format!(
+            "{} partitions are in a log directory that is not in log.dirs, {first} is one: add it (if it is lost, Kafka \
+             makes them anew, empty, when it starts without it)",
+            missing.len()
+        )),
+    }
+}
+
+/// Has Kafka's metadata logs say that they were taken over.
+pub(super) async fn mark_taken_over<R: Rt>(rt: &R, dirs: &LogDirs, elsewhere: Option<&Path>) -> Result<(), String> {
+    for path in kafka_logs(rt, &dirs.dirs, elsewhere)? {
+        dir::mark_taken_over(rt, &path, &dirs.cluster_id).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
+}
+
 /// Refuses partitions without any metadata: setting all of them aside is hardly what is wanted.
 fn nobodys(dirs: &[LogDir]) -> Result<(), String> {
-    let found = dirs.iter().flat_map(|d| &d.partitions).find(|p| p.topic != METADATA);
-    found.map_or(Ok(()), |partition| {
+    let found = dirs.iter().flat_map(|d| &d.partitions).next();
+    found.map_or(Ok(()), |Found { dir: partition, .. }| {
         Err(format!(
             "{} is a partition, but there is no metadata, neither Corelane's ({METADATA}-0) nor Kafka's ({CLUSTER_METADATA}-0): if Kafka kept it \
              elsewhere, set metadata.log.dir; else choose other log.dirs, or move the partitions away",
@@ -91,7 +147,8 @@ fn log_name(name: &str) -> Option<Offset> {
 
 /// The newest epoch that a partition's directory knows of.
 fn stored_epoch<R: Rt>(rt: &R, dirs: &[LogDir], topic: &str, partition: i32) -> Option<LeaderEpoch> {
-    let mut found = dirs.iter().flat_map(|d| &d.partitions).filter(|p| p.topic == topic && p.partition == partition);
+    let dirs = dirs.iter().flat_map(|d| &d.partitions).map(|found| &found.dir);
+    let mut found = dirs.filter(|dir| dir.topic == topic && dir.partition == partition);
     let text = log::epoch_checkpoint(rt, &found.next()?.path).ok()??;
     Some(Epochs::parse(&text).ok()?.latest()?.0)
 }
@@ -111,23 +168,30 @@ pub(super) fn report(path: &Path, taken: &Taken, image: &Image) {
 }
 
 /// Directories of partitions that the metadata does not know: of topics that were deleted (`removed`) they are removed, all others are set
-/// aside, since nobody knows what they are.
-pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut [LogDir], image: &Image, removed: &HashSet<TopicId>) -> Result<(), LogError> {
-    for log_dir in dirs {
+/// aside, since nobody knows what they are; so are copies that moves had begun.
+pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut LogDirs, image: &Image, removed: &HashSet<TopicId>) -> Result<(), LogError> {
+    for log_dir in &mut dirs.dirs {
         for found in std::mem::take(&mut log_dir.partitions) {
-            let topic = image.topic(&found.topic).filter(|topic| found.topic_id.is_zero() || found.topic_id == topic.id);
-            let own = found.topic == METADATA || topic.is_some_and(|topic| topic.partition(found.partition).is_some());
-            if own {
+            let dir = &found.dir;
+            if claimed(dir, image).is_some() {
                 log_dir.partitions.push(found);
-            } else if found.topic == CLUSTER_METADATA {
+            } else if dir.topic == CLUSTER_METADATA {
                 // Kafka's, and left as it is.
-            } else if removed.contains(&found.topic_id) {
-                tracing::info!("{}: removing what is left of the deleted topic {}", found.path.display(), found.topic_id);
-                rt.remove_dir_all(&found.path).map_err(LogError::removing(&found.path))?;
+            } else if removed.contains(&dir.topic_id) {
+                tracing::info!("{}: removing what is left of the deleted topic {}", dir.path.display(), dir.topic_id);
+                dir::remove(rt, &dir.path).await?;
             } else {
-                let aside = dir::set_aside(rt, &found.path).await?;
-                tracing::warn!("{}: no topic has this partition: renamed to {}", found.path.display(), aside.display());
+                let aside = dir::set_aside(rt, &dir.path).await?;
+                tracing::warn!("{}: no topic has this partition: renamed to {}", dir.path.display(), aside.display());
             }
+        }
+        for future in std::mem::take(&mut log_dir.futures) {
+            let aside = dir::set_aside(rt, &future).await?;
+            tracing::warn!(
+                "{}: a move to this log directory was not finished, the partition stays where it was: renamed to {}",
+                future.display(),
+                aside.display()
+            );
         }
     }
     Ok(())

@@ -1,9 +1,12 @@
 //! What keeps the logs of a core small and its replicas in service: retention, DeleteRecords, sizes, replicas that could not be opened.
 
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::Shard;
+use super::message::Home;
+use super::op::Key;
 use super::owner::{Owner, Replica};
 use crate::base::error::ErrorCode;
 use crate::cluster::topic_config::TopicConfig;
@@ -39,42 +42,68 @@ impl<R: Rt> Shard<R> {
     pub async fn reopen_replicas(&self) {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
-            for assignment in self.0.owner.waiting() {
-                let key = assignment.key;
-                let image = self.image();
-                if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
-                    continue;
+            for (key, home) in self.0.owner.waiting() {
+                if self.0.stopping.get() {
+                    return;
                 }
-                match self.open(&image, assignment.clone()).await {
-                    Ok(()) => {
-                        tracing::info!("{}: online", assignment.dir.display());
-                        self.0.owner.set_online(&key);
-                    }
-                    Err(LogError::Exhausted(_)) => break,
-                    Err(e) => {
-                        tracing::error!("{}: stays offline until the next start: {e}", assignment.dir.display());
-                        self.0.owner.set_offline(key, None);
-                    }
+                self.0.reopening.replace(Some(home.dir.clone()));
+                let go_on = self.reopen(key, &home).await;
+                self.0.reopening.replace(None);
+                if !go_on {
+                    break;
                 }
             }
         }
+    }
+
+    /// Opens one of them; false if it still lacks room. The metadata may change meanwhile.
+    async fn reopen(&self, key: Key, home: &Home) -> bool {
+        let image = self.image();
+        if image.topic_by_id(key.0).is_none() || self.0.owner.replica(&key).is_some() {
+            return true;
+        }
+        let opened = self.open(&image, key, home).await;
+        let image = self.image();
+        let topic = image.topic_by_id(key.0);
+        match (opened, topic) {
+            (Ok(()), Some(topic)) => {
+                tracing::info!("{}: online", home.dir.display());
+                if let Some(replica) = self.0.owner.replica(&key) {
+                    replica.set_config(&topic.config);
+                }
+            }
+            (Ok(()), None) => self.drop_replica(&key).await,
+            (Err(LogError::Exhausted(_)), _) => return false,
+            (Err(_), None) => {}
+            (Err(e), Some(_)) => {
+                tracing::error!("{}: stays offline until the next start: {e}", home.dir.display());
+                self.0.owner.set_offline(key, None);
+            }
+        }
+        true
+    }
+
+    /// Whether a replica is being reopened, in this directory if one is named.
+    pub(super) fn is_reopening(&self, dir: Option<&Path>) -> bool {
+        self.0.reopening.borrow().as_deref().is_some_and(|reopening| dir.is_none_or(|dir| dir == reopening))
     }
 }
 
 impl<R: Rt> Owner<R> {
     /// Deletes records.
-    pub fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
-        let one = |item: &DeletionItem| {
+    pub async fn delete_records(&self, items: &[DeletionItem]) -> Vec<DeletionResult> {
+        let mut results = Vec::with_capacity(items.len());
+        for item in items {
             let result = match self.replica(&item.key) {
                 None => Err(self.missing(&item.key)),
-                Some(replica) => replica.delete_records(item.offset),
+                Some(replica) => replica.delete_records(item.offset).await,
             };
-            match result {
+            results.push(match result {
                 Ok(low_watermark) => DeletionResult { code: ErrorCode::None, low_watermark },
                 Err(code) => DeletionResult { code, low_watermark: -1 },
-            }
-        };
-        items.iter().map(one).collect()
+            });
+        }
+        results
     }
 
     /// What the replicas of this core occupy.
@@ -124,14 +153,21 @@ impl<R: Rt> Replica<R> {
         Ok(())
     }
 
-    /// The log's start after the deletion.
-    fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
+    /// The log's start after the deletion, which is durable then.
+    async fn delete_records(&self, offset: i64) -> Result<i64, ErrorCode> {
         if !self.config.borrow().delete {
             return Err(ErrorCode::PolicyViolation);
         }
         let start = self.partition.borrow().deletion(offset)?;
         self.move_start(start);
-        Ok(start)
+        match self.log.store_start().await {
+            Ok(()) => Ok(start),
+            Err(LogError::Closed) => Err(ErrorCode::UnknownTopicOrPartition),
+            Err(e) => {
+                tracing::error!("{}: records are not deleted yet: {e}", self.name);
+                Err(ErrorCode::KafkaStorageError)
+            }
+        }
     }
 
     fn move_start(&self, start: i64) {

@@ -8,6 +8,8 @@ use super::schema::{Fields, NEVER, Schema};
 
 /// Numbers of records, as far as somebody asks for them.
 pub mod key {
+    /// A broker has registered, with the ids of its log directories.
+    pub const REGISTER_BROKER: i16 = 0;
     /// A topic: name and id.
     pub const TOPIC: i16 = 2;
     /// A partition of a topic, whole.
@@ -20,6 +22,8 @@ pub mod key {
     pub const REMOVE_TOPIC: i16 = 9;
     /// The first producer id that nobody has.
     pub const PRODUCER_IDS: i16 = 15;
+    /// What has changed of a broker's registration.
+    pub const BROKER_CHANGE: i16 = 17;
     /// What follows counts only with [`END_TRANSACTION`] (KIP-868).
     pub const BEGIN_TRANSACTION: i16 = 23;
     /// What came since [`BEGIN_TRANSACTION`] counts.

@@ -5,11 +5,14 @@ pub mod codec;
 pub mod compression;
 pub mod fetch;
 pub mod frame;
+#[cfg(test)]
+mod golden_tests;
 pub mod kraft;
 pub(crate) mod primitive;
 pub mod produce;
 pub mod producer_snapshot;
 pub mod record;
+pub(crate) mod scan;
 pub mod schema;
 pub mod versions;
 

@@ -1,8 +1,6 @@
 //! The records inside a batch's payload.
 
 use std::fmt;
-use std::io::{self, BufRead, Read};
-use std::ops::ControlFlow;
 
 use super::WireError;
 use super::primitive::{Reader, put_varlong};
@@ -125,8 +123,9 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
+/// Reads the record that `rest` begins with. [`RecordError::Truncated`]: it does not end there.
 #[inline]
-fn read_record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, RecordError> {
+pub(super) fn read_record<'a>(rest: &mut &'a [u8]) -> Result<Record<'a>, RecordError> {
     let mut outer = Reader::new(rest);
     let len = outer.varint().map_err(cut_off)?;
     let body = outer.take(usize::try_from(len).map_err(|_| RecordError::Malformed("negative record size"))?).map_err(cut_off)?;
@@ -177,55 +176,6 @@ fn read_bytes<'a>(body: &mut Reader<'a>) -> Result<Option<&'a [u8]>, WireError> 
 fn read_header<'a>(body: &mut Reader<'a>) -> Result<(&'a [u8], Option<&'a [u8]>), WireError> {
     let key = read_bytes(body)?.ok_or(WireError::Malformed("header key is null"))?;
     Ok((key, read_bytes(body)?))
-}
-
-/// What a scan tells about a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) offset_delta: i32,
-    pub(super) timestamp_delta: i64,
-    pub(super) has_key: bool,
-}
-
-/// Reads the front of each of `count` records from a stream and skips the rest of it, so that a compressed payload never has to be
-/// in memory whole. Stops early when `visit` breaks.
-pub(super) fn scan(mut input: impl BufRead, count: i32, mut visit: impl FnMut(Entry) -> ControlFlow<()>) -> io::Result<()> {
-    for _ in 0..count {
-        let len = read_varint(&mut input)?;
-        let mut body = input.by_ref().take(u64::try_from(len).map_err(|_| malformed())?);
-        body.read_exact(&mut [0])?;
-        let timestamp_delta = read_varint(&mut body)?;
-        let offset_delta = i32::try_from(read_varint(&mut body)?).map_err(|_| malformed())?;
-        let has_key = read_varint(&mut body)? >= 0;
-        while body.limit() > 0 {
-            let skipped = body.fill_buf()?.len();
-            if skipped == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            body.consume(skipped);
-        }
-        if visit(Entry { offset_delta, timestamp_delta, has_key }).is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-fn malformed() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "found invalid record structure")
-}
-
-fn read_varint(input: &mut impl BufRead) -> io::Result<i64> {
-    let mut raw = 0;
-    for shift in (0..64).step_by(7) {
-        let mut byte = [0];
-        input.read_exact(&mut byte)?;
-        raw |= u64::from(byte[0] & 0x7f) << shift;
-        if byte[0] < 0x80 {
-            return Ok((raw >> 1) as i64 ^ -((raw & 1) as i64));
-        }
-    }
-    Err(malformed())
 }
 
 /// Appends one record without headers.
@@ -320,24 +270,5 @@ mod tests {
         assert_eq!(error(&[16, 0, 0, 0, 1, 1, 2, 1, 1]), RecordError::Malformed("header key is null"));
         assert_eq!(error(&[14, 0, 0, 0, 1, 1, 0, 0]), RecordError::Malformed("record size"));
         assert_eq!(error(&[0xff, 0xff, 0xff, 0xff, 0xff, 1]), RecordError::Malformed("varint"));
-    }
-
-    #[test]
-    fn streamed_entries_agree_with_records() {
-        let payload = payload();
-        let mut entries = Vec::new();
-        scan(&payload[..], 4, |entry| {
-            entries.push(entry);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-        let expected: Vec<_> = Records::new(&payload, 4)
-            .map(|record| record.unwrap())
-            .map(|r| Entry { offset_delta: r.offset_delta, timestamp_delta: r.timestamp_delta, has_key: r.key.is_some() })
-            .collect();
-        assert_eq!(entries, expected);
-        for len in 0..payload.len() {
-            assert!(scan(&payload[..len], 4, |_| ControlFlow::Continue(())).is_err());
-        }
     }
 }

@@ -4,7 +4,8 @@
     harness.py FILE [NAME...]      the tests of one file, or those whose names contain one of NAME
 
 A test file holds functions `test_*`. One that takes `broker` shares the file's broker, started before the first such test
-with the file's OVERRIDES. Others start what they need themselves with `Broker(...)`.
+with the file's OVERRIDES. Others start what they need themselves with `Broker(...)`. `tear_down`, if there is one, is called at
+the end when no test has failed.
 """
 
 import contextlib
@@ -291,6 +292,8 @@ def run_file(path, wanted):
             broker.kill()
             if not failed:
                 shutil.rmtree(broker.directory, ignore_errors=True)
+        if not failed and hasattr(module, "tear_down"):
+            module.tear_down()
     return failed
 
 

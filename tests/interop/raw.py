@@ -13,6 +13,7 @@ PROTOCOL = Protocol(os.environ.get("KAFKA_LIBS", "libs"))
 KAFKA = os.environ.get("TARGET") == "kafka"
 NO_PRODUCER = (-1, -1, -1)
 GZIP = 1
+ZSTD = 4
 LOG_APPEND_TIME = 8
 TRANSACTIONAL = 16
 CONTROL = 32
@@ -196,7 +197,7 @@ def record(delta, key, value, timestamp_delta=0, headers=()):
 def batch(records, producer=NO_PRODUCER, attributes=0, base_offset=0, timestamps=None, **lies):
     """A v2 batch of `records`: values, or (key, value) pairs. `producer`: (id, epoch, first sequence).
 
-    `lies` overwrite what would be right: count, last_offset_delta, crc, magic, length, payload, leader_epoch.
+    `lies` overwrite what would be right: count, last_offset_delta, crc, magic, length, payload, leader_epoch, max_timestamp.
     """
     records = [r if isinstance(r, tuple) else (None, r) for r in records]
     timestamps = timestamps or [int(time.time() * 1000)] * len(records)
@@ -206,8 +207,8 @@ def batch(records, producer=NO_PRODUCER, attributes=0, base_offset=0, timestamps
         payload = gzip.compress(payload)
     payload = lies.get("payload", payload)
     body = struct.pack(
-        ">hiqqqhii", attributes, lies.get("last_offset_delta", len(records) - 1), first, max(timestamps, default=0),
-        *producer, lies.get("count", len(records)),
+        ">hiqqqhii", attributes, lies.get("last_offset_delta", len(records) - 1), first,
+        lies.get("max_timestamp", max(timestamps, default=0)), *producer, lies.get("count", len(records)),
     ) + payload
     crc = lies.get("crc", crc32c(body))
     head = struct.pack(">qiibI", base_offset, lies.get("length", len(body) + 9), lies.get("leader_epoch", -1), lies.get("magic", 2), crc)

@@ -13,7 +13,7 @@ from raw import Connection, batch
 TOPIC, BROKER, GROUP = 2, 4, 32
 SET, DELETE, APPEND, SUBTRACT = range(4)
 BY_TOPIC, BY_BROKER, FOR_ALL_BROKERS, BY_FILE, BUILT_IN, BY_GROUP = 1, 2, 3, 4, 5, 8
-INVALID_CONFIG, INVALID_REQUEST, UNKNOWN_TOPIC, INVALID_TOPIC = 40, 42, 3, 17
+INVALID_CONFIG, INVALID_REQUEST, REQUEST_TIMED_OUT, UNKNOWN_TOPIC, INVALID_TOPIC = 40, 42, 7, 3, 17
 OVERRIDES = {"message.max.bytes": 2_000_000, "log.retention.minutes": 50}
 TOOL = "kafka.admin.ConfigCommand"
 
@@ -435,3 +435,37 @@ def test_settings_of_groups_count_at_once_and_after_a_restart():
             # Nobody reports any more: the group with the short session loses its member, the other one does not.
             eventually(lambda: heartbeat(c, "own", member, first.MemberEpoch, None).ErrorCode == 25, pause=2)
             assert heartbeat(c, "others", member, other.MemberEpoch).ErrorCode == 0
+
+
+def test_settings_of_many_topics_at_once():
+    """One request changes topics whose settings are together larger than anything that is written at once."""
+    count = 1100
+    replicas = ",".join(["10000000:100000000"] * 1700)
+    lists = [("leader.replication.throttled.replicas", replicas), ("follower.replication.throttled.replicas", replicas)]
+    configs = [{"Name": name, "Value": value} for name, value in lists]
+    names = [f"many-{n}" for n in range(count)]
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            for first in range(0, count, 25):
+                topics = [{"Name": n, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": configs} for n in names[first : first + 25]]
+                answer = c.call("CreateTopics", 7, {"Topics": topics, "timeoutMs": 60000}).Topics
+                assert [t.ErrorCode for t in answer] == [0] * len(topics), answer
+            altered = alter(c, *((TOPIC, n, [("retention.ms", SET, "86400000")]) for n in names))
+            # A slow machine may have it answered before it is done, as so much is written.
+            assert {code for code, _ in altered} <= {0, REQUEST_TIMED_OUT}, altered[0]
+            last = ("86400000", BY_TOPIC, [("retention.ms", "86400000", BY_TOPIC)])
+            eventually(lambda: described(c, TOPIC, names[-1], "retention.ms") == last, seconds=120)
+        if not KAFKA:
+            broker.kill()
+            broker.start()
+        with Connection(broker.address) as c:
+            for n in (names[0], names[count // 2], names[-1]):
+                becomes(c, TOPIC, n, "retention.ms", last)
+
+
+def test_values_that_are_too_long(broker):
+    """Kafka keeps a number with any count of zeros in front."""
+    with Connection(broker.address) as c:
+        c.create_topic("long")
+        assert alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 1000 + "5000")]))[0][0] == 0
+        assert KAFKA or alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 3000 + "5000")]))[0][0] == INVALID_CONFIG

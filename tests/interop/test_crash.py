@@ -1,8 +1,9 @@
-"""The short forms of scripts/crash, scripts/crash-compact and scripts/crash-groups, and the last one's without crashes."""
+"""The short forms of scripts/crash and scripts/crash-*, and of crash-groups without crashes."""
 
 import crash
 import crash_compact
 import crash_groups
+import crash_identity
 
 
 def test_five_rounds():
@@ -11,6 +12,10 @@ def test_five_rounds():
 
 def test_five_rounds_while_compacting():
     crash_compact.run(5)
+
+
+def test_five_rounds_beside_recreated_topics_and_moving_disks():
+    crash_identity.run(5)
 
 
 def test_three_rounds_of_rebalances():

@@ -17,7 +17,7 @@ from powercut import Machine
 from raw import Connection, batch, parse_batches, values
 from test_groups import commit_body, fetch, find
 
-OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, INVALID_TOPIC, POLICY_VIOLATION, KAFKA_STORAGE_ERROR = 1, 3, 17, 44, 56
+OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, REQUEST_TIMED_OUT, INVALID_TOPIC, POLICY_VIOLATION, KAFKA_STORAGE_ERROR = 1, 3, 7, 17, 44, 56
 LATEST, EARLIEST = -1, -2
 # What a client of a group coordinator tries again after.
 AGAIN = (14, 15, 16)
@@ -385,6 +385,49 @@ def test_disk_full(disk):
         assert broker.terminate() == 0
 
 
+@on_a_small_disk
+def test_metadata_on_a_full_disk(disk):
+    """Changes of the metadata are refused in time, nothing of them appears later, and topics are deleted, which makes room."""
+    if KAFKA:
+        return  # its log directory goes offline
+    with Broker(directory=disk) as broker, Connection(broker.address, timeout=20) as c:
+
+        def create(name, filling=0):
+            configs = [{"Name": "leader.replication.throttled.replicas", "Value": ",".join(["0:1"] * filling)}] if filling else []
+            topic = {"Name": name, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": configs}
+            code = c.call("CreateTopics", 7, {"Topics": [topic], "timeoutMs": 500}).Topics[0].ErrorCode
+            assert code in (0, REQUEST_TIMED_OUT), code
+            return code == 0
+
+        def names(c):
+            return sorted(t.Name for t in c.call("Metadata", 9, {"Topics": None}).Topics)
+
+        c.create_topic("data")
+        c.produce("data", 0, batch([b"x" * 900_000]))
+        c.produce("data", 0, batch([b"x" * 900_000]))
+        fill(disk)
+        # The room that is allocated ahead.
+        made = [n for n in range(40) if create(f"large-{n}", 8000)]
+        assert len(made) < 40, "the metadata's disk was never full"
+        assert not any(create(f"late-{n}", 8000) for n in range(3))
+        assert c.call("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000, "ProducerId": -1, "ProducerEpoch": -1}).ErrorCode in (0, 14)
+        before = names(c)
+        assert not any(n.startswith("late") for n in before), before
+
+        # After an end that was not clean it listens, whatever the disk has room for.
+        broker.kill()
+        broker.start()
+        with Connection(broker.address, timeout=20) as again:
+            assert names(again) == before
+            deleted = again.call("DeleteTopics", 5, {"TopicNames": ["data", "large-0"], "TimeoutMs": 5000}).Responses
+            assert [d.ErrorCode for d in deleted] == [0, 0], deleted
+            left = [n for n in before if n not in ("data", "large-0")]
+            assert names(again) == left
+            eventually(lambda: again.call("CreateTopics", 7, {"Topics": [{"Name": "after", "NumPartitions": 1, "ReplicationFactor": 1}], "timeoutMs": 500}).Topics[0].ErrorCode in (0, 36))
+            eventually(lambda: again.produce("after", 0, batch([b"y"])).ErrorCode == 0)
+            assert names(again) == sorted([*left, "after"])
+
+
 def test_file_size_limit():
     """Files that may not grow (`ulimit -f`) are a full disk, not the end of the broker."""
     if KAFKA:
@@ -414,7 +457,7 @@ def test_file_size_limit():
 
 
 def test_lost_disk():
-    """One of two disks comes back empty: its partitions begin anew under their names, those of the other disk have everything."""
+    """One of two disks comes back empty: its partitions are offline until it is given up by name, those of the other disk have everything."""
     directory = temp_dir()
     disks = [os.path.join(directory, name) for name in ("one", "two")]
     with Broker(directory=directory, **{"log.dirs": ",".join(disks)}) as broker:
@@ -425,8 +468,16 @@ def test_lost_disk():
         assert broker.terminate() == 0
         lost = {p for p in range(6) if os.path.isdir(os.path.join(disks[1], f"t-{p}"))}
         assert 0 < len(lost) < 6, "both disks have partitions"
+        with open(os.path.join(disks[1], "meta.properties")) as meta:
+            identity = dict(line.strip().split("=", 1) for line in meta if "=" in line)["directory.id"]
         shutil.rmtree(disks[1])
         os.mkdir(disks[1])
+        broker.start()
+        with Connection(broker.address) as c:
+            for p in range(6):
+                assert c.list_offset("t", p, -1).ErrorCode == (KAFKA_STORAGE_ERROR if p in lost else 0)
+        assert broker.terminate() == 0
+        broker.overrides["corelane.lost.log.dirs"] = identity
         broker.start()
         with Connection(broker.address) as c:
             assert c.topic_id("t") == topic

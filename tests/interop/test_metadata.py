@@ -9,7 +9,7 @@ from raw import KAFKA, PROTOCOL, Closed, Connection, batch, fetch_body, values
 
 OVERRIDES = {"num.partitions": 3}
 
-UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, INVALID_TOPIC, UNSUPPORTED_VERSION, TOPIC_EXISTS = 3, 5, 17, 35, 36
+UNKNOWN_TOPIC_OR_PARTITION, LEADER_NOT_AVAILABLE, REQUEST_TIMED_OUT, INVALID_TOPIC, UNSUPPORTED_VERSION, TOPIC_EXISTS = 3, 5, 7, 17, 35, 36
 INVALID_PARTITIONS, INVALID_REPLICATION_FACTOR, INVALID_REPLICA_ASSIGNMENT, INVALID_CONFIG, INVALID_REQUEST, UNKNOWN_TOPIC_ID = 37, 38, 39, 40, 42, 100
 BAD_NAMES = ["", ".", "..", "x" * 250, "a/b", "a b", "a\0b", "grüße", "a:b", "../x", "a\nb"]
 
@@ -371,3 +371,36 @@ def test_describe_configs(broker):
             own = {k.Name: k for k in node_configs.Configs}
             assert own["num.partitions"].Value == "3" and own["num.partitions"].ConfigSource == 4, own["num.partitions"]
             assert own["auto.create.topics.enable"].Value == "true" and own["auto.create.topics.enable"].ConfigSource == 5
+
+
+def test_more_partitions_of_internal_topics():
+    """Groups are found by the number of partitions: it is not changed, and they stay where they are."""
+    if KAFKA:
+        return  # it changes it, and does not find the groups after its next start
+    with Broker(**{"offsets.topic.num.partitions": 3}) as broker, Connection(broker.address) as c:
+        c.create_topic("t")
+        eventually(lambda: c.call("FindCoordinator", 4, {"KeyType": 0, "CoordinatorKeys": ["g"]}).Coordinators[0].ErrorCode == 0)
+        groups = [f"g{n}" for n in range(20)]
+
+        def committed(group):
+            asked = [{"GroupId": group, "MemberId": None, "MemberEpoch": -1, "Topics": [{"Name": "t", "PartitionIndexes": [0]}]}]
+            return c.call("OffsetFetch", 8, {"Groups": asked, "RequireStable": False}).Groups[0].Topics[0].Partitions[0].CommittedOffset
+
+        for n, group in enumerate(groups):
+            partition = {"PartitionIndex": 0, "CommittedOffset": n, "CommittedLeaderEpoch": -1, "CommittedMetadata": ""}
+            body = {"GroupId": group, "GenerationIdOrMemberEpoch": -1, "MemberId": "", "GroupInstanceId": None, "Topics": [{"Name": "t", "Partitions": [partition]}]}
+            eventually(lambda: c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode == 0)
+        asked = [{"Name": n, "Count": 6, "Assignments": None} for n in ("__consumer_offsets", "t")]
+        answer = c.call("CreatePartitions", 3, {"Topics": asked, "TimeoutMs": 30000, "ValidateOnly": False}).Results
+        assert {r.Name: r.ErrorCode for r in answer} == {"__consumer_offsets": INVALID_REQUEST, "t": 0}, answer
+        assert [committed(g) for g in groups] == list(range(20))
+
+
+def test_timeouts_that_are_over(broker):
+    """With a timeout of 0 a request is too late before it is begun, as in Kafka."""
+    with Connection(broker.address) as c:
+        for timeout in (0, -1):
+            answer = c.call("CreateTopics", 7, {"Topics": [{"Name": "too-late", "NumPartitions": 1, "ReplicationFactor": 1}], "timeoutMs": timeout})
+            assert answer.Topics[0].ErrorCode == REQUEST_TIMED_OUT, answer
+        time.sleep(0.3)
+        assert "too-late" not in {t.Name for t in metadata(c, None).Topics}

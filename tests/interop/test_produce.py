@@ -386,3 +386,11 @@ def test_transactional_batch_without_transaction(broker):
         without_id = c.produce("no-transaction", 1, batch([b"x"], attributes=TRANSACTIONAL))
         assert without_id.ErrorCode != 0, without_id
         assert [c.list_offset("no-transaction", p, -1, isolation=1).Offset for p in range(2)] == [0, 0]
+
+
+def test_more_replicas_asked_for_than_there_are(broker):
+    """Kafka 4.3 asks for no more replicas in sync than a topic has, whatever `min.insync.replicas` says."""
+    with Connection(broker.address) as c:
+        c.create_topic("insync", min_insync_replicas=2)
+        for acks in (-1, 1):
+            assert c.produce("insync", 0, batch([b"x"]), acks=acks).ErrorCode == 0

@@ -1,15 +1,18 @@
 """What survives a stop, a kill and a bad start. These tests start their own brokers."""
 
 import contextlib
+import fcntl
 import os
+import pty
 import shutil
 import signal
 import socket
 import subprocess
+import termios
 import threading
 import time
 
-from harness import CORELANE, KAFKA, START_SECONDS, Broker, free_port, temp_dir, write_properties
+from harness import CORELANE, KAFKA, START_SECONDS, Broker, eventually, free_port, temp_dir, write_properties
 from raw import GZIP, Closed, Connection, batch, fetch_body, produce_body, values
 
 OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, KAFKA_STORAGE_ERROR = 45, 47, 3, 56
@@ -166,6 +169,142 @@ def test_sigint():
     with Broker() as broker:
         broker.process.send_signal(signal.SIGINT)
         assert broker.process.wait(60) in ((0, 130) if KAFKA else (0,)), broker.process.returncode
+
+
+def stopped_cleanly(broker):
+    return os.path.exists(os.path.join(broker.data, ".kafka_cleanshutdown"))
+
+
+def test_sighup_and_sigquit():
+    """Both stop cleanly; to Kafka's JVM SIGQUIT means something else."""
+    for number in (signal.SIGHUP,) if KAFKA else (signal.SIGHUP, signal.SIGQUIT):
+        with Broker() as broker:
+            broker.process.send_signal(number)
+            assert broker.process.wait(60) in ((0, 129) if KAFKA else (0,)), broker.process.returncode
+            assert stopped_cleanly(broker), number
+
+
+def test_a_closed_terminal():
+    """The broker runs in a terminal that is closed: a clean stop, although nobody is there to read what it says."""
+    if KAFKA:
+        return
+    with Broker(start=False) as broker:
+        terminal, end = pty.openpty()
+
+        def in_terminal():
+            os.setsid()
+            fcntl.ioctl(end, termios.TIOCSCTTY, 0)
+
+        with subprocess.Popen(broker.command(), stdin=end, stdout=end, stderr=end, preexec_fn=in_terminal) as process:
+            os.close(end)
+            said = b""
+            while b"ready after" not in said:
+                said += os.read(terminal, 4096)
+            os.close(terminal)
+            assert process.wait(60) == 0
+        assert stopped_cleanly(broker)
+
+
+def test_nohup():
+    """A SIGHUP that was ignored when the broker was started stays so."""
+    with Broker(start=False) as broker:
+        before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            broker.start()
+        finally:
+            signal.signal(signal.SIGHUP, before)
+        broker.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        broker.check_alive()
+        assert broker.terminate() in ((0, 143) if KAFKA else (0,))
+
+
+def flip(path, position, bit):
+    with open(path, "r+b") as f:
+        f.seek(position)
+        byte = f.read(1)[0]
+        f.seek(position)
+        f.write(bytes([byte ^ bit]))
+
+
+def damaged_logs(broker, damage):
+    """Fills a topic with five segments of batches of one length, kills the broker and damages the files. Their bases, and the batches' length."""
+    with Connection(broker.address) as c:
+        c.create_topic("t", segment_bytes=1 << 20)
+        for n in range(100):
+            c.produce_ok("t", 0, batch([b"%06d" % n + b"x" * 50_000]))
+    broker.kill()
+    directory = os.path.join(broker.data, "t-0")
+    bases = sorted(int(f[:20]) for f in os.listdir(directory) if f.endswith(".log"))
+    assert len(bases) >= 5, bases
+    # As after a failure of the machine: nothing says how far it was flushed.
+    for name in ("t-0/corelane-recovery-point", "recovery-point-offset-checkpoint"):
+        with contextlib.suppress(FileNotFoundError):
+            os.remove(os.path.join(broker.data, name))
+    size = os.path.getsize(os.path.join(directory, f"{bases[0]:020}.log"))
+    length = size // bases[1]
+    damage(directory, bases, length)
+    return bases, length
+
+
+def test_a_flipped_bit_in_a_complete_segment():
+    """Base offset and leader epoch of a batch are covered by no checksum. No other batch is lost, and no file."""
+    if KAFKA:
+        return
+    for byte in (0, 3, 7, 12, 15):
+        with Broker() as broker:
+            bases, _ = damaged_logs(broker, lambda d, bases, length: flip(os.path.join(d, f"{bases[1]:020}.log"), 3 * length + byte, 0x40))
+            for stop in (broker.kill, broker.terminate):
+                broker.start()
+                with Connection(broker.address) as c:
+                    assert c.list_offset("t", 0, -1).Offset >= 100
+                    hit = bases[1] + 3
+                    for offset in (hit - 1, hit + 1, bases[2], 99):
+                        part = c.fetch("t", {0: offset}, partition_max=1)[0]
+                        assert part.ErrorCode == 0 and part.Records[61:].find(b"%06d" % offset) >= 0, (byte, offset)
+                kept = sorted(int(f[:20]) for f in os.listdir(os.path.join(broker.data, "t-0")) if f.endswith(".log"))
+                assert kept[: len(bases)] == bases, (byte, kept)
+                stop()
+
+
+def test_what_a_log_loses_is_set_aside():
+    """The rest of a segment whose batches cannot be followed stays beside it, whatever starts next; Kafka opens the directory too."""
+    if KAFKA:
+        return
+
+    def damage(directory, bases, length):
+        path = os.path.join(directory, f"{bases[1]:020}.log")
+        with open(path, "r+b") as f:
+            f.seek(5 * length + 8)
+            f.write(b"\x7f")
+        with open(path, "rb") as f:
+            lost.append(f.read()[5 * length :])
+
+    lost = []
+    with Broker() as broker:
+        bases, _ = damaged_logs(broker, damage)
+        directory = os.path.join(broker.data, "t-0")
+        for stop in (broker.kill, broker.terminate, broker.terminate):
+            broker.start()
+            with Connection(broker.address) as c:
+                got = [int(v[:6]) for v in values(c.fetch_all("t", 0))]
+                assert got[:100] == [*range(bases[1] + 5), *range(bases[2], 100)], got
+                with Connection(broker.address) as other:
+                    sizes = other.call("DescribeLogDirs", 4, {"Topics": None}).Results[0].Topics
+                    size = next(p.PartitionSize for t in sizes if t.Name == "t" for p in t.Partitions)
+                assert size == sum(os.path.getsize(os.path.join(directory, f"{base:020}.log")) for base in bases) or stop == broker.kill
+            aside = [f for f in os.listdir(directory) if f.endswith(".corrupt")]
+            assert len(aside) == 1, aside
+            with open(os.path.join(directory, aside[0]), "rb") as f:
+                assert f.read().endswith(lost[0])
+            stop()
+        with open(broker.log, errors="replace") as log:
+            said = log.read()
+        assert said.count("set aside in") == 1 and aside[0] in said, said[-2000:]
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.call("DeleteTopics", 5, {"TopicNames": ["t"], "TimeoutMs": 30000}).Responses[0].ErrorCode == 0
+            eventually(lambda: not [f for f in os.listdir(broker.data) if f.startswith("t-0")])
 
 
 def test_second_process_is_refused():

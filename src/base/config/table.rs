@@ -71,6 +71,12 @@ pub const BROKER: &[Key] = &[
         "info",
         "What is logged; the environment variable `RUST_LOG` overrides it, also per module.",
     ),
+    key(
+        "corelane.lost.log.dirs",
+        List,
+        "",
+        "Ids (`directory.id` in `meta.properties`) of log directories that will not return: partitions that have a directory nowhere else begin anew, empty.",
+    ),
     key("corelane.memory", Size(32 << 20, 1 << 46), "256m", "Memory of the whole process for buffers and cache; taken as load needs it."),
     key(
         "corelane.send.zc.bytes",
@@ -83,6 +89,12 @@ pub const BROKER: &[Key] = &[
         Int(0, 10_000),
         "0",
         "How long a core with a write at the disk looks for its end before it sleeps, in microseconds: quicker answers for a core that is always busy.",
+    ),
+    key(
+        "corelane.verify.compressed",
+        OneOf(&["full", "frame"]),
+        "full",
+        "How far compressed batches are looked at when they are produced: `full` = every record, as Kafka does; `frame` = the header only, for producers that are trusted, unless the topic is compacted or the header tells no timestamp.",
     ),
     key("node.id", Int(0, I32), "1", "Id of this node; the older name `broker.id` works too."),
     key("broker.id", Int(0, I32), "", "Older name of `node.id`."),
@@ -276,6 +288,27 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("unclean.leader.election.enable", Bool, "false", ""), "unclean.leader.election.enable"),
 ];
 
+/// Settings of topics that are checked, kept and shown, but change nothing in this version, with the reason.
+pub const IDLE_TOPIC_SETTINGS: &[(&str, &str)] = &[
+    ("compression.gzip.level", "batches stay as they were sent"),
+    ("compression.lz4.level", "batches stay as they were sent"),
+    ("compression.type", "batches stay as they were sent, in whatever codec that was"),
+    ("compression.zstd.level", "batches stay as they were sent"),
+    ("follower.replication.throttled.replicas", "there is no replication"),
+    ("leader.replication.throttled.replicas", "there is no replication"),
+    ("local.retention.bytes", "there is no tiered storage"),
+    ("local.retention.ms", "there is no tiered storage"),
+    (
+        "min.insync.replicas",
+        "as in Kafka 4.3 no more replicas are asked for than the topic has, and it has one: `acks=all` waits for that one to be flushed",
+    ),
+    ("preallocate", "files are always allocated ahead"),
+    ("remote.log.copy.disable", "there is no tiered storage"),
+    ("remote.log.delete.on.disable", "there is no tiered storage"),
+    ("remote.storage.enable", "there is no tiered storage: `true` is refused"),
+    ("unclean.leader.election.enable", "there is no other replica that could lead"),
+];
+
 /// Settings of the broker that cannot be changed at run time although a topic's setting that can falls back to them, as in Kafka.
 const FIXED_DEFAULTS: &[&str] =
     &["log.flush.scheduler.interval.ms", "log.retention.hours", "log.retention.minutes", "log.roll.hours", "log.roll.jitter.hours"];
@@ -400,6 +433,10 @@ mod tests {
         for (key, topic) in TOPIC_DEFAULTS {
             out += &format!("| `{}` | {} | {} | `{topic}` |\n", key.name, key.default, key.kind.allowed());
         }
+        out += "\n| topic setting without effect | because |\n|---|---|\n";
+        for (name, reason) in IDLE_TOPIC_SETTINGS {
+            out += &format!("| `{name}` | {reason} |\n");
+        }
         out
     }
 
@@ -411,6 +448,16 @@ mod tests {
                 readme.lines().any(|line| line == row),
                 "README.md lacks this line of its tables of settings:\n{row}\n\nAll of them:\n{}",
                 rows()
+            );
+        }
+        // Nor does it have others: what came into force, or went, is not told of any more.
+        let told = readme.lines().filter(|line| line.starts_with("| `")).filter(|line| line.contains('.'));
+        let settings = rows();
+        let section = readme.split("## Settings").nth(1).unwrap();
+        for line in told.filter(|line| section.contains(line)) {
+            assert!(
+                settings.lines().any(|row| row == line),
+                "README.md has this line in its tables of settings, which no setting has:\n{line}"
             );
         }
     }

@@ -268,15 +268,19 @@ fn open_members(group: &mut Fields) {
     for member in members {
         let Value::Fields(member) = member else { continue };
         for (name, field) in &mut member.0 {
-            let (Some((_, schema)), Value::Bytes(bytes)) = (MEMBER_FIELDS.iter().find(|(known, _)| known == name), &*field) else {
-                continue;
-            };
-            let Some((version, body)) = split_number(bytes) else { continue };
-            if let Ok((fields, _)) = schema.decode(version, body) {
+            let Value::Bytes(bytes) = &*field else { continue };
+            if let Some(fields) = embedded(name, bytes) {
                 *field = Value::Fields(fields);
             }
         }
     }
+}
+
+/// A subscription or an assignment, by the name of the field that holds it.
+pub(super) fn embedded(field: &str, bytes: &[u8]) -> Option<Fields> {
+    let (_, schema) = MEMBER_FIELDS.iter().find(|(name, _)| *name == field)?;
+    let (version, body) = split_number(bytes)?;
+    Some(schema.decode(version, body).ok()?.0)
 }
 
 /// `__consumer_offsets`

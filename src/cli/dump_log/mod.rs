@@ -3,6 +3,8 @@
 mod batches;
 pub mod coordinator;
 mod decode;
+#[cfg(test)]
+mod golden_tests;
 mod index;
 mod json;
 mod log;

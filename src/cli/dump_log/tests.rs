@@ -4,7 +4,7 @@ use clap::Parser;
 use proptest::prelude::*;
 
 use super::*;
-use crate::wire::batch::{BatchSpec, KeyValue, build_batch, set_log_append_time};
+use crate::wire::batch::{BatchSpec, KeyValue, Stamp, build_batch};
 use crate::wire::compression::Compression;
 use crate::wire::producer_snapshot::{self, Entry};
 
@@ -47,7 +47,7 @@ fn batch(base_offset: i64, compression: Compression, records: &[KeyValue]) -> Ve
 #[test]
 fn batches_and_records() {
     let mut stamped = batch(9, Compression::Gzip, &[(None, Some(b"c"), 5)]);
-    set_log_append_time(&mut stamped, 99);
+    Stamp::LogAppendTime(99).apply(&mut stamped);
     let marker =
         BatchSpec { base_offset: 12, transactional: true, control: true, producer_id: 4, producer_epoch: 1, ..BatchSpec::default() };
     let marker = build_batch(&marker, &[(Some(&[0, 0, 0, 1]), Some(&[0, 0, 0, 0, 0, 2]), 7)]);

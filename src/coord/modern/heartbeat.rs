@@ -213,7 +213,7 @@ impl<'a> Draft<'a> {
     /// Whether topics came or went that match a pattern.
     fn refresh_regexes(&mut self) -> bool {
         let (now_ms, version) = (self.cx.now_ms, self.cx.topics.version());
-        let rested = now_ms - self.seen.regex_ms;
+        let rested = now_ms.saturating_sub(self.seen.regex_ms);
         let due = self.seen.regex_version < version && rested > REGEX_REST_MS || rested > self.cx.settings.regex_refresh_interval_ms.into();
         if self.group.patterns().keys().len() == 0 || !due {
             return false;
@@ -251,7 +251,7 @@ impl<'a> Draft<'a> {
         let hash = metadata_hash(self.view().topic_names(), self.cx.topics);
         let mut epoch = self.group.epoch();
         if bump || hash != self.group.metadata_hash() {
-            epoch += 1;
+            epoch = epoch.saturating_add(1);
             self.changes.push(Change::epoch(epoch, hash));
         }
         if self.group.has_partition_metadata() {

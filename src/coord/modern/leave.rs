@@ -54,7 +54,7 @@ pub(super) fn remove<T>(group: &Group, cx: &Context<'_>, id: &MemberId, reply: T
     changes.extend(regexes.keys().map(|regex| Change::Regex(regex.clone(), None)));
     let view = View { group, without: Some(id), with: None, regexes: &regexes, topics: cx.topics };
     let names: BTreeSet<&str> = view.topic_names();
-    changes.push(Change::epoch(group.epoch() + 1, metadata_hash(names, cx.topics)));
+    changes.push(Change::epoch(group.epoch().saturating_add(1), metadata_hash(names, cx.topics)));
     let timers = TimerKind::ALL.map(|kind| TimerChange::Cancel { member_id: id.clone(), kind }).to_vec();
     Decision { changes, timers, seen: cx.seen, reply }
 }

@@ -63,7 +63,13 @@ impl Step<'_> {
         let Some(last) = classic::without_modern_members(group, &changes) else { return };
         let fits = last.members().len() <= self.fx.config.max_size;
         let Some(metadata) = classic::downgrade(&last, self.fx.topics, self.fx.now.wall_ms).filter(|_| fits) else { return };
+        let before = self.fx.records.len();
         self.fx.records.extend(last.tombstones().into_iter().map(|change| Record::modern(id, change)));
+        self.fx.records.push(Record::Group { group: id.clone(), value: Some(metadata.clone()) });
+        if !self.fx.all_fit() {
+            // It stays as it is: halves of this would be no group.
+            return self.fx.records.truncate(before);
+        }
         for member_id in last.members().keys() {
             let timers = TimerKind::ALL.map(|kind| TimerChange::Cancel { member_id: member_id.clone(), kind });
             self.fx.set_timers(id, timers.to_vec());
@@ -72,7 +78,6 @@ impl Step<'_> {
         let live = classic_group::Group::new(id.clone(), Some(&metadata));
         *self.bytes += live.bytes();
         self.groups.insert(id.clone(), live);
-        self.fx.records.push(Record::Group { group: id.clone(), value: Some(metadata) });
         self.on_group(id, false, |group, fx| {
             let members: Vec<Name> = group.members().keys().cloned().collect();
             members.iter().for_each(|member| group.heard_of(member, fx));

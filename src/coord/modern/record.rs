@@ -1,4 +1,5 @@
-//! The records of the new protocol's groups in `__consumer_offsets`, byte for byte Kafka's (group-coordinator's ConsumerGroup*Key and *Value).
+//! Records of the new protocol's groups in `__consumer_offsets`: Kafka's `ConsumerGroup*Key` and
+//! `ConsumerGroup*Value`. `tests/golden` holds them as Kafka's own classes write them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -187,12 +188,14 @@ fn put_member(out: &mut BytesMut, value: &MemberMetadata) {
     put_string(out, true, value.topic_regex.as_deref());
     out.put_i32(value.rebalance_timeout_ms);
     put_string(out, true, value.server_assignor.as_deref());
-    put_tags(out, &[(0, value.classic.as_ref().map(classic_bytes))]);
+    // Kafka's default is an empty structure, not null: a member without one is told apart by a null.
+    put_tags(out, &[(0, Some(classic_bytes(value.classic.as_ref())))]);
 }
 
-fn classic_bytes(classic: &ClassicMember) -> Vec<u8> {
+/// A nullable structure in a tagged field: a varint in front, 0 for null.
+fn classic_bytes(classic: Option<&ClassicMember>) -> Vec<u8> {
+    let Some(classic) = classic else { return vec![0] };
     let mut out = BytesMut::new();
-    // A nullable structure says first that it is there.
     out.put_u8(1);
     out.put_i32(classic.session_timeout_ms);
     put_array_len(&mut out, true, classic.protocols.len());
@@ -224,11 +227,14 @@ fn member(r: &mut Reader<'_>) -> Result<MemberMetadata, WireError> {
         }
         Ok(())
     })?;
+    // Kafka leaves the field out where it is empty, and Corelane once did where it is null. No
+    // member of the classic protocol is without protocols, so all three say the same.
+    value.classic = value.classic.filter(|classic| *classic != ClassicMember::default());
     Ok(value)
 }
 
 fn classic(r: &mut Reader<'_>) -> Result<Option<ClassicMember>, WireError> {
-    if (r.u8()? as i8) < 0 {
+    if r.unsigned_varint()? as i32 <= 0 {
         return Ok(None);
     }
     let mut value = ClassicMember { session_timeout_ms: r.i32()?, protocols: Vec::new() };

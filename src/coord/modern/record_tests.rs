@@ -48,7 +48,7 @@ fn kafkas_bytes() {
             "000500016700016d",
             "00000269000263032f68030261026204782e2a000493e00672616e6765010012010000afc8020672616e6765040102030000",
         ),
-        (Change::Member(id.clone(), Some(MemberMetadata::default())), "000500016700016d", "0000000001010100ffffffff0000"),
+        (Change::Member(id.clone(), Some(MemberMetadata::default())), "000500016700016d", "0000000001010100ffffffff0001000100"),
         (Change::target_epoch(9, 1_700_000_000_000), "0006000167", "0000000000090100080000018bcfe56800"),
         (
             Change::Target(id.clone(), Some(Partitions::from([(TOPIC, BTreeSet::from([0, 5]))]))),
@@ -83,6 +83,18 @@ fn kafkas_bytes() {
     ] {
         let (key, value) = tombstone.encode("g");
         assert_eq!((value, decode(&key, None)), (None, Ok(("g".into(), tombstone))));
+    }
+}
+
+/// Kafka writes null for a member of the new protocol. Corelane left the field out once, and Kafka
+/// leaves it out where it holds an empty structure.
+#[test]
+fn a_member_without_classic_metadata() {
+    let expected = Ok(("g".into(), Change::Member("m".into(), Some(MemberMetadata::default()))));
+    let member = "0000000001010100ffffffff00";
+    for classic in ["01000100", "00", "01000701000000000100", "010005ffffffff0f"] {
+        let value = bytes(&format!("{member}{classic}"));
+        assert_eq!(decode(&bytes("000500016700016d"), Some(&value)), expected, "{classic}");
     }
 }
 

@@ -51,7 +51,7 @@ impl<'a> Effects<'a> {
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
         let first = self.records.len();
         self.records.extend(changes.into_iter().map(|change| Record::modern(id, change)));
-        if self.records[first..].iter().any(|record| !self.fits(record)) {
+        if !self.all_fit() {
             self.records.truncate(first);
             return Err(Refusal::new(ErrorCode::UnknownServerError, "The group's records are larger than max.message.bytes."));
         }
@@ -141,16 +141,24 @@ impl Step<'_> {
         let state = self.state;
         let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else { return };
         let nothing = Refusal::new(ErrorCode::None, "");
-        // Without a decision there is nothing to be done; a refusal would have nobody to hear of it.
         let first = self.fx.records.len();
-        let _ = self.fx.modern(id, |cx| leave::expired(group, cx, member, kind).ok_or(nothing));
-        self.downgrade_if_classic(id, group, first);
+        match self.fx.modern(id, |cx| leave::expired(group, cx, member, kind).ok_or(nothing)) {
+            Ok(()) => self.downgrade_if_classic(id, group, first),
+            // The deadline no longer matters.
+            Err(refusal) if refusal.code == ErrorCode::None => {}
+            // Too large to be stored: `max.message.bytes` may be raised.
+            Err(_) => {
+                let after_ms = self.fx.settings(id).session_timeout_ms;
+                self.fx.set_timers(id, vec![TimerChange::Set { member_id: member.clone(), kind, after_ms }]);
+            }
+        }
     }
 
     /// Everybody that the log knows has the whole session from now on.
     pub(in crate::coord) fn modern_loaded(&mut self) {
         let state = self.state;
-        for (id, group) in state.groups().iter().filter_map(|(id, stored)| Some((id, stored.modern.as_ref()?))) {
+        let served = state.groups().iter().filter(|(_, stored)| !stored.is_fenced());
+        for (id, group) in served.filter_map(|(id, stored)| Some((id, stored.modern.as_ref()?))) {
             let timers = leave::timers_after_load(group, self.fx.settings(id).session_timeout_ms);
             self.fx.set_timers(id, timers);
         }

@@ -12,6 +12,10 @@ pub trait Topics {
     fn version(&self) -> i64;
     /// Id and number of partitions of a topic.
     fn by_name(&self, name: &str) -> Option<(TopicId, i32)>;
+    /// Whether a topic of this name and id has the partition.
+    fn has(&self, name: &str, id: TopicId, partition: i32) -> bool {
+        self.by_name(name).is_some_and(|(known, partitions)| known == id && (0..partitions).contains(&partition))
+    }
     /// All names, sorted.
     fn names(&self) -> Box<dyn Iterator<Item = &str> + '_>;
 }

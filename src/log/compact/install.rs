@@ -5,12 +5,13 @@
 //! with the sources, so an index never outlives the segment that it was made for.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::super::error::LogError;
 use super::super::span::Span;
 use super::super::state::Segment;
-use super::super::{Inner, files, recover};
+use super::super::{Inner, aside, files, walk};
 use super::io::Written;
 use super::plan::Sealed;
 use crate::base::ids::Offset;
@@ -134,7 +135,11 @@ pub(in super::super) async fn finish_swaps<R: Rt>(rt: &R, dir: &Path, entries: &
     for entry in entries {
         let Some(base) = files::base_of(&entry.name, "log.swap") else { continue };
         let path = dir.join(&entry.name);
-        let end = recover::end_of(rt, &path, base, rt.len_of(&path).map_err(LogError::io("look at", &path))?).await?;
+        let end = walk::end_of(rt, &path, base).await?;
+        let last = bases("log").chain(bases("log.deleted")).filter(|covered| (base..end).contains(covered)).max();
+        if !is_proved(rt, dir, last, end).await {
+            set_sources_aside(rt, dir, entries, base..end).await?;
+        }
         tracing::info!("{}: takes the place of the segments of offsets {base} to {end}", path.display());
         for covered in bases("log").chain(bases("index")).filter(|covered| (base..end.max(base + 1)).contains(covered)) {
             // That of the new segment may have its final name already.
@@ -159,6 +164,35 @@ pub(in super::super) async fn finish_swaps<R: Rt>(rt: &R, dir: &Path, entries: &
         }
     }
     Ok(())
+}
+
+/// True when a segment that ends at `end` replaces the segment of `last`, and those before it, for certain: each ends with the same batch.
+/// A base offset is covered by no checksum, and what is removed is gone.
+async fn is_proved<R: Rt>(rt: &R, dir: &Path, last: Option<Offset>, end: Offset) -> bool {
+    let Some(last) = last else { return true };
+    for kind in ["log", "log.deleted"] {
+        let path = files::name(dir, last, kind);
+        if rt.len_of(&path).is_ok() {
+            return walk::end_of(rt, &path, last).await.is_ok_and(|its_end| its_end == end);
+        }
+    }
+    true
+}
+
+/// Renames the segments whose base lies in `covered`. Never the last one of the log, which nothing replaces.
+async fn set_sources_aside<R: Rt>(rt: &R, dir: &Path, entries: &[DirEntry], covered: Range<Offset>) -> Result<(), LogError> {
+    let mut bases: Vec<Offset> = entries.iter().filter_map(|e| files::base_of(&e.name, "log")).collect();
+    bases.sort_unstable();
+    if bases.last().is_some_and(|last| *last > covered.start && covered.contains(last)) {
+        let swap = files::name(dir, covered.start, "log.swap");
+        let reason = format!("it ends at offset {}, within the last segment or behind it", covered.end);
+        return Err(LogError::corrupt(&swap, 0, reason));
+    }
+    for base in bases.into_iter().filter(|base| covered.contains(base)) {
+        let aside = aside::rename_segment(rt, dir, base)?;
+        tracing::warn!("{}: probably replaced by a compaction that a crash has interrupted: set aside", aside.display());
+    }
+    sync_dir(rt, dir).await
 }
 
 fn rename<R: Rt>(rt: &R, from: &Path, to: &Path) -> Result<(), LogError> {

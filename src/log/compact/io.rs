@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::super::error::LogError;
 use super::super::index::Index;
 use super::super::span::{block_ceil, block_floor};
-use super::super::{Inner, recover};
+use super::super::{Inner, lookup, walk};
 use crate::base::ids::Offset;
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::{self, BatchHeader, HEADER_LEN};
+use crate::wire::batch::{self, BatchHeader, HEADER_LEN, Inflation, Payload};
 
 /// Bytes of batches after which the other tasks of the core have their turn.
 const TURN: usize = 64 << 10;
@@ -58,12 +58,23 @@ impl Pace {
     }
 }
 
-/// The batches of a complete segment, in order, each whole and with a right checksum.
+/// What comes next in a segment.
+pub(super) enum Next {
+    /// A whole batch with a right checksum.
+    Batch(BatchHeader),
+    /// Nothing more.
+    End,
+    /// Bytes that are no such batch: nothing in the rest of the segment can be told apart.
+    Damaged,
+}
+
+/// The batches of a complete segment, in order.
 pub(super) struct Source<'a, R: Rt> {
     log: &'a Inner<R>,
     pace: &'a Pace,
     file: R::File,
     path: PathBuf,
+    base: Offset,
     size: u64,
     buffer: usize,
     /// File position of the chunk's first byte.
@@ -79,11 +90,23 @@ impl<'a, R: Rt> Source<'a, R> {
     /// The segment file at `path` of `size` bytes whose offsets begin at `base`, read in pieces of `buffer` bytes.
     pub async fn open(log: &'a Inner<R>, pace: &'a Pace, path: PathBuf, size: u64, base: Offset, buffer: usize) -> Result<Self, LogError> {
         let file = log.rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-        Ok(Source { log, pace, file, path, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, turn: 0 })
+        Ok(Source { log, pace, file, path, base, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, turn: 0 })
     }
 
-    /// Goes on to the next batch; `None` behind the last.
-    pub async fn next(&mut self) -> Result<Option<BatchHeader>, LogError> {
+    /// Goes on to the next batch.
+    pub async fn next(&mut self) -> Result<Next, LogError> {
+        match self.next_batch().await {
+            Ok(Some(header)) => Ok(Next::Batch(header)),
+            Ok(None) => Ok(Next::End),
+            Err(error @ LogError::Corrupt { .. }) => {
+                self.log.tell_unreadable(self.base, &format!("{error}; the segment stays as it is"));
+                Ok(Next::Damaged)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn next_batch(&mut self) -> Result<Option<BatchHeader>, LogError> {
         let position = self.current.1;
         if position >= self.size {
             return Ok(None);
@@ -118,9 +141,35 @@ impl<'a, R: Rt> Source<'a, R> {
         self.current.1 >= self.size
     }
 
-    /// An error that names the current batch.
-    pub fn damaged(&self, reason: &str) -> LogError {
-        self.corrupt(self.current.0, reason)
+    /// The records of the current batch; `None` if they cannot be read, which is said.
+    pub async fn payload(&self, header: &BatchHeader) -> Result<Option<Payload<'_>>, LogError> {
+        let inflated = async {
+            let mut inflation = Inflation::new(header, self.batch())?;
+            while !inflation.step(&mut TURN.clone())? {
+                self.log.rt.yield_now().await;
+            }
+            inflation.finish()
+        };
+        match inflated.await {
+            Ok(payload) => self.log.still_open().map(|()| Some(payload)),
+            Err(error) => {
+                let place = self.corrupt(self.current.0, &error.to_string());
+                let offset = header.base_offset;
+                self.log.tell_unreadable(self.base, &format!("{place}; the batch at offset {offset} stays as it is"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// The header of the current batch, with the largest timestamp of its records.
+    pub async fn with_time(&self, header: &BatchHeader) -> BatchHeader {
+        match &self.chunk {
+            Some(chunk) if header.time_unknown() => {
+                let range = (self.current.0 - self.start) as usize..(self.current.1 - self.start) as usize;
+                lookup::with_time(&self.log.rt, header, &chunk.slice(range)).await
+            }
+            _ => *header,
+        }
     }
 
     fn corrupt(&self, position: u64, reason: &str) -> LogError {
@@ -204,7 +253,7 @@ impl<'a, R: Rt> Output<'a, R> {
         if self.size + bytes.len() as u64 > i32::MAX as u64 {
             return Err(LogError::corrupt(&self.path, self.size, "the cleaned segment would be longer than 2 GiB"));
         }
-        recover::note(&mut self.index, self.base, header, self.size);
+        walk::note(&mut self.index, self.base, header, self.size);
         self.size += bytes.len() as u64;
         while !bytes.is_empty() {
             let (now, later) = bytes.split_at(bytes.len().min(self.chunk.room()));

@@ -4,6 +4,8 @@
 //! log's start on without the records that have a later one, and puts each rewritten segment in the place of its sources
 //! (`install`). Appends and reads go on meanwhile. A crash at any point leaves the sources or their replacement.
 
+#[cfg(test)]
+mod damage_tests;
 mod install;
 mod io;
 mod map;
@@ -12,16 +14,17 @@ mod plan;
 mod tests;
 mod txn;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::error::LogError;
-use super::{Inner, Log, files, recover};
+use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::{BatchHeader, Filtered, Marker, Retention, each_record, filter_batch, marker};
+use crate::wire::batch::{BatchHeader, Filtered, Marker, Payload, Retention, filter_batch, marker};
 pub(super) use install::finish_swaps;
 pub use io::Pace;
-use io::{Output, Source};
+use io::{Next, Output, Source};
 use map::OffsetMap;
 use plan::Sealed;
 pub use plan::{Dirt, Rules};
@@ -52,7 +55,23 @@ pub struct Cleaned {
     pub bytes_after: u64,
 }
 
+/// Records whose keys are noted before others have their turn.
+const KEYS_PER_TURN: usize = 4096;
+
+/// Segments, by their first offset, of which was said that something in them cannot be read.
+pub(super) type Told = BTreeSet<Offset>;
+
 impl<R: Rt> Inner<R> {
+    /// Says what cannot be read in the segment of `base`, once.
+    fn tell_unreadable(&self, base: Offset, what: &str) {
+        let start = self.state.borrow().segments[0].base;
+        let mut told = self.told.borrow_mut();
+        told.retain(|told| *told >= start);
+        if told.insert(base) {
+            tracing::error!("compaction: {what}");
+        }
+    }
+
     /// An error once the log is to be left alone.
     fn still_open(&self) -> Result<(), LogError> {
         let state = self.state.borrow();
@@ -95,7 +114,11 @@ impl<R: Rt> Log<R> {
         let mut upto = sealed.last().map_or(from, |last| last.next).min(stable);
         if rules.min_lag_ms > 0 {
             for segment in sealed.iter().filter(|s| s.next > from && s.base < upto) {
-                let newest = self.max_timestamp_of(segment.base).await?;
+                let newest = match self.max_timestamp_of(segment.base).await {
+                    // A damaged segment is left as it is anyway.
+                    Err(LogError::Corrupt { .. }) => None,
+                    newest => newest?,
+                };
                 if newest.is_some_and(|newest| newest > now_ms.saturating_sub(rules.min_lag_ms)) {
                     upto = segment.base;
                     break;
@@ -113,7 +136,7 @@ impl<R: Rt> Log<R> {
     }
 
     async fn max_timestamp_of(&self, base: Offset) -> Result<Option<i64>, LogError> {
-        self.0.indexed(base).await?;
+        self.0.indexed_times(base).await?;
         let state = self.0.state.borrow();
         let segment = &state.segments[state.segment_of(base)];
         Ok(segment.index.as_ref().and_then(|index| index.max_timestamp()).map(|(max, _)| max))
@@ -127,7 +150,7 @@ impl<R: Rt> Log<R> {
         }
         let path = self.0.segment_path(segment.base);
         let file = self.0.rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-        let first = recover::first_timestamp(&self.0.rt, &file, &path).await?;
+        let first = walk::first_timestamp(&self.0.rt, &file, &path).await?;
         if let Some(segment) = self.0.state.borrow_mut().segment_at(segment.base) {
             segment.since_ms = first;
         }
@@ -136,8 +159,9 @@ impl<R: Rt> Log<R> {
 
     /// Cleans what [`Log::dirt`] has found. `pinned` says of which batches at least the header must stay: those that hold the last sequence
     /// number of a producer, as far as is flushed. A failure before a segment is in place leaves the log as it was; one after that fences it.
+    /// What cannot be read stays as it is, and so do the tombstones and markers behind it: it may hold records that they end.
     ///
-    /// Errors besides those of the disk: [`LogError::Closed`] when the log is closed or deleted meanwhile, [`LogError::Corrupt`].
+    /// Errors besides those of the disk: [`LogError::Closed`] when the log is closed or deleted meanwhile.
     pub async fn compact(
         &self,
         dirt: &Dirt,
@@ -160,7 +184,8 @@ impl<R: Rt> Log<R> {
         }
         let mut cleaned = Cleaned { upto: keys.upto, keys: keys.map.len(), ..Cleaned::default() };
         let now_ms = log.rt.now().wall_ms;
-        let mut filter = Filter { keys, alive: Alive::default(), now_ms, delete_retention_ms: rules.delete_retention_ms, pinned };
+        let passed = Passed::default();
+        let mut filter = Filter { keys, passed, now_ms, delete_retention_ms: rules.delete_retention_ms, pinned };
         let sources: Vec<Sealed> = sealed.into_iter().filter(|s| s.base < cleaned.upto).collect();
         for group in plan::groups(&sources, u64::from(log.config.get().segment_bytes)) {
             let group = &sources[group];
@@ -171,64 +196,111 @@ impl<R: Rt> Log<R> {
         Ok(cleaned)
     }
 
-    /// Makes one segment of several; its bytes.
+    /// Makes one segment of several; the bytes of all afterwards. Damaged ones stay as they are, and
+    /// only neighbours become one.
     async fn clean_group(&self, group: &[Sealed], filter: &mut Filter<'_>, means: &Means<'_>) -> Result<u64, LogError> {
+        let mut bytes = 0;
+        // The next one last: segments to clean, and whether a damaged one lies before them.
+        let mut todo = vec![(group, false)];
+        while let Some((group, behind_damage)) = todo.pop() {
+            filter.passed.unread |= behind_damage;
+            let before = filter.passed.clone();
+            match self.clean_neighbours(group, filter, means).await? {
+                Ok(size) => bytes += size,
+                Err(damaged) => {
+                    filter.passed = before;
+                    bytes += group[damaged].size;
+                    todo.push((&group[damaged + 1..], true));
+                    todo.push((&group[..damaged], false));
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Makes one segment of several; its bytes, or which one is damaged.
+    async fn clean_neighbours(&self, group: &[Sealed], filter: &mut Filter<'_>, means: &Means<'_>) -> Result<Result<u64, usize>, LogError> {
         let log = &*self.0;
         let bytes = group.iter().map(|s| s.size).sum();
         if bytes == 0 {
-            return Ok(0);
+            return Ok(Ok(0));
         }
         if let [only] = group {
             // Most of a large log is clean: it is read, but not written anew for nothing.
-            let before = filter.alive.clone();
-            if !changes(log, only, filter, means).await? {
-                return Ok(bytes);
+            let before = filter.passed.clone();
+            match changes(log, only, filter, means).await? {
+                Changes::None => return Ok(Ok(bytes)),
+                Changes::Damaged => return Ok(Err(0)),
+                Changes::Some => filter.passed = before,
             }
-            filter.alive = before;
         }
         let base = group[0].base;
         let path = files::name(&log.dir, base, "log.cleaned");
         let written = write_group(log, group, filter, means).await;
-        let written = written.inspect_err(|_| {
+        if !matches!(written, Ok(Ok(_))) {
             // What is left of it is removed at the next start at the latest.
             let _ = log.rt.remove_file(&path);
-        })?;
+        }
+        let written = match written? {
+            Ok(written) => written,
+            Err(damaged) => return Ok(Err(damaged)),
+        };
         let size = written.size;
         install::install(log, group, written).await?;
-        Ok(size)
+        Ok(Ok(size))
     }
 }
 
-/// Whether a cleaning would change anything of a segment.
-async fn changes<R: Rt>(log: &Inner<R>, segment: &Sealed, filter: &mut Filter<'_>, means: &Means<'_>) -> Result<bool, LogError> {
+/// What a cleaning would do to a segment.
+enum Changes {
+    None,
+    Some,
+    /// Nothing: it is damaged.
+    Damaged,
+}
+
+async fn changes<R: Rt>(log: &Inner<R>, segment: &Sealed, filter: &mut Filter<'_>, means: &Means<'_>) -> Result<Changes, LogError> {
     let mut source = log.source(segment, means).await?;
-    while let Some(header) = source.next().await? {
-        if filter.apply(&header, &source, source.at_end())? != Filtered::Whole {
-            return Ok(true);
+    let mut changes = Changes::None;
+    loop {
+        match source.next().await? {
+            Next::Batch(header) => {
+                if filter.apply(&header, &source, source.at_end()).await? != Filtered::Whole {
+                    changes = Changes::Some;
+                    break;
+                }
+            }
+            Next::End => break,
+            Next::Damaged => return Ok(Changes::Damaged),
         }
     }
-    Ok(false)
+    Ok(changes)
 }
 
-/// Writes what stays of a group to the file that ends in `.cleaned`.
+/// Writes what stays of a group to the file that ends in `.cleaned`; or says which segment is damaged.
 async fn write_group<R: Rt>(
     log: &Inner<R>,
     group: &[Sealed],
     filter: &mut Filter<'_>,
     means: &Means<'_>,
-) -> Result<io::Written<R::File>, LogError> {
+) -> Result<Result<io::Written<R::File>, usize>, LogError> {
     let base = group[0].base;
     let path = files::name(&log.dir, base, "log.cleaned");
     let mut output = Output::create(log, means.pace, path, base, log.config.get().index_interval_bytes, means.buffer).await?;
     let last_source = group.iter().rposition(|s| s.size > 0);
     for (at, segment) in group.iter().enumerate() {
         let mut source = log.source(segment, means).await?;
-        while let Some(header) = source.next().await? {
+        loop {
+            let header = match source.next().await? {
+                Next::Batch(header) => header,
+                Next::End => break,
+                Next::Damaged => return Ok(Err(at)),
+            };
             // The last batch of the group stays, as a bare header if need be: it tells where the segment ends.
             let last = source.at_end() && last_source == Some(at);
-            match filter.apply(&header, &source, last)? {
+            match filter.apply(&header, &source, last).await? {
                 Filtered::Gone => {}
-                Filtered::Whole => output.push(&header, source.batch()).await?,
+                Filtered::Whole => output.push(&source.with_time(&header).await, source.batch()).await?,
                 Filtered::Rewritten(bytes) => {
                     let header = BatchHeader::parse(&bytes).map_err(|e| LogError::BadBatch(e.to_string()))?;
                     output.push(&header, &bytes).await?;
@@ -236,7 +308,7 @@ async fn write_group<R: Rt>(
             }
         }
     }
-    output.finish().await
+    output.finish().await.map(Ok)
 }
 
 /// Whether a reading of keys met transactions whose ends it did not know.
@@ -267,7 +339,7 @@ impl Keys {
     ) -> Result<Seen, LogError> {
         for segment in sealed.iter().filter(|s| s.next > from && s.base < upto) {
             let mut source = log.source(segment, means).await?;
-            while let Some(header) = source.next().await? {
+            while let Next::Batch(header) = source.next().await? {
                 if header.base_offset >= upto {
                     break;
                 }
@@ -279,16 +351,16 @@ impl Keys {
                     Some(outcomes) if outcomes.aborted(&header) => continue,
                     _ => {}
                 }
-                let mut full = None;
-                each_record(&header, source.batch(), |offset, record| {
-                    if offset >= from && full.is_none() && record.key.is_some_and(|key| !self.map.put(key, offset)) {
-                        full = Some(offset);
+                let Some(payload) = source.payload(&header).await? else { continue };
+                for (at, record) in payload.records().enumerate() {
+                    if at % KEYS_PER_TURN == KEYS_PER_TURN - 1 {
+                        log.rt.yield_now().await;
                     }
-                })
-                .map_err(|e| source.damaged(&e.to_string()))?;
-                if let Some(offset) = full {
-                    self.upto = offset;
-                    return Ok(Seen::Everything);
+                    let offset = header.base_offset.wrapping_add(record.offset_delta.into());
+                    if offset >= from && record.key.is_some_and(|key| !self.map.put(key, offset)) {
+                        self.upto = offset;
+                        return Ok(Seen::Everything);
+                    }
                 }
             }
         }
@@ -302,9 +374,20 @@ async fn outcomes<R: Rt>(log: &Inner<R>, sealed: &[Sealed], from: Offset, means:
     let mut outcomes = Outcomes::new(from);
     for segment in sealed.iter().filter(|s| s.next > from) {
         let mut source = log.source(segment, means).await?;
-        while let Some(header) = source.next().await? {
+        loop {
+            let header = match source.next().await? {
+                Next::Batch(header) => header,
+                Next::End => break,
+                Next::Damaged => {
+                    // Their markers may lie in there: nothing of them is taken for aborted.
+                    outcomes.lose_open(segment.next - 1);
+                    break;
+                }
+            };
             if header.is_control() {
-                outcomes.control(&header, kind_of(&header, &source)?);
+                let payload = source.payload(&header).await?;
+                // One that cannot be read does not take records away either.
+                outcomes.control(&header, payload.as_ref().map_or(Marker::Commit, marker));
             } else if header.is_transactional() && header.base_offset >= from {
                 outcomes.data(&header);
             }
@@ -313,22 +396,51 @@ async fn outcomes<R: Rt>(log: &Inner<R>, sealed: &[Sealed], from: Offset, means:
     Ok(outcomes)
 }
 
-fn kind_of<R: Rt>(header: &BatchHeader, source: &Source<'_, R>) -> Result<Marker, LogError> {
-    marker(header, source.batch()).map_err(|e| source.damaged(&e.to_string()))
+/// What a cleaning has come past so far.
+#[derive(Clone, Debug, Default)]
+struct Passed {
+    alive: Alive,
+    /// Something that cannot be read: tombstones and markers behind it stay, for it may hold records
+    /// that they end.
+    unread: bool,
 }
 
-/// Says what of each batch stays.
+/// Decides which records of a batch stay.
 struct Filter<'a> {
     keys: Keys,
-    alive: Alive,
+    passed: Passed,
     now_ms: i64,
     delete_retention_ms: i64,
     pinned: &'a dyn Fn(&BatchHeader) -> bool,
 }
 
 impl Filter<'_> {
-    fn apply<R: Rt>(&mut self, header: &BatchHeader, source: &Source<'_, R>, last: bool) -> Result<Filtered, LogError> {
-        let passed = header.has_delete_horizon() && header.base_timestamp <= self.now_ms;
+    async fn apply<R: Rt>(&mut self, header: &BatchHeader, source: &Source<'_, R>, last: bool) -> Result<Filtered, LogError> {
+        let payload = source.payload(header).await?;
+        if header.is_transactional() && !header.is_control() {
+            self.passed.alive.data(header);
+        }
+        let Some(payload) = payload else {
+            self.passed.unread = true;
+            return Ok(Filtered::Whole);
+        };
+        let retention = self.retention(header, &payload, last);
+        let expired = self.expired(header);
+        let (keys, control) = (&self.keys, header.is_control());
+        Ok(filter_batch(header, source.batch(), &payload, &retention, |offset, record| match record.key {
+            _ if control || offset >= keys.upto => true,
+            // Nothing can be said of it: Kafka drops such records too. They date from before the topic was compacted.
+            None => false,
+            Some(key) => keys.map.get(key).is_none_or(|latest| offset >= latest) && (record.value.is_some() || !expired),
+        }))
+    }
+
+    /// Whether the tombstones or the marker in a batch may go.
+    fn expired(&self, header: &BatchHeader) -> bool {
+        !self.passed.unread && header.has_delete_horizon() && header.base_timestamp <= self.now_ms
+    }
+
+    fn retention(&mut self, header: &BatchHeader, payload: &Payload<'_>, last: bool) -> Retention {
         let mut retention = Retention {
             discard: false,
             keep_empty: last || header.has_producer_id() && (self.pinned)(header),
@@ -337,19 +449,11 @@ impl Filter<'_> {
         };
         if header.is_control() {
             // Of aborted transactions too it goes only after a later cleaning than their records.
-            retention.hollow_marker = self.alive.ended(header, kind_of(header, source)?);
-            retention.discard = retention.hollow_marker && passed;
+            retention.hollow_marker = self.passed.alive.ended(header, marker(payload));
+            retention.discard = retention.hollow_marker && self.expired(header);
         } else if header.is_transactional() {
             retention.discard = self.keys.outcomes.as_ref().is_some_and(|outcomes| outcomes.aborted(header));
-            self.alive.data(header);
         }
-        let (keys, control) = (&self.keys, header.is_control());
-        filter_batch(header, source.batch(), &retention, |offset, record| match record.key {
-            _ if control || offset >= keys.upto => true,
-            // Nothing can be said of it: Kafka drops such records too. They date from before the topic was compacted.
-            None => false,
-            Some(key) => keys.map.get(key).is_none_or(|latest| offset >= latest) && (record.value.is_some() || !passed),
-        })
-        .map_err(|e| source.damaged(&e.to_string()))
+        retention
     }
 }

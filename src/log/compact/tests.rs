@@ -13,8 +13,9 @@ use crate::base::prng::Prng;
 use crate::log::cache::Cache;
 use crate::log::{LogConfig, NoReplay, Opening, Read};
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
-use crate::wire::batch::{self, BatchSpec, Batches, build_batch, crc_ok};
+use crate::wire::batch::{self, BatchSpec, Batches, Inflation, build_batch, crc_ok};
 use crate::wire::compression::Compression;
+use crate::wire::record::Record;
 
 const RETENTION_MS: i64 = 10_000;
 const RULES: Rules = Rules { delete_retention_ms: RETENTION_MS, min_lag_ms: 0, max_lag_ms: i64::MAX, min_dirty_ppm: 0 };
@@ -26,6 +27,15 @@ struct Stored {
     key: Vec<u8>,
     value: Value,
     timestamp: i64,
+}
+
+/// Visits the records of a batch.
+fn each_record(batch: &[u8], mut visit: impl FnMut(Offset, &Record<'_>)) {
+    let header = BatchHeader::parse(batch).unwrap();
+    let payload = Inflation::new(&header, batch).and_then(Inflation::run).unwrap();
+    for record in payload.records() {
+        visit(header.base_offset + Offset::from(record.offset_delta), &record);
+    }
 }
 
 /// All that was ever appended and may still be there.
@@ -197,14 +207,13 @@ impl Machine {
             let header = BatchHeader::parse(bytes).unwrap();
             assert_eq!(header.partition_leader_epoch, 3);
             let mut newest = -1;
-            each_record(&header, bytes, |offset, record| {
+            each_record(bytes, |offset, record| {
                 let timestamp = header.base_timestamp + record.timestamp_delta;
                 newest = newest.max(timestamp);
                 let stored = Stored { key: record.key.unwrap().to_vec(), value: record.value.map(Vec::from), timestamp };
                 assert!(offset <= header.last_offset() && seen.last_key_value().is_none_or(|(before, _)| *before < offset));
                 seen.insert(offset, stored);
-            })
-            .unwrap();
+            });
             assert!(header.records_count == 0 || header.max_timestamp == newest);
             last.insert(header.producer_id, (header.last_offset(), header.last_sequence()));
         }
@@ -233,12 +242,11 @@ impl Machine {
     async fn check_clean(&self, log: &Log<SimRt>, upto: Offset) {
         let mut last: HashMap<Vec<u8>, Offset> = HashMap::new();
         for bytes in self.batches(log, 0).await {
-            each_record(&BatchHeader::parse(&bytes).unwrap(), &bytes, |offset, record| {
+            each_record(&bytes, |offset, record| {
                 if offset < upto {
                     assert_eq!(last.insert(record.key.unwrap().to_vec(), offset), None, "offset {offset}");
                 }
-            })
-            .unwrap();
+            });
         }
     }
 
@@ -433,10 +441,7 @@ fn tombstones_stay_for_their_time() {
         let records = async || {
             let mut found = Vec::new();
             for bytes in machine.batches(&log, 0).await {
-                each_record(&BatchHeader::parse(&bytes).unwrap(), &bytes, |offset, r| {
-                    found.push((offset, r.key.map(Vec::from), r.value.is_some()))
-                })
-                .unwrap();
+                each_record(&bytes, |offset, r| found.push((offset, r.key.map(Vec::from), r.value.is_some())));
             }
             found.into_iter().filter(|(_, key, _)| key.as_deref().is_none_or(|k| !k.starts_with(b"filler"))).collect::<Vec<_>>()
         };

@@ -34,6 +34,14 @@ impl Outcomes {
         }
     }
 
+    /// The ends of the transactions that are open lie in a part of the log that cannot be read, before
+    /// offset `upto`: they count as committed.
+    pub fn lose_open(&mut self, upto: Offset) {
+        for (producer_id, _) in std::mem::take(&mut self.open) {
+            self.markers.insert((producer_id, upto), false);
+        }
+    }
+
     /// The first offset of the transactions whose end was not seen.
     pub fn first_open(&self) -> Option<Offset> {
         self.open.values().min().copied()
@@ -100,6 +108,17 @@ mod tests {
             assert_eq!(outcomes.aborted(&header(offset, id, false)), aborted, "{offset} {id}");
         }
         assert_eq!(outcomes.first_open(), Some(18));
+    }
+
+    #[test]
+    fn transactions_whose_end_cannot_be_read_are_not_aborted() {
+        let mut outcomes = Outcomes::new(10);
+        outcomes.data(&header(10, 1, false));
+        outcomes.lose_open(19);
+        outcomes.data(&header(20, 1, false));
+        outcomes.control(&header(21, 1, true), Marker::Abort);
+        assert!(!outcomes.aborted(&header(10, 1, false)) && outcomes.aborted(&header(20, 1, false)));
+        assert_eq!(outcomes.first_open(), None);
     }
 
     #[test]

@@ -83,11 +83,16 @@ fn retriable(code: i16) -> bool {
 }
 
 fn commit(topic: &str, offset: i64) -> OffsetCommitRequest {
+    commit_of(GROUP, topic, offset)
+}
+
+/// A commit by name, of somebody without a group protocol.
+pub fn commit_of(group: &str, topic: &str, offset: i64) -> OffsetCommitRequest {
     let mut partition = OffsetCommitRequestPartition::default();
     (partition.committed_offset, partition.committed_metadata) = (offset, Some("".into()));
     let mut entry = OffsetCommitRequestTopic::default();
     (entry.name, entry.partitions) = (topic.into(), vec![partition]);
     let mut request = OffsetCommitRequest::default();
-    (request.group_id, request.generation_id_or_member_epoch, request.topics) = (GROUP.into(), -1, vec![entry]);
+    (request.group_id, request.generation_id_or_member_epoch, request.topics) = (group.to_owned().into(), -1, vec![entry]);
     request
 }

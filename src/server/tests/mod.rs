@@ -5,6 +5,9 @@
 mod churn;
 mod client;
 mod commits;
+mod coordinators;
+mod epochs;
+mod full;
 mod slow;
 mod workload;
 

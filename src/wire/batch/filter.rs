@@ -1,8 +1,9 @@
 //! What compaction needs of a batch: its keys, and the batch without the records that are to go.
 
 use std::borrow::Cow;
+use std::io::BufRead;
 
-use super::super::compression::{Compression, CompressionError, INFLATED_MAX, compress, decompress};
+use super::super::compression::{Compression, CompressionError, INFLATED_MAX, compress, decoder, describe};
 use super::super::record::{Record, Records};
 use super::*;
 
@@ -41,76 +42,116 @@ pub enum Marker {
     Other,
 }
 
-fn payload<'a>(header: &BatchHeader, batch: &'a [u8]) -> Result<Cow<'a, [u8]>, CompressionError> {
-    let compression = header.compression().map_err(CompressionError::Batch)?;
-    let payload = batch.get(HEADER_LEN..header.total_len()).ok_or(CompressionError::Batch(BatchError::Truncated))?;
-    match compression {
-        // Kafka writes no payload where there are no records, whatever the codec.
-        _ if header.records_count == 0 => Ok(Cow::Borrowed(&[])),
-        Compression::None => Ok(Cow::Borrowed(payload)),
-        _ => decompress(compression, payload, INFLATED_MAX).map(Cow::Owned),
+/// The records of a batch, inflated and known to be well formed.
+pub struct Payload<'a> {
+    bytes: Cow<'a, [u8]>,
+    count: i32,
+}
+
+impl Payload<'_> {
+    /// Its records.
+    pub fn records(&self) -> impl Iterator<Item = Record<'_>> {
+        // Checked when it was made.
+        Records::new(&self.bytes, self.count).map_while(Result::ok)
     }
 }
 
-/// Visits offset and content of every record of a whole batch, decompressed up to [`INFLATED_MAX`].
-pub fn each_record(header: &BatchHeader, batch: &[u8], mut visit: impl FnMut(Offset, &Record<'_>)) -> Result<(), CompressionError> {
-    let payload = payload(header, batch)?;
-    for record in Records::new(&payload, header.records_count) {
-        let record = record.map_err(corrupt)?;
-        visit(header.base_offset.wrapping_add(record.offset_delta.into()), &record);
+/// Inflates a batch in steps, up to [`INFLATED_MAX`].
+pub struct Inflation<'a> {
+    input: Option<Box<dyn BufRead + 'a>>,
+    bytes: Cow<'a, [u8]>,
+    count: i32,
+}
+
+impl<'a> Inflation<'a> {
+    /// Of the whole batch `batch`.
+    pub fn new(header: &BatchHeader, batch: &'a [u8]) -> Result<Inflation<'a>, CompressionError> {
+        let compression = header.compression().map_err(CompressionError::Batch)?;
+        let payload = batch.get(HEADER_LEN..header.total_len());
+        let payload = payload.ok_or(CompressionError::Batch(BatchError::Truncated))?;
+        let count = header.records_count;
+        let inflation = |input, bytes| Inflation { input, bytes: Cow::Borrowed(bytes), count };
+        match compression {
+            // Kafka writes no payload where there are no records, whatever the codec.
+            _ if count == 0 => Ok(inflation(None, &[])),
+            Compression::None => Ok(inflation(None, payload)),
+            _ => {
+                let decoder = decoder(compression, payload, INFLATED_MAX);
+                Ok(inflation(Some(decoder.map_err(|e| describe(e, INFLATED_MAX))?), &[]))
+            }
+        }
     }
-    Ok(())
+
+    /// Goes on until `budget` inflated bytes were spent; true at the end.
+    pub fn step(&mut self, budget: &mut usize) -> Result<bool, CompressionError> {
+        let Some(input) = &mut self.input else { return Ok(true) };
+        while *budget > 0 {
+            let piece = input.fill_buf().map_err(|error| describe(error, INFLATED_MAX))?;
+            if piece.is_empty() {
+                return Ok(true);
+            }
+            let len = piece.len();
+            self.bytes.to_mut().extend_from_slice(piece);
+            input.consume(len);
+            *budget = budget.saturating_sub(len);
+        }
+        Ok(false)
+    }
+
+    /// The records, which are all checked, after the last step.
+    pub fn finish(self) -> Result<Payload<'a>, CompressionError> {
+        for record in Records::new(&self.bytes, self.count) {
+            record?;
+        }
+        Ok(Payload { bytes: self.bytes, count: self.count })
+    }
+
+    /// Inflates in one go.
+    pub fn run(mut self) -> Result<Payload<'a>, CompressionError> {
+        self.step(&mut usize::MAX.clone())?;
+        self.finish()
+    }
 }
 
-fn corrupt(error: super::super::record::RecordError) -> CompressionError {
-    CompressionError::Corrupt(error.to_string())
-}
-
-/// What the control batch `batch` says, by the key of its first record.
-pub fn marker(header: &BatchHeader, batch: &[u8]) -> Result<Marker, CompressionError> {
-    let payload = payload(header, batch)?;
-    let kind = match Records::new(&payload, header.records_count).next() {
-        Some(record) => record.map_err(corrupt)?.key.and_then(|key| Some([*key.get(2)?, *key.get(3)?])),
-        None => None,
-    };
-    Ok(match kind {
+/// How the transaction ended, by the key of the first record of a control batch.
+pub fn marker(payload: &Payload<'_>) -> Marker {
+    let first = payload.records().next().and_then(|record| record.key);
+    match first.and_then(|key| Some([*key.get(2)?, *key.get(3)?])) {
         Some([0, 0]) => Marker::Abort,
         Some([0, 1]) => Marker::Commit,
         _ => Marker::Other,
-    })
+    }
 }
 
 /// A whole batch without the records that `keep` does not want: Kafka's `MemoryRecords.filterTo` for one batch.
 pub fn filter_batch(
     header: &BatchHeader,
     batch: &[u8],
+    payload: &Payload<'_>,
     retention: &Retention,
     mut keep: impl FnMut(Offset, &Record<'_>) -> bool,
-) -> Result<Filtered, CompressionError> {
-    let payload = if retention.discard { Cow::Borrowed(&[][..]) } else { payload(header, batch)? };
-    let count = if retention.discard { 0 } else { header.records_count };
+) -> Filtered {
     let mut kept = Vec::new();
     let mut tombstones = false;
-    for record in Records::new(&payload, count) {
-        let record = record.map_err(corrupt)?;
+    for record in payload.records().take_while(|_| !retention.discard) {
         let keep = keep(header.base_offset.wrapping_add(record.offset_delta.into()), &record);
         tombstones |= keep && record.value.is_none();
         kept.push(keep);
     }
     let left = kept.iter().filter(|keep| **keep).count();
     if left == 0 {
-        return Ok(match (retention.keep_empty, header.records_count) {
+        return match (retention.keep_empty, header.records_count) {
             (false, _) => Filtered::Gone,
             (true, 0) => Filtered::Whole,
             (true, _) => Filtered::Rewritten(without_records(header, batch)),
-        });
+        };
     }
     let horizon = ((tombstones || retention.hollow_marker) && !header.has_delete_horizon()).then_some(retention.horizon_ms);
     if left == kept.len() && horizon.is_none() {
-        return Ok(Filtered::Whole);
+        return Filtered::Whole;
     }
-    let stays = Records::new(&payload, count).zip(&kept).filter_map(|(record, keep)| record.ok().filter(|_| *keep));
-    Ok(Filtered::Rewritten(rebuild(header, batch, horizon, left, stays)))
+    let stays = payload.records().zip(&kept).filter_map(|(record, keep)| keep.then_some(record));
+    Filtered::Rewritten(rebuild(header, batch, horizon, left, stays))
 }
 
 fn rebuild<'a>(
@@ -173,18 +214,26 @@ mod tests {
         assert!(crc_ok(batch));
         let header = BatchHeader::parse(batch).unwrap();
         let mut seen = Vec::new();
-        each_record(&header, batch, |offset, record| {
+        for record in payload(&header, batch).records() {
+            let offset = header.base_offset + i64::from(record.offset_delta);
             let stamped = header.timestamp_type() == TimestampType::LogAppendTime;
             let timestamp = if stamped { header.max_timestamp } else { header.base_timestamp + record.timestamp_delta };
             seen.push((offset, timestamp, record.key.map(Vec::from)));
-        })
-        .unwrap();
+        }
         (header, seen)
+    }
+
+    fn payload<'a>(header: &BatchHeader, batch: &'a [u8]) -> Payload<'a> {
+        Inflation::new(header, batch).and_then(Inflation::run).unwrap()
+    }
+
+    fn filter(header: &BatchHeader, batch: &[u8], retention: &Retention, keep: impl FnMut(Offset, &Record<'_>) -> bool) -> Filtered {
+        filter_batch(header, batch, &payload(header, batch), retention, keep)
     }
 
     fn rewritten(batch: &[u8], retention: Retention, keep: &[Offset]) -> Vec<u8> {
         let header = BatchHeader::parse(batch).unwrap();
-        match filter_batch(&header, batch, &retention, |offset, _| keep.contains(&offset)).unwrap() {
+        match filter(&header, batch, &retention, |offset, _| keep.contains(&offset)) {
             Filtered::Rewritten(bytes) => bytes,
             other => panic!("{other:?}"),
         }
@@ -229,7 +278,7 @@ mod tests {
         assert_eq!((header.base_timestamp, header.max_timestamp), (1_000_000, 7000));
         assert_eq!(seen.iter().map(|r| r.1).collect::<Vec<_>>(), [5000, 4000, 7000, 6000]);
         let later = Retention { horizon_ms: 2_000_000, ..Retention::default() };
-        assert_eq!(filter_batch(&header, &first, &later, |_, _| true), Ok(Filtered::Whole));
+        assert_eq!(filter(&header, &first, &later, |_, _| true), Filtered::Whole);
         let (header, seen) = read(&rewritten(&first, later, &[101, 103]));
         assert_eq!((header.base_timestamp, header.max_timestamp), (1_000_000, 6000));
         assert_eq!(seen.iter().map(|r| r.1).collect::<Vec<_>>(), [4000, 6000]);
@@ -239,7 +288,7 @@ mod tests {
     fn an_empty_batch_goes_or_leaves_its_header() {
         let batch = sample(Compression::Zstd);
         let header = BatchHeader::parse(&batch).unwrap();
-        assert_eq!(filter_batch(&header, &batch, &Retention::default(), |_, _| false), Ok(Filtered::Gone));
+        assert_eq!(filter(&header, &batch, &Retention::default(), |_, _| false), Filtered::Gone);
         for discard in [false, true] {
             let retention = Retention { keep_empty: true, discard, ..Retention::default() };
             let empty = rewritten(&batch, retention, &[]);
@@ -248,15 +297,15 @@ mod tests {
             assert!(seen.is_empty());
             assert_eq!((header.base_offset, header.last_offset(), header.last_sequence()), (100, 103, 43));
             assert_eq!((header.compression(), header.base_timestamp, header.max_timestamp), (Ok(Compression::None), -1, 7000));
-            assert_eq!(filter_batch(&header, &empty, &retention, |_, _| true), Ok(Filtered::Whole));
-            assert_eq!(filter_batch(&header, &empty, &Retention::default(), |_, _| true), Ok(Filtered::Gone));
+            assert_eq!(filter(&header, &empty, &retention, |_, _| true), Filtered::Whole);
+            assert_eq!(filter(&header, &empty, &Retention::default(), |_, _| true), Filtered::Gone);
         }
     }
 
     #[test]
     fn append_times_and_markers() {
         let mut batch = sample(Compression::None);
-        set_log_append_time(&mut batch, 9000);
+        Stamp::LogAppendTime(9000).apply(&mut batch);
         let (header, seen) = read(&rewritten(&batch, Retention { horizon_ms: 50_000, ..Retention::default() }, &[101, 102]));
         assert_eq!((header.base_timestamp, header.max_timestamp, seen[0].1), (50_000, 9000, 9000));
         let control = BatchSpec { control: true, transactional: true, producer_id: 1, producer_epoch: 0, ..BatchSpec::default() };
@@ -265,7 +314,7 @@ mod tests {
         {
             let batch = build_batch(&control, &[(Some(key), Some(b"\0\0\0\0\0\0"), 1)]);
             let header = BatchHeader::parse(&batch).unwrap();
-            assert_eq!(marker(&header, &batch), Ok(expected));
+            assert_eq!(marker(&payload(&header, &batch)), expected);
             let (header, _) = read(&rewritten(&batch, Retention { hollow_marker: true, horizon_ms: 77, ..Retention::default() }, &[0]));
             assert!(header.is_control() && header.has_delete_horizon() && header.base_timestamp == 77);
         }

@@ -2,6 +2,7 @@
 
 mod build;
 mod filter;
+mod inspect;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -12,8 +13,9 @@ use super::compression::Compression;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId};
 
 pub use build::{BatchSpec, KeyValue, NewRecord, build_batch, build_batch_of};
-pub use filter::{Filtered, Marker, Retention, each_record, filter_batch, marker};
-pub use validate::{ProduceRules, Rejection, validate_produce};
+pub use filter::{Filtered, Inflation, Marker, Payload, Retention, filter_batch, marker};
+pub use inspect::{TimeSearch, Wanted};
+pub use validate::{Checker, ProduceRules, Rejection, validate_produce};
 
 /// Bytes of a batch before its records (Kafka's `RECORD_BATCH_OVERHEAD`).
 pub const HEADER_LEN: usize = 61;
@@ -119,10 +121,22 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
-    /// As the header is after [`set_log_append_time`], but for the checksum.
-    pub fn stamp(&mut self, ms: i64) {
-        self.attributes |= TIMESTAMP_TYPE_FLAG;
-        self.max_timestamp = ms;
+    /// As the header is after [`Stamp::apply`], but for the checksum.
+    pub fn stamp(&mut self, stamp: Stamp) {
+        match stamp {
+            Stamp::LogAppendTime(ms) => {
+                self.attributes |= TIMESTAMP_TYPE_FLAG;
+                self.max_timestamp = ms;
+            }
+            Stamp::Largest(ms) => self.max_timestamp = ms,
+        }
+    }
+
+    /// True if `max_timestamp` cannot be that of the records, so that only they tell: some clients
+    /// leave it at -1, and brokers that do not look into batches have stored it so.
+    pub fn time_unknown(&self) -> bool {
+        let below = self.max_timestamp < 0 || !self.has_delete_horizon() && self.max_timestamp < self.base_timestamp;
+        below && self.records_count > 0 && self.timestamp_type() == TimestampType::CreateTime
     }
 
     /// Reads the header of the batch that `bytes` begin with; the batch may be longer than `bytes`. The CRC is not looked at.
@@ -226,13 +240,34 @@ pub fn patch(batch: &mut [u8], base_offset: Offset, leader_epoch: LeaderEpoch) {
     batch[PARTITION_LEADER_EPOCH..MAGIC_AT].copy_from_slice(&leader_epoch.to_be_bytes());
 }
 
-/// Turns a whole batch into one of type LogAppendTime at `ms`, with a new CRC. Panics if `batch` is shorter than a header.
-pub fn set_log_append_time(batch: &mut [u8], ms: i64) {
-    let attributes = i16::from_be_bytes([batch[ATTRIBUTES], batch[ATTRIBUTES + 1]]) | TIMESTAMP_TYPE_FLAG;
-    batch[ATTRIBUTES..LAST_OFFSET_DELTA].copy_from_slice(&attributes.to_be_bytes());
-    batch[MAX_TIMESTAMP..PRODUCER_ID].copy_from_slice(&ms.to_be_bytes());
-    let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
-    batch[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+/// A timestamp (ms) that the broker sets in a batch's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamp {
+    /// The batch becomes one of type LogAppendTime.
+    LogAppendTime(i64),
+    /// The largest timestamp of the records, where the producer has told another.
+    Largest(i64),
+}
+
+impl Stamp {
+    /// The timestamp.
+    pub fn ms(self) -> i64 {
+        match self {
+            Stamp::LogAppendTime(ms) | Stamp::Largest(ms) => ms,
+        }
+    }
+
+    /// Sets it in a whole batch, with a new CRC. Panics if `batch` is shorter than a header.
+    pub fn apply(self, batch: &mut [u8]) {
+        if let Stamp::LogAppendTime(_) = self {
+            let attributes = i16::from_be_bytes([batch[ATTRIBUTES], batch[ATTRIBUTES + 1]]);
+            let attributes = (attributes | TIMESTAMP_TYPE_FLAG).to_be_bytes();
+            batch[ATTRIBUTES..LAST_OFFSET_DELTA].copy_from_slice(&attributes);
+        }
+        batch[MAX_TIMESTAMP..PRODUCER_ID].copy_from_slice(&self.ms().to_be_bytes());
+        let crc = crc32c::crc32c(&batch[ATTRIBUTES..]);
+        batch[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+    }
 }
 
 /// Whether the batch that `bytes` begin with is whole and has the CRC that it says.

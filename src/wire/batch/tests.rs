@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::super::compression::{Compression, decompress, first_at_or_after, max_timestamp};
+use bytes::Bytes;
+
+use super::super::compression::{Compression, CompressionError, compress, decompress};
 use super::super::record::Records;
 use super::*;
+use crate::base::config::Verify;
 use crate::base::error::ErrorCode;
 
 const NOW: i64 = 1_700_000_000_000;
@@ -20,7 +23,16 @@ fn rules() -> ProduceRules<'static> {
         after_max_ms: 3_600_000,
         now_ms: NOW,
         api_version: 13,
+        verify: Verify::Full,
     }
+}
+
+fn validate_produce(batch: &[u8], rules: &ProduceRules<'_>) -> Result<BatchHeader, Rejection> {
+    super::validate_produce(&Bytes::copy_from_slice(batch), rules)
+}
+
+fn search(batch: &[u8], wanted: Wanted) -> Result<Option<(Offset, i64)>, CompressionError> {
+    TimeSearch::new(&Bytes::copy_from_slice(batch), wanted).and_then(TimeSearch::run)
 }
 
 fn sample(compression: Compression) -> Vec<u8> {
@@ -81,7 +93,7 @@ fn headers_are_read_and_patched() {
     assert_eq!((header.producer_id, header.producer_epoch, header.last_sequence()), (7, 2, 0), "sequences wrap to 0");
     patch(&mut batch, 1 << 40, 9);
     assert!(crc_ok(&batch), "what the broker sets is outside the CRC");
-    set_log_append_time(&mut batch, 77);
+    Stamp::LogAppendTime(77).apply(&mut batch);
     assert!(crc_ok(&batch));
     let header = BatchHeader::parse(&batch).unwrap();
     assert_eq!((header.base_offset, header.partition_leader_epoch), (1 << 40, 9));
@@ -180,7 +192,7 @@ fn records_are_blamed_one_by_one() {
         let rejection = validate_produce(&batch, &ProduceRules { compacted: true, ..rules() }).unwrap_err();
         assert_eq!(rejection.code, ErrorCode::InvalidRecord);
         assert_eq!(rejection.record_errors.iter().map(|(index, _)| *index).collect::<Vec<_>>(), [0, 2]);
-        let text = "Compacted topic cannot accept message without key in topic partition t-3.";
+        let text = "Compacted topic cannot accept message without key in topic partition t-3";
         assert_eq!(rejection.record_errors[0].1, text);
         let all = format!(
             "One or more records have been rejected due to 2 record errors in total, and only showing the first three errors at most: \
@@ -214,8 +226,117 @@ fn timestamps_are_bounded() {
         assert_eq!(validate_produce(&early, &tight).unwrap_err().code, ErrorCode::InvalidTimestamp);
         // A maximum that no record has would keep the batch for ever.
         let lie = with(sample(compression), MAX_TIMESTAMP, &i64::MAX.to_be_bytes());
-        assert_eq!(refused(&lie), ErrorCode::InvalidTimestamp);
+        assert_eq!(validate_produce(&lie, &rules()).unwrap().max_timestamp, NOW + 5);
+        let trusting = validate_produce(&lie, &ProduceRules { verify: Verify::Frame, ..rules() });
+        match compression {
+            Compression::None => assert_eq!(trusting.unwrap().max_timestamp, NOW + 5),
+            _ => assert_eq!(trusting.unwrap_err().code, ErrorCode::InvalidTimestamp),
+        }
     }
+}
+
+/// Some clients leave the largest timestamp at -1, or tell that of the first record.
+#[test]
+fn the_largest_timestamp_is_that_of_the_records() {
+    for compression in Compression::ALL {
+        for told in [-1, 0, NOW - 1, NOW + 4, NOW + 6] {
+            let batch = with(sample(compression), MAX_TIMESTAMP, &i64::to_be_bytes(told));
+            assert_eq!(validate_produce(&batch, &rules()).unwrap().max_timestamp, NOW + 5);
+            // Without a look inside only what cannot be is noticed.
+            let trusting = ProduceRules { verify: Verify::Frame, ..rules() };
+            let seen = told < NOW || compression == Compression::None;
+            assert_eq!(validate_produce(&batch, &trusting).unwrap().max_timestamp, if seen { NOW + 5 } else { told });
+        }
+        let spec = BatchSpec { compression, ..BatchSpec::default() };
+        let none = build_batch(&spec, &[(None, None, NO_TIMESTAMP)]);
+        assert_eq!(validate_produce(&none, &rules()).unwrap().max_timestamp, NO_TIMESTAMP);
+        let mut stamped = with(sample(compression), MAX_TIMESTAMP, &i64::to_be_bytes(-1));
+        Stamp::Largest(NOW + 5).apply(&mut stamped);
+        assert_eq!(stamped, sample(compression));
+    }
+}
+
+/// A batch around `payload`, which is compressed here, that claims `count` records.
+fn batch_of(compression: Compression, payload: &[u8], count: i32) -> Vec<u8> {
+    let packed = compress(compression, payload);
+    let mut batch = build_batch(&BatchSpec { compression, ..BatchSpec::default() }, &[(None, None, NOW)]);
+    batch.truncate(HEADER_LEN);
+    batch.extend_from_slice(&packed);
+    let length = (batch.len() - LOG_OVERHEAD) as i32;
+    batch[BATCH_LENGTH..PARTITION_LEADER_EPOCH].copy_from_slice(&length.to_be_bytes());
+    let batch = with(batch, LAST_OFFSET_DELTA, &count.wrapping_sub(1).to_be_bytes());
+    with(batch, RECORDS_COUNT, &count.to_be_bytes())
+}
+
+#[test]
+fn what_is_compressed_is_judged_like_the_rest() {
+    let one = [&[16u8, 0, 0, 0, 2, b'k', 2, b'v', 0][..]].concat();
+    let two = [&one[..], &[16, 0, 0, 2, 2, b'k', 2, b'v', 0]].concat();
+    let cases: [(&str, &[u8], i32); 12] = [
+        ("fewer records", &one, 2),
+        ("more records", &two, 1),
+        ("bytes behind", &[&one[..], &[0; 5]].concat(), 1),
+        ("2^31 - 1 records", &one, i32::MAX),
+        ("seven headers, none there", &[16, 0, 0, 0, 2, b'k', 2, b'v', 14], 1),
+        ("a header without a key", &[20, 0, 0, 0, 2, b'k', 2, b'v', 2, 1, 1], 1),
+        ("a negative header count", &[16, 0, 0, 0, 2, b'k', 2, b'v', 1], 1),
+        ("a key of length -2", &[16, 0, 0, 0, 3, b'k', 2, b'v', 0], 1),
+        ("a value longer than its record", &[16, 0, 0, 0, 2, b'k', 20, b'v', 0], 1),
+        ("a record longer than its fields", &[18, 0, 0, 0, 2, b'k', 2, b'v', 0, 0], 1),
+        ("an offset of 6 bytes", &[26, 0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 2, b'k', 2, b'v', 0], 1),
+        ("nothing", &[], 1),
+    ];
+    let texts = |compression: Compression, payload: &[u8], count: i32| {
+        validate_produce(&batch_of(compression, payload, count), &rules()).unwrap_err()
+    };
+    for (what, payload, count) in cases {
+        let plain = texts(Compression::None, payload, count);
+        assert_eq!(plain.code, ErrorCode::InvalidRecord, "{what}");
+        for compression in Compression::ALL {
+            assert_eq!(texts(compression, payload, count), plain, "{what} {}", compression.name());
+        }
+    }
+    for compression in Compression::ALL {
+        validate_produce(&batch_of(compression, &two, 2), &rules()).unwrap();
+    }
+}
+
+#[test]
+fn a_frame_cannot_hold_more_records_than_its_bytes_allow() {
+    let trusting = ProduceRules { verify: Verify::Frame, ..rules() };
+    for compression in Compression::ALL.into_iter().filter(|c| *c != Compression::None) {
+        let good = sample(compression);
+        validate_produce(&good, &trusting).unwrap();
+        let many = with(good, RECORDS_COUNT, &i32::MAX.to_be_bytes());
+        let many = with(many, LAST_OFFSET_DELTA, &(i32::MAX - 1).to_be_bytes());
+        assert_eq!(validate_produce(&many, &trusting).unwrap_err().code, ErrorCode::InvalidRecord, "{}", compression.name());
+        // The most that compresses best: equal records.
+        let mut payload = vec![0; 7 * 50_000];
+        for (index, record) in payload.chunks_mut(7).enumerate() {
+            record.copy_from_slice(&[12, 0, 0, (index % 64) as u8, 1, 1, 0]);
+        }
+        validate_produce(&batch_of(compression, &payload, 50_000), &trusting).unwrap();
+    }
+}
+
+#[test]
+fn a_check_stops_at_its_budget_and_at_its_limit() {
+    for compression in Compression::ALL.into_iter().filter(|c| *c != Compression::None) {
+        let spec = BatchSpec { compression, ..BatchSpec::default() };
+        let value = vec![0; 1 << 20];
+        let batch: Bytes = build_batch(&spec, &[(Some(b"k"), Some(&value), NOW)]).into();
+        let rules = ProduceRules { compacted: true, ..rules() };
+        let mut checker = Checker::new(&batch, &rules).unwrap();
+        let mut steps = 1;
+        while checker.step(&rules, &mut (64 << 10)).unwrap().is_none() {
+            steps += 1;
+        }
+        assert_eq!(steps, 17, "{}", compression.name());
+    }
+    let bomb = vec![0; 65 << 20];
+    let batch = build_batch(&BatchSpec { compression: Compression::Zstd, ..BatchSpec::default() }, &[(None, Some(&bomb), NOW)]);
+    assert!(batch.len() < 8000);
+    assert_eq!(refused(&batch), ErrorCode::MessageTooLarge);
 }
 
 type Owned = (Option<Vec<u8>>, Option<Vec<u8>>, i64);
@@ -238,7 +359,7 @@ fn read_all(bytes: &[u8]) {
     for compacted in [false, true] {
         let _ = validate_produce(bytes, &ProduceRules { compacted, ..rules() });
     }
-    let _ = (crc_ok(bytes), first_at_or_after(bytes, 0), max_timestamp(bytes));
+    let _ = (crc_ok(bytes), search(bytes, Wanted::AtOrAfter(0)), search(bytes, Wanted::Largest));
     for (header, batch) in Batches::new(bytes).map_while(Result::ok) {
         let payload = &batch[HEADER_LEN..];
         let count =
@@ -263,9 +384,46 @@ proptest! {
         prop_assert_eq!(&seen, &records);
         let latest = records.iter().map(|record| record.2).max().unwrap();
         let at = records.iter().position(|record| record.2 == latest).unwrap() as i64;
-        prop_assert_eq!(max_timestamp(&batch).unwrap(), Some((at, latest)));
-        prop_assert_eq!(first_at_or_after(&batch, latest).unwrap(), Some((at, latest)));
-        prop_assert_eq!(first_at_or_after(&batch, latest + 1).unwrap(), None);
+        prop_assert_eq!(search(&batch, Wanted::Largest).unwrap(), Some((at, latest)));
+        prop_assert_eq!(search(&batch, Wanted::AtOrAfter(latest)).unwrap(), Some((at, latest)));
+        prop_assert_eq!(search(&batch, Wanted::AtOrAfter(latest + 1)).unwrap(), None);
+    }
+
+    /// Verdict and texts do not depend on the codec, and what is accepted can be read by everybody.
+    #[test]
+    fn accepted_batches_can_be_read_and_codecs_agree(
+        records in any_records(),
+        compression in any_compression(),
+        changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3),
+        more in -1..2i32,
+        compacted in any::<bool>(),
+    ) {
+        let plain = build_batch(&BatchSpec::default(), &borrowed(&records));
+        let mut payload = plain[HEADER_LEN..].to_vec();
+        for (at, byte) in changes {
+            let at = at.index(payload.len());
+            payload[at] = byte;
+        }
+        let count = records.len() as i32 + more;
+        let rules = ProduceRules { compacted, ..rules() };
+        let plain = batch_of(Compression::None, &payload, count);
+        let batch = batch_of(compression, &payload, count);
+        let verdict = validate_produce(&batch, &rules);
+        let of = |verdict: &Result<BatchHeader, Rejection>| verdict.clone().map(|header| header.max_timestamp);
+        prop_assert_eq!(of(&verdict), of(&validate_produce(&plain, &rules)));
+        if let Ok(header) = verdict {
+            let payload = Inflation::new(&header, &batch).and_then(Inflation::run).unwrap();
+            prop_assert_eq!(payload.records().count(), count as usize);
+            let largest = payload.records().map(|r| header.base_timestamp.wrapping_add(r.timestamp_delta)).max().unwrap();
+            prop_assert_eq!(header.max_timestamp, largest.max(NO_TIMESTAMP));
+            prop_assert_eq!(search(&batch, Wanted::Largest).unwrap().unwrap().1, largest);
+            prop_assert!(search(&batch, Wanted::AtOrAfter(largest)).unwrap().is_some());
+            let kept = filter_batch(&header, &batch, &payload, &Retention::default(), |_, r| r.key.is_some());
+            if let Filtered::Rewritten(bytes) = kept {
+                let header = BatchHeader::parse(&bytes).unwrap();
+                prop_assert!(Inflation::new(&header, &bytes).and_then(Inflation::run).is_ok());
+            }
+        }
     }
 
     #[test]

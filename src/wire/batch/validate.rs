@@ -2,9 +2,13 @@
 
 use std::ops::ControlFlow;
 
-use super::super::compression::{Compression, CompressionError, entries};
-use super::super::record::{RecordError, Records};
+use bytes::Bytes;
+
+use super::super::compression::{Compression, CompressionError, INFLATED_MAX};
+use super::super::scan::Front;
+use super::inspect::Inspection;
 use super::*;
+use crate::base::config::Verify;
 use crate::base::error::ErrorCode;
 
 /// Records of one batch whose errors are listed: Kafka lists all, but seven bytes of request are not to become a hundred of memory.
@@ -13,6 +17,9 @@ const RECORD_ERRORS_MAX: usize = 50;
 const RECORD_ERRORS_SHOWN: usize = 3;
 /// First Produce version that may carry zstd (KIP-110).
 const ZSTD_FROM_VERSION: i16 = 7;
+
+/// Bytes of the shortest record: its length, attributes, two deltas, no key, no value, no headers.
+const RECORD_MIN: usize = 7;
 
 /// What a topic's configuration and the request say about a batch.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +42,9 @@ pub struct ProduceRules<'a> {
     pub now_ms: i64,
     /// Version of the Produce request.
     pub api_version: i16,
+    /// How far compressed batches are looked at: without inflating them what the header says must be
+    /// possible for a batch of this length.
+    pub verify: Verify,
 }
 
 /// Why a batch is not appended, as the response says it.
@@ -54,27 +64,89 @@ impl Rejection {
     }
 }
 
-/// Checks the records of one partition of a Produce request; they are one whole batch if this succeeds, and its header is returned.
-///
-/// Uncompressed records are all parsed. Compressed ones are not decompressed, unless the topic is compacted: then their keys are
-/// looked at, within [`super::super::compression::INFLATED_MAX`]. The first problem decides; the order is Kafka's.
-pub fn validate_produce(records: &[u8], rules: &ProduceRules<'_>) -> Result<BatchHeader, Rejection> {
-    let header = one_batch(records, rules.api_version)?;
-    let compression = header.compression().map_err(|e| Rejection::new(ErrorCode::UnsupportedCompressionType, e.to_string()))?;
-    if compression == Compression::Zstd && rules.api_version < ZSTD_FROM_VERSION {
-        let message = format!("Produce requests with version {} are not allowed to use ZStandard compression", rules.api_version);
-        return Err(Rejection::new(ErrorCode::UnsupportedCompressionType, message));
+/// Checks the records of one partition of a Produce request, which must be one whole batch, in steps:
+/// a short frame may hold a lot. The first problem decides; the order is Kafka's.
+pub struct Checker {
+    header: BatchHeader,
+    inspection: Option<Inspection>,
+    blame: Blame,
+    /// Of the next record.
+    index: i32,
+    /// Largest timestamp (ms) of the records so far.
+    largest: i64,
+}
+
+impl Checker {
+    /// Checks all but the records.
+    pub fn new(records: &Bytes, rules: &ProduceRules<'_>) -> Result<Checker, Rejection> {
+        let header = one_batch(records, rules.api_version)?;
+        let compression = header.compression();
+        let compression = compression.map_err(|e| Rejection::new(ErrorCode::UnsupportedCompressionType, e.to_string()))?;
+        if compression == Compression::Zstd && rules.api_version < ZSTD_FROM_VERSION {
+            let version = rules.api_version;
+            let message = format!("Produce requests with version {version} are not allowed to use ZStandard compression");
+            return Err(Rejection::new(ErrorCode::UnsupportedCompressionType, message));
+        }
+        check_integrity(&header, records, rules)?;
+        check_counts(&header, rules)?;
+        check_producer(&header, rules)?;
+        let trusted = compression != Compression::None && rules.verify == Verify::Frame && !rules.compacted && !header.time_unknown();
+        let inspection = match trusted {
+            true => {
+                check_plausible(&header, compression, rules)?;
+                None
+            }
+            false => Some(Inspection::new(&header, records).map_err(unreadable)?),
+        };
+        Ok(Checker { header, inspection, blame: Blame::new(), index: 0, largest: NO_TIMESTAMP })
     }
-    check_integrity(&header, records, rules)?;
-    check_counts(&header)?;
-    check_producer(&header)?;
-    if compression == Compression::None {
-        check_records(&header, &records[HEADER_LEN..], rules)?;
-    } else if rules.compacted {
-        check_compressed_keys(&header, records, rules)?;
+
+    /// True if compressed records are looked at.
+    pub fn inflates(&self) -> bool {
+        self.inspection.as_ref().is_some_and(Inspection::inflates)
     }
-    check_header_times(&header, compression, rules)?;
-    Ok(header)
+
+    /// Goes on until `budget` inflated bytes were spent. At the end the header, with the largest
+    /// timestamp that the records have. The rules are to be those of the beginning.
+    pub fn step(&mut self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<Option<BatchHeader>, Rejection> {
+        let bounds = time_bounds(rules);
+        let Checker { header, inspection, blame, index, largest } = self;
+        let Some(inspection) = inspection else {
+            check_header_times(header, rules)?;
+            return Ok(Some(*header));
+        };
+        let base = header.base_timestamp;
+        let done = inspection.step(budget, |front| {
+            let timestamp = base.wrapping_add(front.timestamp_delta);
+            *largest = timestamp.max(*largest);
+            check_record(front, timestamp, *index, bounds, rules, blame);
+            *index += 1;
+            ControlFlow::Continue(())
+        });
+        if !done.map_err(unreadable)? {
+            return Ok(None);
+        }
+        std::mem::replace(blame, Blame::new()).verdict()?;
+        check_timestamp_type(header)?;
+        Ok(Some(BatchHeader { max_timestamp: *largest, ..*header }))
+    }
+}
+
+/// As a [`Checker`] does, in one go.
+pub fn validate_produce(records: &Bytes, rules: &ProduceRules<'_>) -> Result<BatchHeader, Rejection> {
+    let mut checker = Checker::new(records, rules)?;
+    loop {
+        if let Some(header) = checker.step(rules, &mut usize::MAX.clone())? {
+            return Ok(header);
+        }
+    }
+}
+
+fn unreadable(error: CompressionError) -> Rejection {
+    match error {
+        CompressionError::TooLong(_) => Rejection::new(ErrorCode::MessageTooLarge, format!("The record batch has {error}")),
+        _ => invalid_record(error.to_string()),
+    }
 }
 
 fn invalid_record(message: impl Into<String>) -> Rejection {
@@ -120,24 +192,37 @@ fn check_integrity(header: &BatchHeader, batch: &[u8], rules: &ProduceRules<'_>)
     Ok(())
 }
 
-fn check_counts(header: &BatchHeader) -> Result<(), Rejection> {
-    let (count, last) = (header.records_count, header.last_offset());
+fn check_counts(header: &BatchHeader, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
+    let (count, last, base) = (header.records_count, header.last_offset(), header.base_offset);
+    let place = format_args!("in topic partition {}-{}", rules.topic, rules.partition);
     if header.last_offset_delta < 0 {
-        return Err(invalid_record(format!("Batch has an invalid offset range: [{}, {last}]", header.base_offset)));
+        return Err(invalid_record(format!("Batch has an invalid offset range: [{base}, {last}] {place}")));
     }
     if count <= 0 {
-        return Err(invalid_record(format!("Invalid reported count for record batch: {count}")));
+        return Err(invalid_record(format!("Invalid reported count for record batch: {count} {place}")));
     }
     if i64::from(header.last_offset_delta) + 1 != i64::from(count) {
-        let message = format!("Inconsistent batch offset range [{}, {last}] and count of records {count}", header.base_offset);
-        return Err(invalid_record(message));
+        let range = format_args!("[{base}, {last}]");
+        return Err(invalid_record(format!("Inconsistent batch offset range {range} and count of records {count} {place}")));
     }
     Ok(())
 }
 
-fn check_producer(header: &BatchHeader) -> Result<(), Rejection> {
+/// A batch that is not inflated cannot hold more records than its bytes could become.
+fn check_plausible(header: &BatchHeader, compression: Compression, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
+    let payload = header.total_len() - HEADER_LEN;
+    let inflated = payload.saturating_mul(compression.growth_max()).min(INFLATED_MAX);
+    if header.records_count as usize <= inflated / RECORD_MIN {
+        return Ok(());
+    }
+    let (count, topic, partition) = (header.records_count, rules.topic, rules.partition);
+    Err(invalid_record(format!("Invalid reported count for record batch: {count} in topic partition {topic}-{partition}")))
+}
+
+fn check_producer(header: &BatchHeader, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
+    let place = format_args!("in topic partition {}-{}", rules.topic, rules.partition);
     if header.is_control() {
-        return Err(invalid_record("Clients are not allowed to write control records"));
+        return Err(invalid_record(format!("Clients are not allowed to write control records {place}")));
     }
     if header.has_delete_horizon() {
         return Err(invalid_record("Clients are not allowed to set a delete horizon"));
@@ -145,7 +230,8 @@ fn check_producer(header: &BatchHeader) -> Result<(), Rejection> {
     if header.has_producer_id() {
         let (id, sequence, epoch) = (header.producer_id, header.base_sequence, header.producer_epoch);
         if sequence < 0 {
-            return Err(invalid_record(format!("Invalid sequence number {sequence} in record batch with producerId {id}")));
+            let what = format_args!("Invalid sequence number {sequence} in record batch with producerId {id}");
+            return Err(invalid_record(format!("{what} {place}")));
         }
         if epoch < 0 {
             return Err(invalid_record(format!("Invalid epoch {epoch} of producerId {id}")));
@@ -178,21 +264,24 @@ fn invalid_timestamp(record_errors: Vec<(i32, String)>) -> Rejection {
     Rejection { code: ErrorCode::InvalidTimestamp, message, record_errors }
 }
 
-/// What the header says about time: all there is of compressed records, and what retention goes by. A maximum that is within the
-/// bounds but not that of the records passes: Kafka would correct it, here it misleads nobody but its producer's own look-ups by time.
-fn check_header_times(header: &BatchHeader, compression: Compression, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
-    if header.timestamp_type() == TimestampType::LogAppendTime {
-        let message = "Invalid timestamp type in batch. Producer should not set timestamp type to LogAppendTime.";
-        return Err(invalid_timestamp(vec![(0, message.to_owned())]));
-    }
+/// What the header says about time: all there is of records that are not looked at, and what
+/// retention goes by.
+fn check_header_times(header: &BatchHeader, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
+    check_timestamp_type(header)?;
     let bounds = time_bounds(rules);
-    let first = (0, header.base_timestamp);
-    let last = (header.last_offset_delta, header.max_timestamp);
-    let ends = if compression == Compression::None { [last, last] } else { [first, last] };
+    let ends = [(0, header.base_timestamp), (header.last_offset_delta, header.max_timestamp)];
     match ends.into_iter().find(|(_, timestamp)| !acceptable(*timestamp, bounds)) {
         Some((index, timestamp)) => Err(invalid_timestamp(vec![(index, out_of_range(timestamp, index, bounds))])),
         None => Ok(()),
     }
+}
+
+fn check_timestamp_type(header: &BatchHeader) -> Result<(), Rejection> {
+    if header.timestamp_type() == TimestampType::CreateTime {
+        return Ok(());
+    }
+    let message = "Invalid timestamp type in batch. Producer should not set timestamp type to LogAppendTime.";
+    Err(invalid_timestamp(vec![(0, message.to_owned())]))
 }
 
 /// Collects what is wrong with single records.
@@ -233,30 +322,20 @@ impl Blame {
     }
 }
 
-fn no_key(rules: &ProduceRules<'_>) -> String {
-    format!("Compacted topic cannot accept message without key in topic partition {}-{}.", rules.topic, rules.partition)
+#[inline]
+fn check_record(front: Front, timestamp: i64, index: i32, bounds: (i64, i64), rules: &ProduceRules<'_>, blame: &mut Blame) {
+    if front.offset_delta != index {
+        blame.add(index, || not_incremental(front.offset_delta, index, rules));
+    } else if rules.compacted && !front.has_key {
+        blame.add(index, || no_key(rules));
+    } else if !acceptable(timestamp, bounds) {
+        blame.bad_time = true;
+        blame.add(index, || out_of_range(timestamp, index, bounds));
+    }
 }
 
-fn check_records(header: &BatchHeader, payload: &[u8], rules: &ProduceRules<'_>) -> Result<(), Rejection> {
-    let bounds = time_bounds(rules);
-    let mut blame = Blame::new();
-    for (index, record) in (0..).zip(Records::new(payload, header.records_count)) {
-        let record = record.map_err(|error: RecordError| invalid_record(error.to_string()))?;
-        if record.offset_delta != index {
-            blame.add(index, || not_incremental(record.offset_delta, index, rules));
-            continue;
-        }
-        if rules.compacted && record.key.is_none() {
-            blame.add(index, || no_key(rules));
-            continue;
-        }
-        let timestamp = header.base_timestamp.wrapping_add(record.timestamp_delta);
-        if !acceptable(timestamp, bounds) {
-            blame.bad_time = true;
-            blame.add(index, || out_of_range(timestamp, index, bounds));
-        }
-    }
-    blame.verdict()
+fn no_key(rules: &ProduceRules<'_>) -> String {
+    format!("Compacted topic cannot accept message without key in topic partition {}-{}", rules.topic, rules.partition)
 }
 
 fn not_incremental(delta: i32, index: i32, rules: &ProduceRules<'_>) -> String {
@@ -264,23 +343,4 @@ fn not_incremental(delta: i32, index: i32, rules: &ProduceRules<'_>) -> String {
         "Inner record with offset {delta} inside the record batch does not have incremental offsets, expected offset is {index} in topic partition {}-{}.",
         rules.topic, rules.partition
     )
-}
-
-fn check_compressed_keys(header: &BatchHeader, batch: &[u8], rules: &ProduceRules<'_>) -> Result<(), Rejection> {
-    let mut blame = Blame::new();
-    let mut index = 0;
-    let scanned = entries(header, batch, |entry| {
-        if entry.offset_delta != index {
-            blame.add(index, || not_incremental(entry.offset_delta, index, rules));
-        } else if !entry.has_key {
-            blame.add(index, || no_key(rules));
-        }
-        index += 1;
-        ControlFlow::Continue(())
-    });
-    scanned.map_err(|error: CompressionError| match error {
-        CompressionError::TooLong(_) => Rejection::new(ErrorCode::MessageTooLarge, format!("The record batch has {error}")),
-        _ => invalid_record(error.to_string()),
-    })?;
-    blame.verdict()
 }

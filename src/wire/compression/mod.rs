@@ -1,18 +1,18 @@
 //! The compression types of record batches, with output that is bounded whatever the input claims.
 
-mod scan;
 mod snappy;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
 
 use super::batch::BatchError;
+use super::record::RecordError;
 
-pub(super) use scan::entries;
-pub use scan::{first_at_or_after, max_timestamp};
-
-/// Largest decompressed payload that a look into a compressed batch reads, by streaming, before it gives up on the batch.
+/// Largest decompressed payload of one batch, in bytes; a batch with a larger one is refused.
 pub const INFLATED_MAX: usize = 64 << 20;
+
+/// Decompressed bytes that a decoder hands out at a time.
+const PIECE: usize = 16 << 10;
 
 /// How a batch's records are compressed (`CompressionType`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +32,21 @@ pub enum Compression {
 }
 
 impl Compression {
+    /// Bytes that one compressed byte can become, at most: no fact about usual data, but a bound for
+    /// what a length can hold.
+    pub fn growth_max(self) -> usize {
+        match self {
+            Compression::None => 1,
+            // A match of 258 bytes takes two bits.
+            Compression::Gzip => 1032,
+            Compression::Snappy => snappy::MAX_GROWTH,
+            // A byte of a match's length counts for 255.
+            Compression::Lz4 => 255,
+            // A block of 128 KiB that repeats one byte takes four.
+            Compression::Zstd => 32 << 10,
+        }
+    }
+
     /// All of them.
     pub const ALL: [Compression; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
@@ -53,8 +68,10 @@ pub enum CompressionError {
     Batch(BatchError),
     /// It would be longer than this when decompressed.
     TooLong(usize),
-    /// It is not what its type says, or the records in it are damaged.
+    /// It is not what its type says.
     Corrupt(String),
+    /// The records in it are damaged.
+    Records(RecordError),
 }
 
 impl fmt::Display for CompressionError {
@@ -63,11 +80,18 @@ impl fmt::Display for CompressionError {
             CompressionError::Batch(error) => error.fmt(f),
             CompressionError::TooLong(limit) => write!(f, "more than {limit} bytes when decompressed"),
             CompressionError::Corrupt(text) => write!(f, "corrupt payload: {text}"),
+            CompressionError::Records(error) => error.fmt(f),
         }
     }
 }
 
 impl std::error::Error for CompressionError {}
+
+impl From<RecordError> for CompressionError {
+    fn from(error: RecordError) -> CompressionError {
+        CompressionError::Records(error)
+    }
+}
 
 /// Decompresses a payload that yields at most `limit` bytes; memory grows with what comes out, not with what is claimed.
 pub fn decompress(compression: Compression, payload: &[u8], limit: usize) -> Result<Vec<u8>, CompressionError> {
@@ -97,16 +121,17 @@ pub fn compress(compression: Compression, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A stream of the decompressed bytes that fails when there are more than `limit`.
-fn decoder(compression: Compression, payload: &[u8], limit: usize) -> io::Result<Box<dyn BufRead + '_>> {
+pub(super) fn decoder<'a>(compression: Compression, payload: impl AsRef<[u8]> + 'a, limit: usize) -> io::Result<Box<dyn BufRead + 'a>> {
     fn bounded<'a>(inner: impl Read + 'a, limit: usize) -> Box<dyn BufRead + 'a> {
-        Box::new(BufReader::new(Bounded { inner, left: limit }))
+        Box::new(BufReader::with_capacity(PIECE, Bounded { inner, left: limit }))
     }
+    let input = io::Cursor::new(payload);
     Ok(match compression {
-        Compression::None => bounded(payload, limit),
-        Compression::Gzip => bounded(flate2::bufread::MultiGzDecoder::new(payload), limit),
-        Compression::Snappy => bounded(snappy::Decoder::new(payload, limit), limit),
-        Compression::Lz4 => bounded(lz4_flex::frame::FrameDecoder::new(payload), limit),
-        Compression::Zstd => bounded(zstd::stream::read::Decoder::with_buffer(payload)?, limit),
+        Compression::None => bounded(input, limit),
+        Compression::Gzip => bounded(flate2::bufread::MultiGzDecoder::new(input), limit),
+        Compression::Snappy => bounded(snappy::Decoder::new(input.into_inner(), limit), limit),
+        Compression::Lz4 => bounded(lz4_flex::frame::FrameDecoder::new(input), limit),
+        Compression::Zstd => bounded(zstd::stream::read::Decoder::with_buffer(input)?, limit),
     })
 }
 
@@ -123,7 +148,7 @@ impl<R: Read> Read for Bounded<R> {
     }
 }
 
-fn describe(error: io::Error, limit: usize) -> CompressionError {
+pub(super) fn describe(error: io::Error, limit: usize) -> CompressionError {
     match error.kind() {
         io::ErrorKind::FileTooLarge => CompressionError::TooLong(limit),
         _ => CompressionError::Corrupt(error.to_string()),

@@ -8,34 +8,38 @@ const HEADER_LEN: usize = 16;
 /// Payload bytes per block, as snappy-java cuts them.
 const BLOCK_LEN: usize = 32 << 10;
 /// A block cannot grow by more than this factor: the best that three bytes do is to copy 64.
-const MAX_GROWTH: usize = 22;
+pub(super) const MAX_GROWTH: usize = 22;
 
 /// Yields the bytes of framed blocks, or of one bare block (as old Go and C clients send).
-pub(super) struct Decoder<'a> {
-    rest: &'a [u8],
+pub(super) struct Decoder<P> {
+    payload: P,
+    /// Where the next block begins.
+    next: usize,
     framed: bool,
     block: Vec<u8>,
     at: usize,
     limit: usize,
 }
 
-impl<'a> Decoder<'a> {
+impl<P: AsRef<[u8]>> Decoder<P> {
     /// No block may claim more than `limit` bytes.
-    pub(super) fn new(payload: &'a [u8], limit: usize) -> Decoder<'a> {
-        let framed = payload.len() >= HEADER_LEN && payload.starts_with(MAGIC);
-        let rest = if framed { &payload[HEADER_LEN..] } else { payload };
-        Decoder { rest, framed, block: Vec::new(), at: 0, limit }
+    pub(super) fn new(payload: P, limit: usize) -> Decoder<P> {
+        let bytes = payload.as_ref();
+        let framed = bytes.len() >= HEADER_LEN && bytes.starts_with(MAGIC);
+        let next = if framed { HEADER_LEN } else { 0 };
+        Decoder { payload, next, framed, block: Vec::new(), at: 0, limit }
     }
 
     fn next_block(&mut self) -> io::Result<()> {
+        let rest = &self.payload.as_ref()[self.next..];
         let packed = if self.framed {
-            let (len, rest) = self.rest.split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
+            let (len, rest) = rest.split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
             let len = usize::try_from(i32::from_be_bytes(*len)).map_err(|_| io::ErrorKind::InvalidData)?;
-            let (packed, rest) = rest.split_at_checked(len).ok_or(io::ErrorKind::UnexpectedEof)?;
-            self.rest = rest;
-            packed
+            self.next += size_of::<i32>() + len;
+            rest.get(..len).ok_or(io::ErrorKind::UnexpectedEof)?
         } else {
-            std::mem::take(&mut self.rest)
+            self.next += rest.len();
+            rest
         };
         let claimed = snap::raw::decompress_len(packed)?;
         if claimed > self.limit {
@@ -51,10 +55,10 @@ impl<'a> Decoder<'a> {
     }
 }
 
-impl Read for Decoder<'_> {
+impl<P: AsRef<[u8]>> Read for Decoder<P> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         while self.at == self.block.len() {
-            if self.rest.is_empty() {
+            if self.next >= self.payload.as_ref().len() {
                 return Ok(0);
             }
             self.next_block()?;

@@ -1,0 +1,104 @@
+//! Tests of stored batches whose headers do not tell their largest timestamp.
+
+use std::time::Duration;
+
+use super::files;
+use super::tests::{CONFIG, create, path, reopen, segment};
+use super::{Log, LogConfig, Opening, Retention};
+use crate::rt::Rt;
+use crate::sim::{Sim, SimRt};
+use crate::wire::batch::{BatchSpec, Stamp, build_batch};
+use crate::wire::compression::Compression;
+
+const SMALL: LogConfig = LogConfig { segment_bytes: 5000, ..CONFIG };
+const CLEAN: Opening = Opening { clean: true, recovery_point: i64::MAX, log_start: 0, cleaned: 0 };
+const COUNT: i64 = 200;
+/// Timestamp of the first record; those behind the old one follow each other from here on.
+const FRESH: i64 = 5_000_000;
+
+/// A closed log of one old record and [`COUNT`] batches of two records that do not tell their time, as
+/// a broker has stored it that believed them.
+async fn written(rt: &SimRt) {
+    let log = create(rt, SMALL).await;
+    log.append(&build_batch(&BatchSpec::default(), &[(None, None, 1000)]), 0, 1, None).unwrap();
+    let value = [7; 200];
+    for n in 0..COUNT {
+        let compression = Compression::ALL[n as usize % 5];
+        let spec = BatchSpec { compression, ..BatchSpec::default() };
+        let records = [(None, Some(&value[..]), FRESH + n), (None, Some(&value), FRESH + n - 1)];
+        let mut batch = build_batch(&spec, &records);
+        Stamp::Largest(-1).apply(&mut batch);
+        log.append(&batch, log.end_offset(), 1, None).unwrap();
+    }
+    log.close(Vec::new()).await.unwrap();
+}
+
+async fn check(log: &Log<SimRt>) {
+    let end = log.end_offset();
+    assert_eq!(end, 1 + 2 * COUNT);
+    for n in [0, 1, 50, COUNT - 1] {
+        let found = log.offset_for_timestamp(FRESH + n, end).await.unwrap();
+        assert_eq!(found, Some((1 + 2 * n, FRESH + n)));
+    }
+    assert_eq!(log.offset_for_timestamp(FRESH + COUNT, end).await.unwrap(), None);
+    let largest = log.max_timestamp_offset(end).await.unwrap();
+    assert_eq!(largest, Some((2 * COUNT - 1, FRESH + COUNT - 1)));
+}
+
+#[test]
+fn records_are_found_whose_batches_do_not_tell_their_time() {
+    for clean in [true, false] {
+        let sim = Sim::new(1, 1);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            written(&rt).await;
+            let opening = if clean { CLEAN } else { Opening::default() };
+            check(&reopen(&rt, SMALL, opening).await.unwrap()).await;
+            // Also where there is no index.
+            for base in bases(&rt) {
+                for kind in ["index", "timeindex"] {
+                    let _ = rt.remove_file(&files::name(&path(), base, kind));
+                }
+            }
+            let log = reopen(&rt, SMALL, Opening::default()).await.unwrap();
+            check(&log).await;
+            log.close(Vec::new()).await.unwrap();
+            // The stored indexes are right from now on.
+            check(&reopen(&rt, SMALL, CLEAN).await.unwrap()).await;
+        });
+    }
+}
+
+fn bases(rt: &SimRt) -> Vec<i64> {
+    let entries = rt.list(&path()).unwrap();
+    entries.iter().filter_map(|entry| files::base_of(&entry.name, "log")).collect()
+}
+
+#[test]
+fn retention_does_not_go_by_a_part_of_the_timestamps() {
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    let by_age = |ms| Retention { ms: Some(ms), bytes: None };
+    sim.run_until(async {
+        written(&rt).await;
+        let log = reopen(&rt, SMALL, CLEAN).await.unwrap();
+        let all = bases(&rt);
+        assert!(all.len() > 3);
+        // Half of the records are older than this, by their own timestamps.
+        let now_ms = FRESH + COUNT / 2 + 1000;
+        let before = log.expired_before(by_age(1000), now_ms).await.unwrap();
+        let at = all.iter().position(|base| *base == before).unwrap();
+        assert!(at > 0 && at + 1 < all.len(), "{before} of {all:?}");
+        let newest_gone = FRESH + (before - 2) / 2;
+        assert!(now_ms - newest_gone > 1000);
+        // Whatever the stored index says: here that of the first segment tells of the old record only.
+        let log = reopen(&rt, SMALL, CLEAN).await.unwrap();
+        let told = [&1000i64.to_be_bytes()[..], &[0; 4]].concat();
+        rt.replace_file(&files::name(&path(), 0, "timeindex"), told).await.unwrap();
+        assert_eq!(log.expired_before(by_age(1000), FRESH).await.unwrap(), 0);
+        // Once its file is old too nothing in it can be young.
+        rt.sleep(Duration::from_millis(10)).await;
+        let written = all.iter().map(|base| rt.modified_ms(&segment(*base)).unwrap()).max().unwrap();
+        assert_eq!(log.expired_before(by_age(1000), written + 1001).await.unwrap(), log.end_offset());
+    });
+}

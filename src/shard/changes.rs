@@ -1,0 +1,317 @@
+//! Changes of the metadata on their way through the controller shard: they wait for a bounded time,
+//! are decided one at a time, written, flushed, applied, and acted on by every core.
+//!
+//! A request never ends the process. What the disk has no room for stays in the queue until its
+//! deadline, and is decided anew when there is room, so that nothing appears after its client was
+//! told that it did not. Room for deletions is kept ahead of need.
+
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_lite::future::or;
+
+use super::MetadataRecord;
+use super::control::{Control, partitions};
+use super::message::{Answer, Assignment, Call, Change, Home, Ids, Ticket};
+use super::op::Key;
+use crate::base::error::ErrorCode;
+use crate::base::fatal::fatal;
+use crate::cluster::queue::{Entry, Lane};
+use crate::cluster::{journal, placement};
+use crate::log::LogError;
+use crate::rt::{Class, Rt};
+
+/// Bytes of the metadata log that are allocated ahead, for deletions alone and for what a start has to
+/// write: a full disk can be cleared over the network.
+const RESERVE: u64 = 1 << 20;
+/// How often a change that the disk has no room for is tried again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// Who asked for a change: its core and the call.
+pub(super) type Asker = (usize, Ticket);
+
+/// What could not be written for want of room; nothing of it is in the log.
+#[derive(Debug)]
+pub(super) struct NoRoom(pub(super) String);
+
+/// Why nothing was written. A failed write or flush ends the process: what is on the device is not known.
+fn refused(error: LogError) -> NoRoom {
+    match error {
+        LogError::Exhausted(what) => NoRoom(what),
+        // Nobody can ask for the one, the other is a stop.
+        LogError::TooLarge | LogError::Closed => NoRoom(error.to_string()),
+        e => fatal(&format!("the metadata log cannot be written: {e}")),
+    }
+}
+
+/// The log is being changed, for as long as this lives: a close waits.
+struct Busy<'a>(&'a Cell<bool>);
+
+impl<'a> Busy<'a> {
+    fn new(busy: &'a Cell<bool>) -> Busy<'a> {
+        busy.set(true);
+        Busy(busy)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl<R: Rt> Control<R> {
+    /// Takes a change into the queue.
+    pub(super) fn submit(&self, from: usize, ticket: Ticket, change: Change) {
+        let until = self.shard.rt().now().mono + change.terms.within;
+        let (lane, bytes) = (change.terms.lane, change.terms.bytes);
+        let pushed = self.queue.borrow_mut().push(lane, bytes, until, ((from, ticket), change));
+        match pushed {
+            Ok(()) => {
+                self.queued.notify();
+                self.expiry.notify();
+            }
+            // A code that clients try again after.
+            Err((asker, _)) => self.refuse(asker, ErrorCode::RequestTimedOut),
+        }
+    }
+
+    fn refuse(&self, (to, ticket): Asker, code: ErrorCode) {
+        self.shard.reply(to, ticket, Answer::Control(Err(code)));
+    }
+
+    /// Decides on one change after the other, for as long as the log is open.
+    pub(super) async fn run(self: Rc<Self>) {
+        let expiring = self.clone();
+        self.shard.rt().spawn(Class::Foreground, async move { expiring.expire().await });
+        // Once the log is closed nothing can be decided: those who asked have lost their connections.
+        while !self.closed.get() {
+            self.pay().await;
+            let now = self.shard.rt().now().mono;
+            let next = self.queue.borrow_mut().pop(now);
+            match next {
+                Some(entry) => self.decide(entry).await,
+                None => self.wait(now).await,
+            }
+        }
+    }
+
+    /// Until a change comes, or until it is time to look for room again.
+    async fn wait(&self, now: Duration) {
+        let owing = (!self.owed.borrow().is_empty()).then(|| now + AGAIN);
+        let again = self.queue.borrow().next_try().into_iter().chain(owing).min();
+        let sleep = async {
+            match again {
+                Some(at) => self.shard.rt().sleep(at.saturating_sub(now)).await,
+                None => std::future::pending().await,
+            }
+        };
+        or(self.queued.notified(), sleep).await;
+    }
+
+    /// Answers those whose deadline has come. What is being written then may still be done: a write
+    /// cannot be taken back from the device.
+    async fn expire(self: Rc<Self>) {
+        while !self.closed.get() {
+            let now = self.shard.rt().now().mono;
+            let expired = self.queue.borrow_mut().expire(now);
+            expired.into_iter().for_each(|(asker, _)| self.refuse(asker, ErrorCode::RequestTimedOut));
+            if let Some((asker, _)) = self.deciding.get().filter(|(_, until)| *until <= now) {
+                self.deciding.set(None);
+                self.refuse(asker, ErrorCode::RequestTimedOut);
+            }
+            let under_way = self.deciding.get().map(|(_, until)| until);
+            let next = self.queue.borrow().next_deadline().into_iter().chain(under_way).min();
+            let sleep = async {
+                match next {
+                    Some(at) => self.shard.rt().sleep(at.saturating_sub(now)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            or(self.expiry.notified(), sleep).await;
+        }
+    }
+
+    async fn decide(&self, mut entry: Entry<(Asker, Change)>) {
+        let now = self.shard.rt().now();
+        let (asker, change) = &mut entry.item;
+        if entry.until <= now.mono {
+            return self.refuse(*asker, ErrorCode::RequestTimedOut);
+        }
+        let mut random = || {
+            let mut bytes = [0; 16];
+            self.shard.rt().random(&mut bytes);
+            bytes
+        };
+        let (records, reply) = (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random });
+        self.deciding.set(Some((*asker, entry.until)));
+        let done = self.commit(&records, entry.lane, now.wall_ms).await;
+        // None: its deadline has come meanwhile.
+        let Some(((to, ticket), _)) = self.deciding.take() else { return };
+        match done {
+            Ok(()) => {
+                match entry.lane {
+                    Lane::Frees => self.queue.borrow_mut().release(),
+                    Lane::Takes => self.say_room(),
+                }
+                self.shard.reply(to, ticket, Answer::Control(Ok(reply)));
+            }
+            Err(NoRoom(what)) => {
+                self.say_full(&what);
+                let again = self.shard.rt().now().mono + AGAIN;
+                self.queue.borrow_mut().put_back(entry, again);
+            }
+        }
+    }
+
+    /// Writes, flushes, applies, publishes. Without room nothing is done.
+    async fn commit(&self, records: &[MetadataRecord], lane: Lane, now_ms: i64) -> Result<(), NoRoom> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        let reserve = if lane == Lane::Frees { 0 } else { RESERVE };
+        self.make_room(records, reserve).await?;
+        // Producer ids are of interest here alone.
+        let quiet = records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. }));
+        let before: HashSet<Key> = match quiet {
+            true => HashSet::new(),
+            false => partitions(&self.image.borrow()).into_iter().collect(),
+        };
+        let mut done = Ok(());
+        for (n, part) in journal::split(records).enumerate() {
+            done = self.write(part, now_ms).await;
+            // What was allocated is taken by nobody else: this is a disk that gives less than it said.
+            while let Err(NoRoom(what)) = &done
+                && n > 0
+                && self.deciding.get().is_some()
+                && !self.closed.get()
+            {
+                self.say_full(what);
+                self.shard.rt().sleep(AGAIN).await;
+                done = self.write(part, now_ms).await;
+            }
+            if done.is_err() {
+                break;
+            }
+        }
+        if !quiet {
+            let now = partitions(&self.image.borrow());
+            self.publish(now.into_iter().filter(|key| !before.contains(key)).collect()).await;
+        }
+        done
+    }
+
+    /// Has room in the log for these records, and so many bytes beside.
+    async fn make_room(&self, records: &[MetadataRecord], beside: u64) -> Result<(), NoRoom> {
+        let _busy = Busy::new(&self.busy);
+        self.log.make_room(journal::room(records) as u64 + beside).await.map_err(refused)
+    }
+
+    /// Takes room for deletions ahead of need. Without it the broker works as well, until the disk is full.
+    pub(super) async fn reserve(&self) {
+        if let Err(NoRoom(what)) = self.make_room(&[], RESERVE).await {
+            tracing::warn!("metadata log: no room is kept for deletions: {what}");
+        }
+    }
+
+    /// Writes one batch, flushes and applies it.
+    pub(super) async fn write(&self, records: &[MetadataRecord], now_ms: i64) -> Result<(), NoRoom> {
+        let _busy = Busy::new(&self.busy);
+        let base = self.log.end_offset();
+        let appended = self.log.append(&journal::encode(records, now_ms), base, 0, None);
+        let mut done = match appended {
+            Ok(_) => self.log.flush().await,
+            Err(e) => Err(e),
+        };
+        loop {
+            match done {
+                Ok(()) => break,
+                Err(LogError::Exhausted(_)) if self.log.end_offset() > base => {
+                    // It is in the file, and only its flush is missing.
+                    self.shard.rt().sleep(AGAIN).await;
+                    done = self.log.flush().await;
+                }
+                Err(e) => return Err(refused(e)),
+            }
+        }
+        for (at, record) in (base..).zip(records) {
+            self.image.borrow_mut().apply(at, record);
+        }
+        Ok(())
+    }
+
+    /// Once, until there is room again.
+    fn say_full(&self, what: &str) {
+        if !self.full.replace(true) {
+            let hint = "changes of the metadata wait for room, deletions of topics go on";
+            tracing::error!("metadata log: {what}: {hint}");
+        }
+    }
+
+    fn say_room(&self) {
+        if self.full.replace(false) {
+            tracing::info!("metadata log: there is room again");
+        }
+    }
+
+    /// Writes what has to be in the log before anything is produced. Without room it is owed: until it is
+    /// there, partitions are read and deleted, but nothing is appended to them.
+    pub(super) async fn write_or_owe(&self, records: Vec<MetadataRecord>) {
+        self.owed.borrow_mut().extend(records);
+        if let Err(NoRoom(what)) = self.write_owed().await {
+            tracing::error!(
+                "metadata log: {what}: the leader epochs cannot grow, so producers are refused until there is room; \
+                 delete topics or records to make some"
+            );
+            self.image.borrow_mut().set_held(true);
+            self.full.set(true);
+        }
+    }
+
+    /// True while there is something owed, see [`Control::write_or_owe`].
+    pub(super) fn owes(&self) -> bool {
+        !self.owed.borrow().is_empty()
+    }
+
+    async fn write_owed(&self) -> Result<(), NoRoom> {
+        let owed = self.owed.borrow().clone();
+        self.make_room(&owed, 0).await?;
+        for part in journal::split(&owed) {
+            self.write(part, self.shard.rt().now().wall_ms).await?;
+            self.owed.borrow_mut().drain(..part.len());
+        }
+        Ok(())
+    }
+
+    /// Writes what is owed, if there is room now.
+    async fn pay(&self) {
+        if self.owes() && self.write_owed().await.is_ok() {
+            self.image.borrow_mut().set_held(false);
+            self.publish(Vec::new()).await;
+            self.full.set(false);
+            tracing::info!("leader epochs have grown: producers are served");
+        }
+    }
+
+    /// Gives the image to every core, with the replicas to open, and waits until all have acted on it.
+    pub(super) async fn publish(&self, open: Vec<Key>) {
+        let cores = self.shard.rt().cores();
+        let image = Arc::new(self.image.borrow().clone());
+        let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
+        for key in open {
+            let Some(topic) = image.topic_by_id(key.0) else { continue };
+            let home = self.places.borrow_mut().place(key, &topic.name).map(|(dir, opening)| Home { dir, opening });
+            assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, home });
+        }
+        let calls: Vec<_> =
+            (0..cores).map(|core| self.shard.call_now(core, Call::Assign(image.clone(), std::mem::take(&mut assignments[core])))).collect();
+        for call in calls {
+            call.await;
+        }
+        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
+        self.places.borrow_mut().forget_all_but(&image);
+    }
+}

@@ -1,0 +1,463 @@
+//! The log directories: what a start finds in each, where every partition is, and their checkpoints.
+//!
+//! Partitions are known by topic id, directories by directory id. Names say nothing: a topic may have
+//! been deleted and created again, and a path may lead to another disk than before.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::message::Position;
+use super::op::Key;
+use crate::base::ids::{BrokerId, Offset, Uuid};
+use crate::cluster::image::Image;
+use crate::cluster::names::METADATA;
+use crate::cluster::record::MetadataRecord;
+use crate::log::checkpoint::{self, Entries, Offsets};
+use crate::log::dir::{self, PartitionDir};
+use crate::log::known_dirs::KnownDirs;
+use crate::log::{self, LogError, Opening};
+use crate::rt::Rt;
+
+// For the start of the process: before anything else is opened.
+pub use crate::log::dir::lock_all;
+
+/// Topic id of the metadata log.
+pub(super) const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+/// The metadata log among the partitions.
+pub(super) const METADATA_KEY: Key = (METADATA_ID, 0);
+/// Broker epoch of a clean marker that is put back.
+const UNKNOWN_EPOCH: i64 = -1;
+/// Partitions named in one line of the log.
+const NAMED: usize = 50;
+
+/// A partition's directory, and what the last process left behind about its log.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub dir: PartitionDir,
+    pub opening: Opening,
+}
+
+/// An entry of log.dirs.
+#[derive(Debug)]
+pub(super) struct LogDir {
+    pub path: PathBuf,
+    pub id: Uuid,
+    pub clean: bool,
+    /// The metadata log, if it is here.
+    pub metadata: Option<Found>,
+    pub partitions: Vec<Found>,
+    /// Copies that moves between directories had begun.
+    pub futures: Vec<PathBuf>,
+    /// Entries of the checkpoint without a directory that tells their topic's id.
+    vanished: Entries,
+    /// The checkpoint is Kafka's, or of a version before our own.
+    named: bool,
+}
+
+/// All entries of log.dirs.
+#[derive(Debug)]
+pub struct LogDirs {
+    pub(super) cluster_id: String,
+    pub(super) dirs: Vec<LogDir>,
+    known: KnownDirs,
+    /// `known` is what all directories have stored.
+    stored: bool,
+    /// Known directories that are not in log.dirs, with their last paths.
+    absent: BTreeMap<Uuid, String>,
+}
+
+impl LogDir {
+    /// Looks at a log directory. The clean marker is taken from it: if this process does not stop
+    /// cleanly, the next will know.
+    async fn read<R: Rt>(rt: &R, path: &Path, id: Uuid) -> Result<LogDir, LogError> {
+        let content = dir::list(rt, path)?;
+        let own = checkpoint::read_own(rt, path)?;
+        let clean = dir::take_clean(rt, path).await?;
+        let is_metadata =
+            |dir: &PartitionDir| dir.topic == METADATA && dir.partition == 0 && (dir.topic_id.is_zero() || dir.topic_id == METADATA_ID);
+        let (mut partitions, mut vanished, mut named) = (Vec::new(), Entries::new(), false);
+        match own {
+            Some(mut entries) => {
+                for dir in content.partitions {
+                    let key = if is_metadata(&dir) { METADATA_KEY } else { (dir.topic_id, dir.partition) };
+                    let entry = entries.remove(&key).unwrap_or_default();
+                    partitions.push(Found { dir, opening: Opening { clean: clean && entry.clean, ..entry } });
+                }
+                // A power failure may take the directory of a log that never held a batch.
+                entries.retain(|_, entry| Opening { clean: false, ..*entry } != Opening::default());
+                vanished = entries;
+            }
+            None => {
+                let [recovery_points, log_starts, cleaned] =
+                    [checkpoint::RECOVERY_POINTS, checkpoint::LOG_STARTS, checkpoint::CLEANED].map(|name| checkpoint::read(rt, path, name));
+                let (recovery_points, log_starts, cleaned) = (recovery_points?, log_starts?, cleaned?);
+                named = [&recovery_points, &log_starts, &cleaned].iter().any(|offsets| !offsets.is_empty());
+                for dir in content.partitions {
+                    let name = (dir.topic.clone(), dir.partition);
+                    let of = |offsets: &Offsets| offsets.get(&name).copied().unwrap_or(0);
+                    let opening = Opening {
+                        recovery_point: of(&recovery_points),
+                        // A clean stop counts for a log that was among those closed.
+                        clean: clean && recovery_points.contains_key(&name),
+                        log_start: of(&log_starts),
+                        cleaned: of(&cleaned),
+                    };
+                    partitions.push(Found { dir, opening });
+                }
+            }
+        }
+        let metadata = partitions.iter().position(|found| is_metadata(&found.dir)).map(|at| partitions.remove(at));
+        let (path, futures) = (path.into(), content.futures);
+        Ok(LogDir { path, id, clean, metadata, partitions, futures, vanished, named })
+    }
+}
+
+/// Looks at every entry of log.dirs. All must belong to this broker and to one cluster: to
+/// `cluster_id` if that is configured, else to that of the first directory which has one. `lost` is
+/// `corelane.lost.log.dirs`. Returns the cluster's id and what was found. The error is for people.
+pub async fn open_dirs<R: Rt>(
+    rt: &R,
+    paths: &[PathBuf],
+    cluster_id: Option<String>,
+    node_id: BrokerId,
+    lost: Option<&str>,
+) -> Result<(String, LogDirs), String> {
+    let lost = parse_lost(lost.unwrap_or_default())?;
+    let text = |e: LogError| e.to_string();
+    let identities = dir::identify(rt, paths, cluster_id, node_id).await.map_err(text)?;
+    let cluster_id = identities.first().map(|meta| meta.cluster_id.clone()).unwrap_or_default();
+    let stored: Result<Vec<_>, _> = paths.iter().map(|path| KnownDirs::read(rt, path).map_err(text)).collect();
+    let stored = stored?;
+    let mut dirs = Vec::with_capacity(paths.len());
+    for (path, meta) in paths.iter().zip(identities) {
+        dirs.push(LogDir::read(rt, path, meta.directory_id).await.map_err(text)?);
+    }
+    Ok((cluster_id.clone(), LogDirs::new(cluster_id, dirs, stored, &lost)))
+}
+
+fn parse_lost(text: &str) -> Result<BTreeSet<Uuid>, String> {
+    let ids = text.split(',').map(str::trim).filter(|id| !id.is_empty());
+    ids.map(|id| id.parse().map_err(|_| format!("corelane.lost.log.dirs: {id} is no directory.id"))).collect()
+}
+
+impl LogDirs {
+    /// `stored` is what each directory says of all.
+    fn new(cluster_id: String, dirs: Vec<LogDir>, stored: Vec<Option<KnownDirs>>, lost: &BTreeSet<Uuid>) -> LogDirs {
+        let newest = stored.iter().flatten().max_by_key(|known| known.revision).cloned().unwrap_or_default();
+        let mut known = newest.clone();
+        known.paths.retain(|id, _| !lost.contains(id));
+        known.metadata = known.metadata.filter(|id| !lost.contains(id));
+        for dir in &dirs {
+            if lost.contains(&dir.id) {
+                tracing::warn!("{}: is there, though corelane.lost.log.dirs names it", dir.path.display());
+            }
+            known.paths.insert(dir.id, dir.path.display().to_string());
+        }
+        let present: BTreeSet<Uuid> = dirs.iter().map(|dir| dir.id).collect();
+        let absent = known.paths.iter().filter(|(id, _)| !present.contains(id));
+        let absent = absent.map(|(id, path)| (*id, path.clone())).collect();
+        let stored = known == newest && stored.iter().all(|stored| stored.as_ref() == Some(&newest));
+        LogDirs { cluster_id, dirs, known, stored, absent }
+    }
+
+    /// True when every directory was left by a clean stop.
+    pub(super) fn clean(&self) -> bool {
+        self.dirs.iter().all(|dir| dir.clean)
+    }
+
+    /// Which directory holds the metadata log; `None` where there is none yet. `elsewhere` is
+    /// `metadata.log.dir`. The error says where it is instead, or why it cannot be told.
+    pub(super) fn metadata<R: Rt>(&self, rt: &R, elsewhere: Option<&Path>) -> Result<Option<usize>, String> {
+        if let Some((id, path)) = self.known.metadata.and_then(|id| self.absent.get_key_value(&id)) {
+            return Err(format!("the metadata log was in the log directory {id}, last seen at {path}, which is not in log.dirs: add it"));
+        }
+        let foreign = self.dirs.iter().flat_map(|dir| &dir.partitions);
+        let foreign = foreign.map(|found| &found.dir).find(|dir| dir.topic == METADATA && dir.partition == 0);
+        if let Some(dir) = foreign {
+            let (path, id) = (dir.path.display(), dir.topic_id);
+            return Err(format!("{path} is no metadata log but a partition of the topic {id}: move it away"));
+        }
+        let mut found = self.dirs.iter().enumerate().filter_map(|(at, dir)| Some((at, &dir.metadata.as_ref()?.dir.path)));
+        let (first, second) = (found.next(), found.next());
+        if let (Some((_, first)), Some((_, second))) = (first, second) {
+            return Err(two_copies("metadata log", first, second));
+        }
+        if let Some(path) = self.metadata_elsewhere(rt, elsewhere)? {
+            return Err(match first {
+                Some((_, first)) => two_copies("metadata log", first, &path),
+                None => format!("{} is Corelane's metadata log, but its directory is not in log.dirs: add it", path.display()),
+            });
+        }
+        let gone = self.dirs.iter().find(|dir| first.is_none() && dir.vanished.contains_key(&METADATA_KEY));
+        match gone {
+            Some(dir) => Err(format!("the metadata log {METADATA}-0 is missing from {}", dir.path.display())),
+            None => Ok(first.map(|(at, _)| at)),
+        }
+    }
+
+    /// The metadata log in `metadata.log.dir`, where that is none of these directories.
+    fn metadata_elsewhere<R: Rt>(&self, rt: &R, elsewhere: Option<&Path>) -> Result<Option<PathBuf>, String> {
+        let Some(elsewhere) = elsewhere else { return Ok(None) };
+        let path = dir::partition_dir(elsewhere, METADATA, 0);
+        if !log::exists(rt, &path).map_err(|e| e.to_string())? {
+            return Ok(None);
+        }
+        let id = dir::directory_id(rt, elsewhere).map_err(|e| e.to_string())?;
+        Ok((!self.dirs.iter().any(|dir| Some(dir.id) == id)).then_some(path))
+    }
+
+    /// Gives the clean markers back: nothing was changed.
+    pub(super) async fn put_back<R: Rt>(&self, rt: &R) -> Result<(), LogError> {
+        for dir in self.dirs.iter().filter(|dir| dir.clean) {
+            dir::mark_clean(rt, &dir.path, UNKNOWN_EPOCH).await?;
+        }
+        Ok(())
+    }
+
+    /// Has every directory know all directories, and which of them holds the metadata log.
+    pub(super) async fn store_known<R: Rt>(&mut self, rt: &R, metadata: usize) -> Result<(), LogError> {
+        let metadata = Some(self.dirs[metadata].id);
+        if self.stored && self.known.metadata == metadata {
+            return Ok(());
+        }
+        self.known.metadata = metadata;
+        self.known.revision += 1;
+        for dir in &self.dirs {
+            self.known.write(rt, &dir.path).await?;
+        }
+        self.stored = true;
+        Ok(())
+    }
+
+    /// Refuses two directories that hold the same partition of a topic of `image`: nobody can tell
+    /// which one has what was acknowledged.
+    pub(super) fn refuse_copies(&self, image: &Image) -> Result<(), String> {
+        let mut seen: BTreeMap<Key, &Path> = BTreeMap::new();
+        for found in self.dirs.iter().flat_map(|dir| &dir.partitions) {
+            let Some(key) = claimed(&found.dir, image) else { continue };
+            if let Some(other) = seen.insert(key, &found.dir.path) {
+                return Err(two_copies("partition", other, &found.dir.path));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn two_copies(of: &str, first: &Path, second: &Path) -> String {
+    let (first, second) = (first.display(), second.display());
+    format!("there are two copies of one {of}, {first} and {second}: move the one away that is not wanted")
+}
+
+/// The partition of a topic of `image` that a directory holds. One that does not tell its topic's id
+/// goes by its name.
+pub(super) fn claimed(dir: &PartitionDir, image: &Image) -> Option<Key> {
+    let topic = image.topic(&dir.topic).filter(|topic| dir.topic_id.is_zero() || dir.topic_id == topic.id)?;
+    topic.partition(dir.partition).map(|_| (topic.id, dir.partition))
+}
+
+/// Where one partition is.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    dir: usize,
+    /// What the last process left behind about its log.
+    opening: Opening,
+    /// As `opening`, of a directory that does not tell its topic's id: to be carried over, but the
+    /// log is not opened by it.
+    carried: Option<Opening>,
+    /// How far the log is and its high watermark, as a core has told; `None` before it has.
+    told: Option<(Opening, Offset)>,
+}
+
+impl Place {
+    fn new(dir: usize, opening: Opening) -> Place {
+        Place { dir, opening, carried: None, told: None }
+    }
+
+    /// What is known of a log that is not open.
+    fn carried(&self) -> Opening {
+        Opening { clean: false, ..self.carried.unwrap_or(self.opening) }
+    }
+}
+
+/// Where every partition's directory is.
+#[derive(Default)]
+pub(super) struct Places {
+    dirs: Vec<LogDir>,
+    of: BTreeMap<Key, Place>,
+    /// Partitions without a directory that may have one in a log directory which is absent.
+    offline: BTreeSet<Key>,
+    counts: Vec<usize>,
+}
+
+impl Places {
+    /// Takes in what was found. The directories hold partitions of topics of `image` only;
+    /// `metadata` is the one with the metadata log.
+    pub(super) fn new(found: LogDirs, metadata: usize, image: &Image) -> Places {
+        let LogDirs { dirs, absent, .. } = found;
+        let mut of = BTreeMap::new();
+        for (at, dir) in dirs.iter().enumerate() {
+            for found in &dir.partitions {
+                if let Some(key) = claimed(&found.dir, image) {
+                    let carried = dir.vanished.get(&key).copied();
+                    of.insert(key, Place { carried, ..Place::new(at, found.opening) });
+                }
+            }
+        }
+        let opening = dirs[metadata].metadata.as_ref().map(|found| found.opening).unwrap_or_default();
+        of.insert(METADATA_KEY, Place::new(metadata, opening));
+        let counts = (0..dirs.len()).map(|at| of.values().filter(|place| place.dir == at).count()).collect();
+        let mut places = Places { dirs, of, offline: BTreeSet::new(), counts };
+        places.look_for_missing(&absent, image);
+        places
+    }
+
+    /// Partitions without a directory: offline while one of the log directories is absent.
+    fn look_for_missing(&mut self, absent: &BTreeMap<Uuid, String>, image: &Image) {
+        let missing: Vec<(Key, String)> = image
+            .topics()
+            .flat_map(|topic| (0..topic.partitions.len() as i32).map(move |p| ((topic.id, p), format!("{}-{p}", topic.name))))
+            .filter(|(key, _)| !self.of.contains_key(key))
+            .collect();
+        let mut names = missing.iter().take(NAMED).map(|(_, name)| name.as_str()).collect::<Vec<_>>().join(", ");
+        if missing.len() > NAMED {
+            names.push_str(" and others");
+        }
+        let count = missing.len();
+        let ids: Vec<String> = absent.keys().map(Uuid::to_string).collect();
+        for (id, path) in absent {
+            tracing::warn!("the log directory {id}, last seen at {path}, is not in log.dirs");
+        }
+        match (count, absent.is_empty()) {
+            (0, _) => {}
+            (_, true) => tracing::warn!("{count} partitions have no directory in log.dirs and begin anew, empty: {names}"),
+            (_, false) => {
+                tracing::warn!(
+                    "{count} partitions have no directory in log.dirs and stay offline: {names}. To give up what lies in \
+                     absent log directories and have them begin anew, empty: corelane.lost.log.dirs={}",
+                    ids.join(",")
+                );
+                self.offline.extend(missing.into_iter().map(|(key, _)| key));
+            }
+        }
+    }
+
+    /// True when checkpoints are to be written before a partition is made: some name partitions that
+    /// are gone and would be made again, or partitions by topic name.
+    pub(super) fn checkpoints_are_stale(&self, image: &Image) -> bool {
+        let here = |key: &Key, at| self.of.get(key).is_some_and(|place| place.dir == at);
+        let gone = |key: &Key, at| image.topic_by_id(key.0).is_some() && !here(key, at);
+        self.dirs.iter().enumerate().any(|(at, dir)| dir.named || dir.vanished.keys().any(|key| gone(key, at)))
+    }
+
+    /// Where a partition is, or is to be: a new one goes to the directory with the fewest. `None`: it
+    /// may lie in a log directory that is absent.
+    pub(super) fn place(&mut self, key: Key, topic: &str) -> Option<(PathBuf, Opening)> {
+        if self.offline.contains(&key) {
+            return None;
+        }
+        let counts = &mut self.counts;
+        let place = self.of.entry(key).or_insert_with(|| {
+            let dir = (0..counts.len()).min_by_key(|i| counts[*i]).unwrap_or(0);
+            counts[dir] += 1;
+            Place::new(dir, Opening::default())
+        });
+        Some((dir::partition_dir(&self.dirs[place.dir].path, topic, key.1), place.opening))
+    }
+
+    /// New leader epochs for the partitions whose log was not closed, or is missing. Nothing is
+    /// appended to those that stay offline.
+    pub(super) fn new_epochs(&self, image: &Image) -> Vec<MetadataRecord> {
+        let closed = |key: &Key| self.offline.contains(key) || self.of.get(key).is_some_and(|place| place.opening.clean);
+        let mut records = Vec::new();
+        let mut all = true;
+        for topic in image.topics() {
+            let count = topic.partitions.len() as i32;
+            let partitions: Vec<i32> = (0..count).filter(|partition| !closed(&(topic.id, *partition))).collect();
+            all &= partitions.len() == topic.partitions.len();
+            if !partitions.is_empty() {
+                records.push(MetadataRecord::NewLeaderEpochsOf { id: topic.id.0, partitions });
+            }
+        }
+        if all && !records.is_empty() { vec![MetadataRecord::NewLeaderEpochs] } else { records }
+    }
+
+    /// Forgets the partitions of topics that are gone.
+    pub(super) fn forget_all_but(&mut self, image: &Image) {
+        let exists = |key: &Key| *key == METADATA_KEY || image.topic_by_id(key.0).is_some();
+        let counts = &mut self.counts;
+        self.of.retain(|key, place| {
+            let keep = exists(key);
+            if !keep {
+                counts[place.dir] = counts[place.dir].saturating_sub(1);
+            }
+            keep
+        });
+        self.offline.retain(exists);
+    }
+
+    /// Paths of all log directories.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.dirs.iter().map(|dir| dir.path.clone()).collect()
+    }
+
+    /// The checkpoints to write, with `positions` as they are now. What is known of logs that are not
+    /// open is carried over, but for how they were closed: an attempt to open them may have failed.
+    pub(super) fn checkpoints(&mut self, positions: &[Position], image: &Image) -> Vec<Checkpoint> {
+        for position in positions {
+            if let Some(place) = self.of.get_mut(&position.key) {
+                place.told = Some((position.opening, position.high_watermark));
+            }
+        }
+        let mut all: Vec<Checkpoint> = self.dirs.iter().map(|dir| Checkpoint { path: dir.path.clone(), ..Checkpoint::default() }).collect();
+        for (key, place) in &self.of {
+            let topic = if *key == METADATA_KEY { Some(METADATA) } else { image.topic_by_id(key.0).map(|topic| &*topic.name) };
+            let known = place.told.is_some() || place.carried() != Opening::default();
+            if let Some(topic) = topic.filter(|_| known) {
+                all[place.dir].add(*key, topic, place);
+            }
+        }
+        all
+    }
+}
+
+/// The checkpoints of one log directory: our own, and Kafka's for Kafka.
+#[derive(Default)]
+pub(super) struct Checkpoint {
+    path: PathBuf,
+    own: Entries,
+    recovery_points: Offsets,
+    high_watermarks: Offsets,
+    log_starts: Offsets,
+    cleaned: Offsets,
+}
+
+impl Checkpoint {
+    fn add(&mut self, key: Key, topic: &str, place: &Place) {
+        let carried = place.carried();
+        let (opening, high_watermark) = place.told.unwrap_or((carried, carried.recovery_point));
+        let Opening { recovery_point, log_start, cleaned, .. } = opening;
+        let name = || (topic.to_owned(), key.1);
+        self.own.insert(key, opening);
+        self.recovery_points.insert(name(), recovery_point);
+        self.high_watermarks.insert(name(), high_watermark);
+        if log_start > 0 {
+            self.log_starts.insert(name(), log_start);
+        }
+        if cleaned > 0 {
+            self.cleaned.insert(name(), cleaned);
+        }
+    }
+
+    /// Writes all of them, our own first: Kafka's are not read where that is.
+    pub(super) async fn write<R: Rt>(&self, rt: &R) -> Result<(), LogError> {
+        checkpoint::write_own(rt, &self.path, &self.own).await?;
+        checkpoint::write(rt, &self.path, checkpoint::RECOVERY_POINTS, &self.recovery_points).await?;
+        checkpoint::write(rt, &self.path, checkpoint::HIGH_WATERMARKS, &self.high_watermarks).await?;
+        checkpoint::write(rt, &self.path, checkpoint::LOG_STARTS, &self.log_starts).await?;
+        checkpoint::write(rt, &self.path, checkpoint::CLEANED, &self.cleaned).await
+    }
+}
+
+#[cfg(test)]
+#[path = "dirs_tests.rs"]
+mod tests;

@@ -1,0 +1,194 @@
+//! Looking through the records of a batch in steps, whatever its compression.
+
+use std::io::BufRead;
+use std::ops::ControlFlow;
+
+use bytes::Bytes;
+
+use super::super::compression::{Compression, CompressionError, INFLATED_MAX, decoder, describe};
+use super::super::scan::{Front, Scanner};
+use super::*;
+
+enum Input {
+    Plain(Bytes),
+    Packed(Box<dyn BufRead>),
+}
+
+/// A pass over the records of one batch that checks each of them whole. Compressed records are
+/// inflated piece by piece, up to [`INFLATED_MAX`].
+pub(super) struct Inspection {
+    input: Input,
+    scanner: Scanner,
+}
+
+impl Inspection {
+    /// Of the whole batch that `batch` begins with.
+    pub(super) fn new(header: &BatchHeader, batch: &Bytes) -> Result<Inspection, CompressionError> {
+        let compression = header.compression().map_err(CompressionError::Batch)?;
+        if batch.len() < header.total_len() {
+            return Err(CompressionError::Batch(BatchError::Truncated));
+        }
+        let payload = batch.slice(HEADER_LEN..header.total_len());
+        let input = match compression {
+            // Kafka writes no payload where there are no records, whatever the codec.
+            _ if header.records_count == 0 => Input::Plain(Bytes::new()),
+            Compression::None => Input::Plain(payload),
+            _ => {
+                let decoder = decoder(compression, payload, INFLATED_MAX);
+                Input::Packed(decoder.map_err(|error| describe(error, INFLATED_MAX))?)
+            }
+        };
+        Ok(Inspection { input, scanner: Scanner::new(header.records_count) })
+    }
+
+    /// True for compressed records.
+    pub(super) fn inflates(&self) -> bool {
+        matches!(self.input, Input::Packed(_))
+    }
+
+    /// Goes on until `budget` inflated bytes were spent. True at the end of the records, which then
+    /// are right, or once `visit` breaks.
+    pub(super) fn step(&mut self, budget: &mut usize, mut visit: impl FnMut(Front) -> ControlFlow<()>) -> Result<bool, CompressionError> {
+        let input = match &mut self.input {
+            Input::Plain(payload) => {
+                let flow = self.scanner.feed(payload, &mut visit)?;
+                payload.clear();
+                if flow.is_continue() {
+                    self.scanner.finish()?;
+                }
+                return Ok(true);
+            }
+            Input::Packed(input) => input,
+        };
+        while *budget > 0 {
+            let piece = input.fill_buf().map_err(|error| describe(error, INFLATED_MAX))?;
+            if piece.is_empty() {
+                self.scanner.finish()?;
+                return Ok(true);
+            }
+            if self.scanner.feed(piece, &mut visit)?.is_break() {
+                return Ok(true);
+            }
+            let len = piece.len();
+            input.consume(len);
+            *budget = budget.saturating_sub(len);
+        }
+        Ok(false)
+    }
+}
+
+/// What a batch is searched for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// The first record whose timestamp (ms) is this or later.
+    AtOrAfter(i64),
+    /// The first record that has the largest timestamp.
+    Largest,
+}
+
+/// Looks a record of one batch up by time, in steps.
+pub struct TimeSearch {
+    header: BatchHeader,
+    wanted: Wanted,
+    /// `None` where the header says it all.
+    inspection: Option<Inspection>,
+    found: Option<(Offset, i64)>,
+}
+
+impl TimeSearch {
+    /// In the whole batch that `batch` begins with.
+    pub fn new(batch: &Bytes, wanted: Wanted) -> Result<TimeSearch, CompressionError> {
+        let header = BatchHeader::parse(batch).map_err(CompressionError::Batch)?;
+        let mut search = TimeSearch { header, wanted, inspection: None, found: None };
+        let early = match wanted {
+            Wanted::AtOrAfter(ts) => header.max_timestamp < ts && !header.time_unknown(),
+            Wanted::Largest => false,
+        };
+        if early || header.records_count == 0 {
+            return Ok(search);
+        }
+        if header.timestamp_type() == TimestampType::LogAppendTime {
+            search.found = Some((header.base_offset, header.max_timestamp));
+        } else {
+            search.inspection = Some(Inspection::new(&header, batch)?);
+        }
+        Ok(search)
+    }
+
+    /// Goes on until `budget` inflated bytes were spent; true when [`TimeSearch::found`] is final.
+    pub fn step(&mut self, budget: &mut usize) -> Result<bool, CompressionError> {
+        let TimeSearch { header, wanted, inspection, found } = self;
+        let Some(inspection) = inspection else { return Ok(true) };
+        inspection.step(budget, |front| {
+            let offset = header.base_offset.wrapping_add(front.offset_delta.into());
+            let timestamp = header.base_timestamp.wrapping_add(front.timestamp_delta);
+            match *wanted {
+                Wanted::AtOrAfter(ts) if timestamp >= ts => {
+                    *found = Some((offset, timestamp));
+                    return ControlFlow::Break(());
+                }
+                Wanted::Largest if found.is_none_or(|(_, largest)| timestamp > largest) => {
+                    *found = Some((offset, timestamp));
+                }
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        })
+    }
+
+    /// Offset and timestamp (ms) of the record, `None` if there is none.
+    pub fn found(&self) -> Option<(Offset, i64)> {
+        self.found
+    }
+
+    /// Searches to the end in one go.
+    pub fn run(mut self) -> Result<Option<(Offset, i64)>, CompressionError> {
+        self.step(&mut usize::MAX.clone())?;
+        Ok(self.found)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BatchSpec, Stamp, build_batch};
+    use super::*;
+
+    #[test]
+    fn records_are_found_by_time_in_every_compression() {
+        for compression in Compression::ALL {
+            let spec = BatchSpec { base_offset: 100, compression, ..BatchSpec::default() };
+            let records = [(None, Some(&b"a"[..]), 1000), (None, Some(b"b"), 3000), (None, None, 2000), (None, None, 3000)];
+            let mut batch = build_batch(&spec, &records);
+            let search = |batch: &[u8], wanted| TimeSearch::new(&Bytes::copy_from_slice(batch), wanted).and_then(TimeSearch::run);
+            let first = |batch: &[u8], ts| search(batch, Wanted::AtOrAfter(ts)).unwrap();
+            assert_eq!(first(&batch, 0), Some((100, 1000)));
+            assert_eq!(first(&batch, 1001), Some((101, 3000)), "the first in offset order, not in time order");
+            assert_eq!(first(&batch, 3001), None);
+            assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
+            assert!(search(&batch[..batch.len() - 1], Wanted::AtOrAfter(0)).is_err());
+            Stamp::Largest(-1).apply(&mut batch);
+            assert_eq!(first(&batch, 1001), Some((101, 3000)), "the header says -1");
+            assert_eq!(first(&batch, 3001), None);
+            assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
+            Stamp::LogAppendTime(5000).apply(&mut batch);
+            assert_eq!(first(&batch, 4000), Some((100, 5000)));
+            assert_eq!(search(&batch, Wanted::Largest), Ok(Some((100, 5000))));
+        }
+    }
+
+    #[test]
+    fn a_step_inflates_no_more_than_its_budget() {
+        let value = vec![0; 1 << 20];
+        for compression in Compression::ALL.into_iter().filter(|c| *c != Compression::None) {
+            let spec = BatchSpec { compression, ..BatchSpec::default() };
+            let batch: Bytes = build_batch(&spec, &[(None, Some(&value), 7)]).into();
+            let mut search = TimeSearch::new(&batch, Wanted::Largest).unwrap();
+            let mut steps = 1;
+            while !search.step(&mut (64 << 10)).unwrap() {
+                assert_eq!(search.found(), None, "the record has not ended");
+                steps += 1;
+            }
+            assert_eq!((search.found(), steps), (Some((0, 7)), 17), "{}", compression.name());
+        }
+    }
+}

@@ -1,0 +1,406 @@
+"""Identity on disk: deleted topics and their successors, names of the broker's own, disks that leave and return."""
+
+import glob
+import os
+import re
+import shutil
+import subprocess
+
+from harness import CORELANE, KAFKA, Broker, Kafka, eventually, temp_dir
+from raw import Connection, batch, values
+
+OFFSET_OUT_OF_RANGE, INVALID_TOPIC, KAFKA_STORAGE_ERROR = 1, 17, 56
+METADATA = "__corelane_metadata"
+
+
+def delete_records(c, topic, partition, offset):
+    """The partition's start after a DeleteRecords that has succeeded."""
+    asked = {"Name": topic, "Partitions": [{"PartitionIndex": partition, "Offset": offset}]}
+    answer = c.call("DeleteRecords", 2, {"Topics": [asked], "TimeoutMs": 30000}).Topics[0].Partitions[0]
+    assert answer.ErrorCode == 0, answer
+    return answer.LowWatermark
+
+
+def delete_topic(c, name):
+    answer = c.call("DeleteTopics", 5, {"TopicNames": [name], "TimeoutMs": 30000}).Responses[0]
+    assert answer.ErrorCode == 0, answer
+
+
+def ends(c, topic, partition=0):
+    """First offset, and the one behind the last."""
+    return tuple(c.list_offset(topic, partition, which).Offset for which in (-2, -1))
+
+
+def said(broker):
+    with open(broker.log, errors="replace") as log:
+        return log.read()
+
+
+def refused(broker):
+    """The last words of a start that ends with an error."""
+    process = broker.spawn()
+    try:
+        code = process.wait(60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"it started: {broker.log_tail()}") from None
+    assert code == 1, (code, broker.log_tail())
+    return broker.log_tail()
+
+
+def on(broker, *dirs, **more):
+    """Other directories, or other settings, from the next start on."""
+    broker.overrides.update({"log.dirs": ",".join(dirs), **{k.replace("_", "."): v for k, v in more.items()}})
+    return broker
+
+
+def successor_is_whole(make_start_move, **topic):
+    """What is known of a deleted topic's log does not act on the next topic of that name, whatever way the process ends."""
+    with Broker(log_retention_check_interval_ms=200, log_initial_task_delay_ms=0) as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t", **topic)
+            make_start_move(c)
+            start = ends(c, "t")[0]
+            assert start > 0
+        broker.terminate()
+        broker.start()
+        with Connection(broker.address) as c:
+            assert ends(c, "t")[0] == start
+            delete_topic(c, "t")
+            c.create_topic("t")
+            for n in range(10):
+                c.produce_ok("t", 0, batch([b"%d" % n]))
+        for stop in (broker.kill, broker.kill, broker.terminate):
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                assert ends(c, "t") == (0, 10)
+                assert values(c.fetch_all("t", 0)) == [b"%d" % n for n in range(10)]
+
+
+def test_successor_after_delete_records():
+    def fill(c):
+        for _ in range(20):
+            c.produce_ok("t", 0, batch([b"old"]))
+        assert delete_records(c, "t", 0, 15) == 15
+
+    successor_is_whole(fill)
+
+
+def test_successor_after_retention():
+    def fill(c):
+        for _ in range(40):
+            c.produce_ok("t", 0, batch([b"x" * 100_000]))
+        eventually(lambda: ends(c, "t")[0] > 10)
+
+    successor_is_whole(fill, segment_bytes=1 << 20, retention_bytes=1 << 20)
+
+
+def test_deleted_records_stay_deleted():
+    """A DeleteRecords that was answered survives kill -9 at once, and a clean stop after it."""
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t", 2)
+            for n in range(20):
+                c.produce_ok("t", 0, batch([b"%d" % n]))
+            for upto in (3, 15):
+                assert delete_records(c, "t", 0, upto) == upto
+            c.produce_ok("t", 1, batch([b"a", b"b"]), acks=1)
+            assert delete_records(c, "t", 1, -1) == 2
+        for stop in (broker.kill, broker.kill, broker.terminate, broker.kill):
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                assert ends(c, "t") == (15, 20) and ends(c, "t", 1) == (2, 2)
+                assert c.fetch("t", {0: 14})[0].ErrorCode == OFFSET_OUT_OF_RANGE
+                assert values(c.fetch_all("t", 0, 15)) == [b"%d" % n for n in range(15, 20)]
+
+
+def test_offline_partition_keeps_what_is_known_of_it():
+    """A partition that cannot be opened for one run starts where it started before."""
+    for first, second in (("terminate", "terminate"), ("kill", "terminate"), ("terminate", "kill")):
+        with Broker() as broker:
+            with Connection(broker.address) as c:
+                c.create_topic("t", 2)
+                for partition in range(2):
+                    for n in range(10):
+                        c.produce_ok("t", partition, batch([b"%d" % n]))
+                    assert delete_records(c, "t", partition, 7) == 7
+            getattr(broker, first)()
+            metadata = os.path.join(broker.data, "t-0", "partition.metadata")
+            with open(metadata) as file:
+                right = file.read()
+            with open(metadata, "w") as file:
+                file.write("version: 0\ntopic_id: nonsense\n")
+            broker.start()
+            with Connection(broker.address) as c:
+                assert c.list_offset("t", 0, -2).ErrorCode == KAFKA_STORAGE_ERROR and ends(c, "t", 1) == (7, 10)
+            getattr(broker, second)()
+            with open(os.path.join(broker.data, "log-start-offset-checkpoint")) as file:
+                assert first == "kill" or second == "kill" or "t 0 7\n" in file.read(), "for Kafka's sake"
+            with open(metadata, "w") as file:
+                file.write(right)
+            broker.start()
+            with Connection(broker.address) as c:
+                assert ends(c, "t") == (7, 10) and ends(c, "t", 1) == (7, 10)
+
+
+def test_names_of_our_own():
+    """Nobody creates a topic under the name of our metadata log, or any name that begins so."""
+    with Broker() as broker:
+        for name in (METADATA, "__corelane", "__corelane_other"):
+            with Connection(broker.address) as c:
+                wanted = {"Name": name, "NumPartitions": 1, "ReplicationFactor": 1}
+                assert c.call("CreateTopics", 7, {"Topics": [wanted], "timeoutMs": 30000}).Topics[0].ErrorCode == INVALID_TOPIC
+                assert c.call("Metadata", 9, {"Topics": [{"Name": name}], "AllowAutoTopicCreation": True}).Topics[0].ErrorCode == INVALID_TOPIC
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+            c.produce_ok("t", 0, batch([b"1"]))
+        for stop in (broker.kill, broker.terminate):
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                assert {t.Name for t in c.call("Metadata", 9, {"Topics": None}).Topics} == {"t"}
+                assert values(c.fetch_all("t", 0)) == [b"1"]
+        assert not glob.glob(os.path.join(broker.data, "*-stray"))
+
+
+def two_disks(broker, groups=4):
+    """Topics on two directories, and committed offsets."""
+    with Connection(broker.address) as c:
+        c.create_topic("t", 6)
+        for p in range(6):
+            c.produce_ok("t", p, batch([b"%d" % p]))
+        for n in range(groups):
+            eventually(lambda n=n: commit(c, f"g{n}", 1))
+
+
+def commit(c, group, offset):
+    c.call("FindCoordinator", 1, {"Key": group, "KeyType": 0})
+    topic = {"Name": "t", "Partitions": [{"PartitionIndex": 0, "CommittedOffset": offset, "CommittedLeaderEpoch": -1, "CommittedMetadata": ""}]}
+    body = {"GroupId": group, "GenerationIdOrMemberEpoch": -1, "MemberId": "", "Topics": [topic]}
+    return c.call("OffsetCommit", 8, body).Topics[0].Partitions[0].ErrorCode == 0
+
+
+def committed(c, group):
+    """The committed offset; `None` while no coordinator serves the group."""
+    asked = {"GroupId": group, "Topics": [{"Name": "t", "PartitionIndexes": [0]}]}
+    answer = c.call("OffsetFetch", 8, {"Groups": [asked], "RequireStable": False}).Groups[0]
+    return answer.Topics[0].Partitions[0].CommittedOffset if answer.ErrorCode == 0 else None
+
+
+def has_everything(c, more=()):
+    for p in range(6):
+        assert values(c.fetch_all("t", p)) == [b"%d" % p, *([b"more"] if p in more else [])], p
+    for n in range(4):
+        assert eventually(lambda n=n: committed(c, f"g{n}")) == 1
+
+
+def directory_id(path):
+    with open(os.path.join(path, "meta.properties")) as meta:
+        return dict(line.strip().split("=", 1) for line in meta if "=" in line)["directory.id"]
+
+
+def test_disk_leaves_and_returns():
+    """While a disk is away its partitions are offline, not empty; when it returns, in whatever order, everything is there."""
+    for orders in (("ab", "a", "ab"), ("ab", "a", "ba"), ("ba", "b", "ab")):
+        directory = temp_dir()
+        paths = {name: os.path.join(directory, name) for name in "ab"}
+        disks = [[paths[name] for name in order] for order in orders]
+        with Broker(directory=directory, offsets_topic_num_partitions=8, **{"log.dirs": ",".join(disks[0])}) as broker:
+            two_disks(broker)
+            away = [p for p in disks[0] if p not in disks[1]][0]
+            lost = {p for p in range(6) if os.path.isdir(os.path.join(away, f"t-{p}"))}
+            assert 0 < len(lost) < 6
+            for stop in (broker.terminate, broker.kill):
+                stop()
+                on(broker, *disks[1]).start()
+                with Connection(broker.address) as c:
+                    for p in range(6):
+                        assert (c.list_offset("t", p, -1).ErrorCode == KAFKA_STORAGE_ERROR) == (p in lost), p
+                        assert p in lost or c.produce_ok("t", p, batch([b"more"])) >= 1
+                    asked = {"Topics": [{"Name": f"new-{stop.__name__}", "NumPartitions": 2, "ReplicationFactor": 1}], "timeoutMs": 30000}
+                    assert c.call("CreateTopics", 7, asked).Topics[0].ErrorCode == 0
+            assert directory_id(away) in said(broker) and "t-" in said(broker).split(directory_id(away))[-1]
+            broker.kill()
+            on(broker, *disks[2]).start()
+            with Connection(broker.address) as c:
+                for p in range(6):
+                    assert values(c.fetch_all("t", p)) == [b"%d" % p] + [b"more"] * (0 if p in lost else 2)
+                for n in range(4):
+                    assert eventually(lambda n=n: committed(c, f"g{n}")) == 1
+
+
+def test_disk_that_will_not_return():
+    """What lay on a disk begins anew only when that disk is given up by name; its old copies are refused when it returns after all."""
+    directory = temp_dir()
+    a, b = (os.path.join(directory, name) for name in "ab")
+    with Broker(directory=directory, offsets_topic_num_partitions=8, **{"log.dirs": f"{a},{b}"}) as broker:
+        two_disks(broker)
+        lost = [p for p in range(6) if os.path.isdir(os.path.join(b, f"t-{p}"))]
+        broker.terminate()
+        on(broker, a, **{"corelane.lost.log.dirs": directory_id(b)}).start()
+        assert f"t-{lost[0]}" in said(broker) and "anew" in said(broker)
+        with Connection(broker.address) as c:
+            for p in lost:
+                for n in range(20):
+                    assert c.produce_ok("t", p, batch([b"new"])) == n
+        broker.kill()
+        del broker.overrides["corelane.lost.log.dirs"]
+        for order in ((a, b), (b, a)):
+            words = refused(on(broker, *order))
+            first, second = re.findall(rf"{directory}/([ab]/[\w-]+)", words.split("two copies")[1])[:2]
+            assert {first[0], second[0]} == {"a", "b"} and first[1:] == second[1:], words
+        on(broker, a).start()
+        with Connection(broker.address) as c:
+            assert all(values(c.fetch_all("t", p)) == [b"new"] * 20 for p in lost)
+
+
+def test_new_disk_in_front():
+    """The metadata log is used wherever it is; without its disk nothing starts, in two places it is refused."""
+    directory = temp_dir()
+    a, b, new = (os.path.join(directory, name) for name in ("a", "b", "new"))
+    with Broker(directory=directory, offsets_topic_num_partitions=8, **{"log.dirs": f"{a},{b}"}) as broker:
+        two_disks(broker)
+        for order in ((b, a), (new, b, a), (new, a, b), (b, new, a)):
+            broker.terminate()
+            on(broker, *order).start()
+            with Connection(broker.address) as c:
+                has_everything(c)
+        broker.terminate()
+        for order in ((b,), (b, new)):
+            words = refused(on(broker, *order))
+            assert "metadata" in words and a in words, words
+        shutil.copytree(os.path.join(a, f"{METADATA}-0"), os.path.join(b, f"{METADATA}-0"))
+        words = refused(on(broker, a, b, new))
+        assert f"{a}/{METADATA}-0" in words and f"{b}/{METADATA}-0" in words, words
+        shutil.rmtree(os.path.join(b, f"{METADATA}-0"))
+        on(broker, new, b, a).start()
+        with Connection(broker.address) as c:
+            has_everything(c)
+        assert not glob.glob(os.path.join(directory, "*", "*-stray"))
+
+
+def test_metadata_log_that_is_less_than_it_was():
+    """A metadata log that is empty, or ends below its recovery point, ends the start. Nothing is changed by it."""
+    with Broker(log_flush_offset_checkpoint_interval_ms=1000) as broker:
+        with Connection(broker.address) as c:
+            for n in range(5):
+                c.create_topic(f"t{n}")
+            c.produce_ok("t0", 0, batch([b"1"]))
+        directory = os.path.join(broker.data, f"{METADATA}-0")
+        log = os.path.join(directory, "0" * 20 + ".log")
+        broker.terminate()
+        with open(log, "rb") as file:
+            content = file.read()
+        for damage in (b"", content[: len(content) // 2]):
+            with open(log, "wb") as file:
+                file.write(damage)
+            for name in ("index", "timeindex"):
+                os.remove(log[: -len("log")] + name) if os.path.exists(log[: -len("log")] + name) else None
+            for _ in range(2):
+                words = refused(broker)
+                assert directory in words and "flushed up to" in words, words
+        with open(log, "wb") as file:
+            file.write(content)
+        broker.start()
+        with Connection(broker.address) as c:
+            assert {t.Name for t in c.call("Metadata", 9, {"Topics": None}).Topics} == {f"t{n}" for n in range(5)}
+            assert values(c.fetch_all("t0", 0)) == [b"1"]
+
+
+def test_interrupted_move():
+    """The copy that a move between directories had begun is set aside, and said to be."""
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+            c.produce_ok("t", 0, batch([b"1"]))
+        broker.terminate()
+        future = os.path.join(broker.data, f"t-0.{'a1' * 16}-future")
+        shutil.copytree(os.path.join(broker.data, "t-0"), future)
+        broker.start()
+        assert future in said(broker)
+        assert not os.path.exists(future) and len(glob.glob(os.path.join(broker.data, "t-0.*-stray"))) == 1
+        with Connection(broker.address) as c:
+            assert values(c.fetch_all("t", 0)) == [b"1"]
+
+
+def test_directory_named_twice():
+    """Through a link, say: it is not another process that has it."""
+    with Broker() as broker:
+        broker.terminate()
+        link = os.path.join(broker.directory, "link")
+        os.symlink(broker.data, link)
+        words = refused(on(broker, broker.data, link))
+        assert "twice" in words and link in words and "another process" not in words, words
+
+
+def records_of(broker, topics):
+    with Connection(broker.address) as c:
+        return {(t, p): values(c.fetch_all(t, p)) for t in topics for p in range(3)}
+
+
+def test_metadata_of_kafka_is_taken_over_once():
+    """Whatever the order of the directories, and also without ours; with one missing it is not taken over at all."""
+    if KAFKA:
+        return
+    directory = temp_dir()
+    dirs = {name: os.path.join(directory, name) for name in ("data", "more", "new")}
+    both = f"{dirs['data']},{dirs['more']}"
+    with Kafka(directory=directory, **{"log.dirs": both}) as kafka:
+        with Connection(kafka.address) as c:
+            for name in ("kept", "gone"):
+                c.create_topic(name, 3)
+                for p in range(3):
+                    eventually(lambda name=name, p=p: c.produce(name, p, batch([b"kafka's"])).ErrorCode == 0)
+        kafka.terminate()
+        broker = Broker(directory=directory, start=False)
+        try:
+            words = refused(on(broker, dirs["data"]))
+            assert "cannot take over" in words and ("kept-" in words or "gone-" in words), words
+            on(broker, dirs["data"], dirs["more"]).start()
+            with Connection(broker.address) as c:
+                delete_topic(c, "gone")
+                c.create_topic("ours", 3)
+                for p in range(3):
+                    c.produce_ok("kept", p, batch([b"ours"]))
+                    c.produce_ok("ours", p, batch([b"ours"]))
+                ids = {name: c.topic_id(name) for name in ("kept", "ours")}
+                pid = c.call("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000}).ProducerId
+            expected = records_of(broker, ids)
+            for order in (("more", "data"), ("new", "more", "data"), ("new", "data", "more"), ("data", "more", "new")):
+                broker.terminate()
+                on(broker, *(dirs[name] for name in order)).start()
+                assert records_of(broker, ids) == expected, order
+                with Connection(broker.address) as c:
+                    assert {t.Name for t in c.call("Metadata", 9, {"Topics": None}).Topics} == set(ids), order
+                    assert {name: c.topic_id(name) for name in ids} == ids, order
+                    now = c.call("InitProducerId", 4, {"TransactionalId": None, "TransactionTimeoutMs": 60000}).ProducerId
+                    assert now > pid
+                    pid = now
+            assert not glob.glob(os.path.join(directory, "*", "*-stray"))
+            broker.terminate()
+            ours = glob.glob(os.path.join(directory, "*", f"{METADATA}-0"))
+            assert len(ours) == 1
+            shutil.move(ours[0], os.path.join(directory, "away"))
+            words = refused(broker)
+            assert "taken over before" in words, words
+            shutil.move(os.path.join(directory, "away"), ours[0])
+            broker.start()
+            assert records_of(broker, ids) == expected
+        finally:
+            broker.kill()
+
+
+def test_other_cluster_leaves_new_disks_alone():
+    """A new disk in front does not get an identity of its own before the others were asked."""
+    directory = temp_dir()
+    old, new = (os.path.join(directory, name) for name in ("old", "new"))
+    command = [CORELANE, "serve", "--override", "listeners=PLAINTEXT://127.0.0.1:0"]
+    with Broker(directory=directory, **{"log.dirs": old}) as broker:
+        broker.terminate()
+        done = subprocess.run([*command, "--override", f"log.dirs={new},{old}", "--override", "corelane.cluster.id=other"], capture_output=True, text=True, timeout=60)
+        assert done.returncode == 1 and "cluster" in done.stderr, done
+        assert not os.path.exists(os.path.join(new, "meta.properties"))
+        on(broker, new, old).start()
