@@ -32,10 +32,13 @@ fn case(line: &str) -> Case {
     Case { name, key: key.unwrap_or_default(), value, fields }
 }
 
+/// A case, and the key and value that Corelane writes for it.
+pub(crate) type Ours<'a> = (&'a Case, Vec<u8>, Option<Vec<u8>>);
+
 /// Where Corelane's bytes differ from Kafka's, they are in a file of their own, from which Kafka's
 /// classes must read the same (`scripts/golden`, which sets GOLDEN=write). One line per case.
-pub(crate) fn check_ours(file: &str, ours: &[(&Case, Vec<u8>, Option<Vec<u8>>)]) {
-    let line = |(case, key, value): &(&Case, Vec<u8>, Option<Vec<u8>>)| {
+pub(crate) fn check_ours(file: &str, ours: &[Ours<'_>]) {
+    let line = |(case, key, value): &Ours<'_>| {
         let key = if key.is_empty() { "-".into() } else { hex(key) };
         format!("{} {key} {}\n", case.name, value.as_ref().map_or("-".into(), |value| hex(value)))
     };

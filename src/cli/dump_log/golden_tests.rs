@@ -17,7 +17,8 @@ fn parsed(text: &str) -> Value {
 
 #[test]
 fn records_of_coordinators() {
-    let topics: [(&str, fn() -> Coordinator); 3] = [
+    type Decoder = fn() -> Coordinator;
+    let topics: [(&str, Decoder); 3] = [
         ("consumer_offsets.txt", coordinator::groups),
         ("transaction_state.txt", coordinator::transactions),
         ("share_group_state.txt", coordinator::share_groups),

@@ -112,6 +112,35 @@ fn a_log_that_is_not_as_it_was_closed_gets_a_new_epoch() {
     });
 }
 
+/// An older copy of the metadata is in place: what it leads in an earlier epoch would be cut by the next
+/// unclean start.
+#[test]
+fn a_log_that_knows_a_later_epoch_than_the_metadata_is_served_above_it() {
+    let machine = Machine::new(7);
+    machine.start();
+    machine.sim.run_until(async {
+        let client = Client::connect(&machine).await;
+        epochs(&client).await;
+        assert_eq!((produce(&client, 0).await, produce(&client, 0).await), (0, 0));
+        machine.down(Down::Stop).await;
+        let path = Path::new("/data/epochs-0/leader-epoch-checkpoint");
+        machine.sim.rt(0).replace_file(path, b"0\n2\n0 0\n5 1\n".to_vec()).await.unwrap();
+        machine.start();
+        let client = Client::connect(&machine).await;
+        while produce(&client, 0).await != 0 {
+            machine.sim.sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(epochs(&client).await, [6, 0, 0]);
+        let stored = machine.sim.rt(0).read_file(path).unwrap();
+        assert_eq!(String::from_utf8(stored).unwrap(), "0\n3\n0 0\n5 1\n6 2\n");
+        machine.down(Down::Kill).await;
+        machine.start();
+        assert_eq!(epochs(&Client::connect(&machine).await).await, [7, 1, 1]);
+        let segment = machine.sim.rt(0).read_file(Path::new("/data/epochs-0/00000000000000000000.log")).unwrap();
+        assert_eq!(segment.windows(501).filter(|window| *window == [7; 501]).count(), 3, "nothing is cut");
+    });
+}
+
 /// How it is cannot be stored while the disk has no room, and its topic goes meanwhile.
 #[test]
 fn a_log_that_waits_to_be_served_goes_with_its_topic_and_not_with_the_next() {

@@ -249,6 +249,11 @@ pub async fn disk_returns(world: &World, order: Vec<String>) {
     if world.running.get() && world.has_ended().is_none() {
         world.down(world.choose(&[Down::Stop, Down::Kill])).await;
     }
+    // What was made on an empty disk in its place goes with that one, and stays offline.
+    for (topic, partition) in world.partitions_in(&dir) {
+        world.history.borrow_mut().damage(&topic, partition, "on the disk that took the place of another");
+        world.commits_lost.set(world.commits_lost.get() || topic.starts_with("__consumer"));
+    }
     world.tell(format!("{dir} returns"));
     world.sim().put_back(Path::new(&dir));
     *world.dirs.borrow_mut() = order;
