@@ -71,6 +71,7 @@ OVERRIDES = {
 # Errors of a partition that is offline, or of a topic that was just deleted.
 ABSENT, COORDINATOR_ABSENT = (3, 5, 6, 56, 100, 103), (14, 15, 16)
 INVALID_TOPIC, INVALID_REQUEST = 17, 42
+NO_ID = "version: 0\ntopic_id: none\n"
 NO_MEMORY = "Cannot allocate memory (os error 12)"
 
 
@@ -228,15 +229,18 @@ class Disks:
         return found[0] if found else None
 
 
+def read_text(path):
+    """The text of a file; empty if it cannot be read."""
+    with contextlib.suppress(OSError), open(path) as text:
+        return text.read()
+    return ""
+
+
 def stored_id(path):
     """The topic id in a partition's directory."""
-    with (
-        contextlib.suppress(OSError, ValueError),
-        open(os.path.join(path, "partition.metadata")) as text,
-    ):
-        found = re.search(r"topic_id: (\S+)", text.read())
-        if found:
-            return uuid.UUID(bytes=base64.urlsafe_b64decode(found[1] + "=="))
+    found = re.search(r"topic_id: (\S+)", read_text(os.path.join(path, "partition.metadata")))
+    with contextlib.suppress(ValueError):
+        return found and uuid.UUID(bytes=base64.urlsafe_b64decode(found[1] + "=="))
     return None
 
 
@@ -438,16 +442,21 @@ class World:
         os.rename(broken, aside)
         if broken == ids:
             with open(ids, "w") as out:
-                out.write("version: 0\ntopic_id: none\n")
+                out.write(NO_ID)
         else:
             os.mkdir(broken)
-        self.broken[where] = self.living_id(where[0])
+        wanted = self.broken[where] = self.living_id(where[0])
 
         def repair():
             self.broken.clear()
-            if os.path.isdir(broken):
-                os.rmdir(broken)
-            if os.path.isdir(path):
+            # Under its name there may be the directory of a later topic by now.
+            if broken == ids:
+                same = read_text(ids) == NO_ID
+            else:
+                same = stored_id(path) == wanted
+                if os.path.isdir(broken):
+                    os.rmdir(broken)
+            if same:
                 os.rename(aside, broken)
             else:
                 os.remove(aside)  # with its topic
