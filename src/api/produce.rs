@@ -72,6 +72,11 @@ impl Planner {
         self.request.acks
     }
 
+    /// How long (ms) the client waits for the answer.
+    pub fn timeout_ms(&self) -> i32 {
+        self.request.timeout_ms
+    }
+
     /// Goes on until `budget` inflated bytes were spent; true when all is checked.
     pub fn step(&mut self, budget: &mut usize) -> bool {
         let Planner { request, context, plan, topic: at, checker, inflatable } = self;
@@ -109,9 +114,11 @@ impl Planner {
         self.checker.is_none()
     }
 
-    /// The plan, once all is checked.
-    pub fn finish(self) -> Plan {
-        self.plan
+    /// The plan, once all is checked. What was asked is forgotten: the items hold on to what they
+    /// need of it.
+    pub fn take(&mut self) -> Plan {
+        self.request.topics.clear();
+        std::mem::replace(&mut self.plan, Plan { items: Vec::new(), topics: Vec::new(), places: Vec::new() })
     }
 }
 
@@ -138,6 +145,14 @@ impl Plan {
         result.base_offset = produced.base_offset;
         result.log_append_time_ms = produced.log_append_time;
         result.log_start_offset = produced.log_start_offset;
+    }
+
+    /// Refuses all items.
+    pub fn refuse(&mut self, code: ErrorCode) {
+        self.items.clear();
+        for item in 0..self.places.len() {
+            self.answer(item, &Produced::refused(code));
+        }
     }
 
     /// True when something was refused: with acks=0 the only way to say so is to close the connection.
@@ -236,12 +251,12 @@ fn rejected(rejection: Rejection) -> PartitionResult {
 }
 
 /// What the producer waits for: its own choice, unless the topic promises more or less.
-fn level(acks: i16, policy: AckPolicy, flush_messages: i64) -> Option<Level> {
+fn level(acks: i16, policy: AckPolicy, flush_messages: i64) -> Level {
     match (acks, policy) {
-        (0, _) => None,
-        _ if flush_messages == 1 => Some(Level::Flushed),
-        (_, AckPolicy::Flushed) | (-1, AckPolicy::Default) => Some(Level::Flushed),
-        _ => Some(Level::Written),
+        (0, _) => Level::Written,
+        _ if flush_messages == 1 => Level::Flushed,
+        (_, AckPolicy::Flushed) | (-1, AckPolicy::Default) => Level::Flushed,
+        _ => Level::Written,
     }
 }
 
@@ -297,7 +312,7 @@ mod tests {
     fn a_request_is_checked_in_steps_as_in_one_go() {
         let mut at_once = planner();
         assert!(at_once.step(&mut usize::MAX.clone()));
-        let at_once = at_once.finish();
+        let at_once = at_once.take();
         // Results of items are not known yet.
         let (pending, unknown) = (ErrorCode::UnknownServerError, ErrorCode::UnknownTopicOrPartition);
         assert_eq!(codes(&at_once), [vec![unknown], vec![pending, ErrorCode::InvalidRecord, pending, unknown]]);
@@ -308,7 +323,7 @@ mod tests {
             within += usize::from(!planner.between_batches());
         }
         assert!(steps >= 32 && within >= 30, "{steps} {within}");
-        let plan = planner.finish();
+        let plan = planner.take();
         assert_eq!(plan.topics, at_once.topics);
         let items = |plan: &Plan| plan.items.iter().map(|item| (item.key, item.header)).collect::<Vec<_>>();
         assert_eq!(items(&plan), items(&at_once));
@@ -320,7 +335,7 @@ mod tests {
         let mut planner = planner();
         planner.inflatable = 3 << 19;
         assert!(planner.step(&mut usize::MAX.clone()));
-        let plan = planner.finish();
+        let plan = planner.take();
         assert_eq!(codes(&plan)[1][1], ErrorCode::MessageTooLarge);
         assert_eq!(plan.items.len(), 2, "the others are not affected");
     }
@@ -328,11 +343,11 @@ mod tests {
     #[test]
     fn acknowledgement_levels() {
         use AckPolicy::*;
-        assert_eq!(level(0, Flushed, i64::MAX), None);
-        assert_eq!(level(1, Default, i64::MAX), Some(Level::Written));
-        assert_eq!(level(-1, Default, i64::MAX), Some(Level::Flushed));
-        assert_eq!(level(-1, Written, i64::MAX), Some(Level::Written));
-        assert_eq!(level(1, Flushed, i64::MAX), Some(Level::Flushed));
-        assert_eq!(level(1, Written, 1), Some(Level::Flushed));
+        assert_eq!(level(0, Flushed, i64::MAX), Level::Written);
+        assert_eq!(level(1, Default, i64::MAX), Level::Written);
+        assert_eq!(level(-1, Default, i64::MAX), Level::Flushed);
+        assert_eq!(level(-1, Written, i64::MAX), Level::Written);
+        assert_eq!(level(1, Flushed, i64::MAX), Level::Flushed);
+        assert_eq!(level(1, Written, 1), Level::Flushed);
     }
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::Server;
-use super::produce::Unchecked;
+use super::produce::Queue;
 use super::replies::Replies;
 use crate::base::limits::{PIPELINE, REGION, SMALL_RECEIVE};
 use crate::rt::mem::Chunk;
@@ -45,8 +45,8 @@ pub struct Conn<R: Rt> {
     pub listener: usize,
     socket: R::Socket,
     replies: RefCell<Replies>,
-    /// Produce requests that are not checked yet.
-    pub(super) unchecked: Unchecked,
+    /// Produce requests that are not handed to the partitions yet.
+    pub(super) queue: Queue,
     /// There is something to send, or nothing will come any more.
     ready: Notify,
     /// The reader may go on.
@@ -86,7 +86,7 @@ impl<R: Rt> Conn<R> {
             listener,
             socket,
             replies: RefCell::default(),
-            unchecked: Unchecked::default(),
+            queue: Queue::default(),
             ready: Notify::default(),
             room: Notify::default(),
             gone: Notify::default(),
@@ -224,7 +224,18 @@ impl<R: Rt> Conn<R> {
         }
     }
 
-    /// Waits until another request may be read: a place in the pipeline, room for its answer, room in the mailboxes.
+    /// When the first of the produce requests began to wait for room on its way to the disk.
+    pub fn waits_for_room(&self) -> Option<Duration> {
+        self.queue.waits_for_room()
+    }
+
+    /// More requests may be read.
+    pub fn read_on(&self) {
+        self.room.notify();
+    }
+
+    /// Waits until another request may be read: a place in the pipeline, room for its answer, room on the way to the disk, room in the
+    /// mailboxes.
     async fn admit(&self) -> io::Result<()> {
         loop {
             if self.closed.get() || self.server.stopping() {
@@ -232,11 +243,13 @@ impl<R: Rt> Conn<R> {
             }
             let full = {
                 let replies = self.replies.borrow();
-                replies.outstanding() >= PIPELINE || replies.queued_bytes() >= QUEUED_BYTES
+                replies.outstanding() >= PIPELINE
+                    || replies.queued_bytes() >= QUEUED_BYTES
+                    || self.waits_for_room().is_some()
             };
             if full {
                 self.room.notified().await;
-            } else if self.server.shard.congested() || self.server.producing.get() >= self.server.config.queued_max_requests {
+            } else if self.server.shard.congested() {
                 self.server.rt.sleep(Duration::from_millis(1)).await;
             } else {
                 return Ok(());

@@ -1,6 +1,7 @@
 //! The broker's front: it starts the cores, accepts connections, and turns requests into work for the shards.
 
 pub mod admission;
+mod backlog;
 pub mod conn;
 mod dispatch;
 mod fetch;
@@ -25,6 +26,7 @@ use crate::base::config::Config;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::Shard;
+use backlog::{Backlog, Limits};
 use conn::Conn;
 
 pub use start::run;
@@ -35,6 +37,12 @@ const SWEEP: Duration = Duration::from_secs(1);
 const STALLED: Duration = Duration::from_secs(10);
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
+
+/// What the connections of one core may have on the way to the disks. The batches lie in the memory
+/// of the cores that own the partitions, half of which is for them: all cores send to each partition.
+fn backlog_limits(budget: usize, cores: usize, disks: usize) -> Limits {
+    Limits { partition: (budget / 8 / cores).max(1), disk: (budget / 2 / disks.max(1)).max(1) }
+}
 
 /// The server of one core.
 pub struct Server<R: Rt> {
@@ -50,6 +58,8 @@ pub struct Server<R: Rt> {
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
     producing: Cell<usize>,
+    /// Batches on their way to the disks.
+    backlog: RefCell<Backlog<Rc<Conn<R>>>>,
     /// Those of them that take longer to check.
     checks: produce::Checks<R>,
     stopping: Cell<bool>,
@@ -60,6 +70,7 @@ impl<R: Rt> Server<R> {
     pub fn start(shard: &Shard<R>, config: Arc<Config>, broker: Arc<OnceLock<BrokerView>>) -> Rc<Server<R>> {
         let rt = shard.rt().clone();
         let slots = (config.max_fetch_sessions / rt.cores()).max(1);
+        let disks = config.log_dirs.len();
         let server = Rc::new(Server {
             shard: shard.clone(),
             config,
@@ -68,6 +79,7 @@ impl<R: Rt> Server<R> {
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
+            backlog: RefCell::new(Backlog::new(backlog_limits(rt.memory().budget(), rt.cores(), disks))),
             checks: produce::Checks::default(),
             stopping: Cell::new(false),
             rt: rt.clone(),
@@ -103,6 +115,9 @@ impl<R: Rt> Server<R> {
 
     fn leave(&self, conn: &Conn<R>) {
         let left = self.connections.borrow_mut().try_remove(conn.index.get());
+        if conn.waits_for_room().is_some() {
+            self.backlog.borrow_mut().cancel(|waiting| std::ptr::eq(&**waiting, conn));
+        }
         drop(left);
     }
 
@@ -137,11 +152,13 @@ impl<R: Rt> Server<R> {
                 if quiet >= SWEEP {
                     conn.release_chunk();
                 }
+                produce::refuse_late(&conn, now);
                 stalled.extend(conn.frame_since().filter(|since| now.saturating_sub(*since) > STALLED).map(|since| (since, conn)));
             }
             if self.rt.memory().contended() {
                 Self::close_oldest(stalled);
             }
+            self.backlog.borrow_mut().forget_unused();
             self.rt.memory().trim();
         }
     }

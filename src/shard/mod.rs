@@ -78,6 +78,7 @@ struct Inner<R: Rt> {
     mailboxes: Mailboxes<Message<R::Accepted>>,
     owner: Owner<R>,
     cache: Cache,
+    log_dirs: Vec<PathBuf>,
     groups: Groups<R>,
     cleaner: Cleaner,
     image: RefCell<Arc<Image>>,
@@ -116,6 +117,7 @@ impl<R: Rt> Shard<R> {
         let shard = Shard(Rc::new(Inner {
             owner: Owner::new(rt.clone()),
             cache: Cache::new(rt.memory()),
+            log_dirs: config.log_dirs.clone(),
             groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
             cleaner: Cleaner::default(),
             mailboxes,

@@ -55,6 +55,8 @@ pub struct Replica<R: Rt> {
     pub dir: PathBuf,
     /// The entry of log.dirs that it lies in.
     pub log_dir: PathBuf,
+    /// Place of that entry among log.dirs.
+    pub disk: u16,
     /// TOPIC-PARTITION.
     pub name: String,
     /// The topic's, as it is now.
@@ -320,12 +322,12 @@ impl<R: Rt> Replica<R> {
     /// The answer, or `None` when the sink will hear later.
     fn produce(&self, rt: &R, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) -> Option<Produced> {
         let mut partition = self.partition.borrow_mut();
-        let log_start_offset = partition.log_start;
+        let (log_start_offset, disk) = (partition.log_start, Some(self.disk));
         let base_offset = match partition.produce(&item.header) {
             ProduceDecision::Append { base_offset } => base_offset,
             ProduceDecision::Reject(code) => return Some(Produced::refused(code)),
             ProduceDecision::Duplicate { base_offset, log_append_time } => {
-                let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+                let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset, disk };
                 // The first copy may still be on its way to the disk: the repeat is acknowledged with it, not before.
                 let end = base_offset.saturating_add(i64::from(item.header.last_offset_delta) + 1);
                 return self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced });
@@ -336,7 +338,7 @@ impl<R: Rt> Replica<R> {
         if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
             return Some(Produced::refused(code));
         }
-        let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+        let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset, disk };
         let end = partition.log_end;
         if end - partition.flushed >= self.config.borrow().flush_messages {
             self.log.want_flush(end);
@@ -390,11 +392,11 @@ impl<R: Rt> Replica<R> {
 
     /// Tells the sink when all that was appended so far is flushed: now, if it is; or that it never will be.
     pub(super) fn when_flushed(&self, sink: Rc<dyn Sink>) {
-        let produced = Produced { code: ErrorCode::None, base_offset: -1, log_append_time: -1, log_start_offset: -1 };
+        let produced = Produced { code: ErrorCode::None, base_offset: -1, log_append_time: -1, log_start_offset: -1, disk: None };
         let due = {
             let mut partition = self.partition.borrow_mut();
             let end = partition.log_end;
-            self.acknowledge(&mut partition, end, Some(Level::Flushed), Ack { sink: sink.clone(), index: 0, produced })
+            self.acknowledge(&mut partition, end, Level::Flushed, Ack { sink: sink.clone(), index: 0, produced })
         };
         if let Some(produced) = due {
             sink.produced(0, produced);
@@ -406,10 +408,9 @@ impl<R: Rt> Replica<R> {
         &self,
         partition: &mut Partition<Ack, Rc<dyn Watcher>>,
         end: Offset,
-        level: Option<Level>,
+        level: Level,
         ack: Ack,
     ) -> Option<Produced> {
-        let Some(level) = level else { return Some(ack.produced) };
         if level == Level::Flushed {
             self.log.want_flush(end);
         }
@@ -535,7 +536,10 @@ impl<R: Rt> Replica<R> {
 
 fn tell(released: Released<Ack, Rc<dyn Watcher>>, failed: Option<ErrorCode>) {
     for Ack { sink, index, produced } in released.acks {
-        sink.produced(index, failed.map_or(produced, Produced::refused));
+        sink.produced(index, match failed {
+            Some(code) => Produced { disk: produced.disk, ..Produced::refused(code) },
+            None => produced,
+        });
     }
     for watcher in released.waits {
         watcher.grown();

@@ -289,12 +289,14 @@ impl<R: Rt> Shard<R> {
             log.set_epochs_later(epochs);
         }
         let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let log_dir = dir.parent().map(Into::into).unwrap_or_default();
+        let log_dir = dir.parent().map(std::path::PathBuf::from).unwrap_or_default();
+        let disk = self.0.log_dirs.iter().position(|entry| *entry == log_dir).unwrap_or(0) as u16;
         let dir = dir.clone();
         let replica = Replica {
             dir,
             log,
             log_dir,
+            disk,
             name,
             config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),

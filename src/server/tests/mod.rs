@@ -2,6 +2,7 @@
 //!
 //! `SEED=7 cargo test --release --lib server::tests` runs one seed again.
 
+mod backlog;
 mod churn;
 mod client;
 mod commits;
