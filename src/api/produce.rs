@@ -23,10 +23,15 @@ pub struct Plan {
     pub topics: Vec<TopicResult>,
     /// Topic and partition of each item in `topics`.
     places: Vec<(u32, u32)>,
+    /// Errors of records that may still be listed.
+    listable: usize,
 }
 
 /// Inflated bytes of all batches of one request together.
 const INFLATED_MAX_OF_REQUEST: usize = 16 * INFLATED_MAX;
+/// Records of all batches of one request whose errors are listed: seven bytes of a request are not to
+/// become a hundred of an answer.
+const RECORD_ERRORS_OF_REQUEST: usize = 1000;
 /// What a batch costs of a step's budget besides its inflated bytes: a decoder is made for it.
 const COST_COMPRESSED: usize = 8 << 10;
 /// The same for a batch that is not compressed.
@@ -63,7 +68,7 @@ impl Planner {
     /// Nothing checked yet.
     pub fn new(request: ProduceRequest, context: Context) -> Planner {
         let topics = Vec::with_capacity(request.topics.len());
-        let plan = Plan { items: Vec::new(), topics, places: Vec::new() };
+        let plan = Plan { topics, ..Plan::new() };
         Planner { request, context, plan, topic: 0, checker: None, inflatable: INFLATED_MAX_OF_REQUEST }
     }
 
@@ -118,11 +123,15 @@ impl Planner {
     /// need of it.
     pub fn take(&mut self) -> Plan {
         self.request.topics.clear();
-        std::mem::replace(&mut self.plan, Plan { items: Vec::new(), topics: Vec::new(), places: Vec::new() })
+        std::mem::replace(&mut self.plan, Plan::new())
     }
 }
 
 impl Plan {
+    fn new() -> Plan {
+        Plan { items: Vec::new(), topics: Vec::new(), places: Vec::new(), listable: RECORD_ERRORS_OF_REQUEST }
+    }
+
     /// Takes in what became of the next partition of a topic.
     fn put(&mut self, topic: usize, index: i32, checked: Result<ProduceItem, PartitionResult>) {
         let partitions = &mut self.topics[topic].partitions;
@@ -132,7 +141,12 @@ impl Plan {
                 self.items.push(item);
                 refused(ErrorCode::UnknownServerError)
             }
-            Err(result) => result,
+            Err(mut result) => {
+                result.record_errors.truncate(self.listable);
+                result.record_errors.shrink_to_fit();
+                self.listable -= result.record_errors.len();
+                result
+            }
         };
         partitions.push(PartitionResult { index, ..result });
     }
@@ -328,6 +342,19 @@ mod tests {
         let items = |plan: &Plan| plan.items.iter().map(|item| (item.key, item.header)).collect::<Vec<_>>();
         assert_eq!(items(&plan), items(&at_once));
         assert_eq!(plan.places, [(1, 0), (1, 2)]);
+    }
+
+    #[test]
+    fn the_errors_of_a_request_are_bounded() {
+        let mut plan = Plan::new();
+        plan.topics.push(TopicResult::default());
+        for index in 0..100 {
+            let record_errors = (0..50).map(|n| (n, "bad".to_owned())).collect();
+            plan.put(0, index, Err(PartitionResult { record_errors, ..refused(ErrorCode::InvalidRecord) }));
+        }
+        let listed = plan.topics[0].partitions.iter().map(|p| p.record_errors.len());
+        assert_eq!(listed.sum::<usize>(), RECORD_ERRORS_OF_REQUEST);
+        assert_eq!(plan.topics[0].partitions[99].code, ErrorCode::InvalidRecord);
     }
 
     #[test]

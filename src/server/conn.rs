@@ -58,6 +58,10 @@ pub struct Conn<R: Rt> {
     read_to_end: Cell<bool>,
     closed: Cell<bool>,
     last_active: Cell<Duration>,
+    /// Bytes handed to the socket that have not left, and since when the first of them have not.
+    sending: Cell<Option<(usize, Duration)>>,
+    /// Requests that wait for room for their answers.
+    unanswered: RefCell<Slab<Rc<Notify>>>,
     /// The reader holds an empty chunk that it could do without.
     holds_chunk: Cell<bool>,
     /// When the frame began that is not complete yet.
@@ -94,6 +98,8 @@ impl<R: Rt> Conn<R> {
             read_to_end: Cell::new(false),
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
+            sending: Cell::new(None),
+            unanswered: RefCell::default(),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
             index: Cell::new(usize::MAX),
@@ -151,7 +157,8 @@ impl<R: Rt> Conn<R> {
     }
 
     fn end_waits(&self) {
-        self.waiting.borrow().iter().for_each(|(_, event)| event.notify());
+        let all = [&self.waiting, &self.unanswered];
+        all.iter().for_each(|waiting| waiting.borrow().iter().for_each(|(_, event)| event.notify()));
     }
 
     /// Requests in work.
@@ -162,6 +169,32 @@ impl<R: Rt> Conn<R> {
     /// When the last byte came or went.
     pub fn last_active(&self) -> Duration {
         self.last_active.get()
+    }
+
+    /// Since when the client has not taken what is sent to it.
+    pub fn sending_since(&self) -> Option<Duration> {
+        self.sending.get().map(|(_, since)| since)
+    }
+
+    /// Bytes of answers that have not left.
+    fn unsent(&self) -> usize {
+        self.replies.borrow().queued_bytes() + self.sending.get().map_or(0, |(bytes, _)| bytes)
+    }
+
+    /// Whether a large answer may be made for the request that took `place`: its client has taken
+    /// those before it, but for a share of the memory. The first answer due may always be made.
+    pub fn may_answer(&self, place: u64) -> bool {
+        self.closed.get() || self.replies.borrow().is_first(place) || self.unsent() < self.server.answer_share()
+    }
+
+    /// Resolves when [`Conn::may_answer`] is true.
+    pub async fn room_for_answer(&self, place: u64) {
+        while !self.may_answer(place) {
+            let event = Rc::new(Notify::default());
+            let place = self.unanswered.borrow_mut().insert(event.clone());
+            let _leave = Leave { waiting: &self.unanswered, place };
+            event.notified().await;
+        }
     }
 
     /// When the request began that has not been received whole.
@@ -187,6 +220,7 @@ impl<R: Rt> Conn<R> {
         loop {
             let pieces = self.replies.borrow_mut().take_ready();
             self.room.notify();
+            self.unanswered.borrow().iter().for_each(|(_, event)| event.notify());
             if pieces.is_empty() {
                 if self.closed.get() || (self.read_to_end.get() && self.outstanding() == 0) {
                     return self.close();
@@ -194,7 +228,13 @@ impl<R: Rt> Conn<R> {
                 self.ready.notified().await;
                 continue;
             }
-            if let Err(e) = self.server.rt.send(&self.socket, pieces).await {
+            let bytes = pieces.iter().map(Bytes::len).sum();
+            self.sending.set(Some((bytes, self.server.rt.now().mono)));
+            self.server.unsent.set(self.server.unsent.get() + bytes);
+            let sent = self.server.rt.send(&self.socket, pieces).await;
+            self.server.unsent.set(self.server.unsent.get() - bytes);
+            self.sending.set(None);
+            if let Err(e) = sent {
                 tracing::debug!("{}: send: {e}", self.peer);
                 return self.close();
             }
@@ -245,6 +285,7 @@ impl<R: Rt> Conn<R> {
                 let replies = self.replies.borrow();
                 replies.outstanding() >= PIPELINE
                     || replies.queued_bytes() >= QUEUED_BYTES
+                    || self.sending.get().is_some_and(|(bytes, _)| bytes > QUEUED_BYTES)
                     || self.waits_for_room().is_some()
             };
             if full {

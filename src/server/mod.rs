@@ -35,6 +35,11 @@ pub use start::run;
 const SWEEP: Duration = Duration::from_secs(1);
 /// Under memory pressure a request may take this long to arrive whole.
 const STALLED: Duration = Duration::from_secs(10);
+/// The part of a core's memory that the answers to one connection may take at a time: one of so many.
+const ANSWER_SHARE: usize = 16;
+/// Most bytes of records of an answer while much is being sent. A first batch that is larger comes
+/// whole.
+const SCARCE_ANSWER: usize = 64 << 10;
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -58,6 +63,8 @@ pub struct Server<R: Rt> {
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
     producing: Cell<usize>,
+    /// Bytes handed to sockets that have not left.
+    unsent: Cell<usize>,
     /// Batches on their way to the disks.
     backlog: RefCell<Backlog<Rc<Conn<R>>>>,
     /// Those of them that take longer to check.
@@ -79,6 +86,7 @@ impl<R: Rt> Server<R> {
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
+            unsent: Cell::new(0),
             backlog: RefCell::new(Backlog::new(backlog_limits(rt.memory().budget(), rt.cores(), disks))),
             checks: produce::Checks::default(),
             stopping: Cell::new(false),
@@ -107,6 +115,19 @@ impl<R: Rt> Server<R> {
     /// True once no more requests are read.
     pub fn stopping(&self) -> bool {
         self.stopping.get()
+    }
+
+    /// Bytes that one connection's answers may take at a time, but for the first.
+    fn answer_share(&self) -> usize {
+        self.rt.memory().budget() / ANSWER_SHARE
+    }
+
+    /// Most bytes of records of one answer. They pin what they are read from until their client has
+    /// taken them; once clients that do not read hold much, new answers get little.
+    fn fetch_max(&self) -> usize {
+        let budget = self.rt.memory().budget();
+        let most = if self.unsent.get() > budget / 4 { SCARCE_ANSWER } else { budget / ANSWER_SHARE };
+        most.min(self.config.fetch_max_bytes)
     }
 
     fn join(&self, conn: &Rc<Conn<R>>) {
@@ -153,9 +174,11 @@ impl<R: Rt> Server<R> {
                     conn.release_chunk();
                 }
                 produce::refuse_late(&conn, now);
-                stalled.extend(conn.frame_since().filter(|since| now.saturating_sub(*since) > STALLED).map(|since| (since, conn)));
+                let since = [conn.frame_since(), conn.sending_since(), conn.waits_for_room()];
+                let since = since.into_iter().flatten().min().filter(|since| now.saturating_sub(*since) > STALLED);
+                stalled.extend(since.map(|since| (since, conn)));
             }
-            if self.rt.memory().contended() {
+            if self.rt.memory().scarce() {
                 Self::close_oldest(stalled);
             }
             self.backlog.borrow_mut().forget_unused();
@@ -163,14 +186,14 @@ impl<R: Rt> Server<R> {
         }
     }
 
-    /// Requests that hold memory without ever being complete, as others wait for it: the oldest quarter goes.
+    /// Requests that hold memory without ever being complete, and answers that nobody takes, as others wait for it: the oldest quarter goes.
     fn close_oldest(mut stalled: Vec<(Duration, Rc<Conn<R>>)>) {
         stalled.sort_by_key(|(since, _)| *since);
         stalled.truncate(stalled.len().div_ceil(4));
         if let Some((_, first)) = stalled.first() {
             let count = stalled.len();
             tracing::warn!(
-                "{count} connections closed ({}, …): their requests take too long to arrive while others wait for memory",
+                "{count} connections closed ({}, …): their requests or answers take too long on their way while others wait for memory",
                 first.peer
             );
         }

@@ -41,6 +41,11 @@ impl Replies {
         ready
     }
 
+    /// True when all requests before the one that took `place` are answered, and their answers taken.
+    pub fn is_first(&self, place: u64) -> bool {
+        place == self.first
+    }
+
     /// Requests that are not answered yet.
     pub fn outstanding(&self) -> usize {
         self.slots.len()

@@ -9,6 +9,7 @@ mod commits;
 mod coordinators;
 mod epochs;
 mod full;
+mod readers;
 mod slow;
 mod swarm;
 mod workload;
