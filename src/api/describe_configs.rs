@@ -12,9 +12,9 @@ use crate::cluster::names;
 use crate::cluster::settings::{Configs, Source, Synonym};
 use crate::cluster::topic_config;
 use crate::cluster::view::BrokerView;
+use crate::wire::codec::DescribeConfigsRequest;
 use crate::wire::codec::describe_configs_request::DescribeConfigsResource;
 use crate::wire::codec::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
-use crate::wire::codec::DescribeConfigsRequest;
 
 type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 

@@ -53,6 +53,7 @@ use std::task::{Poll, Waker};
 
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
+use crate::rt::mem::Memory;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::batch::{BatchHeader, Stamp};
@@ -383,6 +384,11 @@ impl<R: Rt> Log<R> {
     pub fn set_topic_id(&self, topic_id: TopicId) {
         self.0.topic_id.set(topic_id);
         self.0.state.borrow_mut().settled = false;
+    }
+
+    /// The memory that it is cached in.
+    pub fn memory(&self) -> &Memory {
+        self.0.rt.memory()
     }
 
     /// First offset to serve.

@@ -72,12 +72,7 @@ impl<W> Backlog<W> {
 
     /// Counts items, by partition and bytes, or says what has no room; then nothing is counted.
     /// `woken`: whoever asks has waited and been woken, and need not stand behind those who wait.
-    pub fn reserve(
-        &mut self,
-        items: impl Iterator<Item = (Key, usize)> + Clone,
-        woken: bool,
-        now: Duration,
-    ) -> Result<Vec<Held>, Full> {
+    pub fn reserve(&mut self, items: impl Iterator<Item = (Key, usize)> + Clone, woken: bool, now: Duration) -> Result<Vec<Held>, Full> {
         for (key, _) in items.clone() {
             self.check(&key, woken)?;
         }
@@ -94,9 +89,7 @@ impl<W> Backlog<W> {
         }
         let Some(number) = slot.disk else { return Ok(()) };
         match self.disks.get(&number) {
-            Some(disk) if disk.bytes >= self.limits.disk || behind(&disk.waiting) => {
-                Err(Full::Disk(number))
-            }
+            Some(disk) if disk.bytes >= self.limits.disk || behind(&disk.waiting) => Err(Full::Disk(number)),
             _ => Ok(()),
         }
     }
@@ -219,8 +212,7 @@ mod tests {
             assert!(reserve(&mut backlog, n, 10).is_err(), "its disk is not known yet");
             release(&mut backlog, first, disk);
         }
-        let held: Vec<Held> =
-            (1..=3).map(|n| reserve(&mut backlog, n, 90).unwrap()).collect();
+        let held: Vec<Held> = (1..=3).map(|n| reserve(&mut backlog, n, 90).unwrap()).collect();
         assert_eq!(reserve(&mut backlog, 4, 1).unwrap_err(), Full::Disk(0));
         let mut last = reserve(&mut backlog, 5, 1000).unwrap();
         let full = reserve(&mut backlog, 5, 1).unwrap_err();
@@ -244,9 +236,8 @@ mod tests {
         let (mut on_way, mut waiting) = (Vec::new(), 0);
         for who in 0..20_000u32 {
             if random.chance(1, 2) {
-                let items: Vec<(Key, usize)> = (0..1 + random.below(3))
-                    .map(|_| (key(random.below(8) as u8), 1 + random.below(60) as usize))
-                    .collect();
+                let items: Vec<(Key, usize)> =
+                    (0..1 + random.below(3)).map(|_| (key(random.below(8) as u8), 1 + random.below(60) as usize)).collect();
                 match backlog.reserve(items.iter().copied(), random.chance(1, 4), Duration::ZERO) {
                     Ok(held) => on_way.extend(items.into_iter().zip(held)),
                     Err(full) => {

@@ -60,6 +60,8 @@ pub struct Conn<R: Rt> {
     last_active: Cell<Duration>,
     /// Bytes handed to the socket that have not left, and since when the first of them have not.
     sending: Cell<Option<(usize, Duration)>>,
+    /// Since when answers have waited for those of earlier requests.
+    queued_since: Cell<Option<Duration>>,
     /// Requests that wait for room for their answers.
     unanswered: RefCell<Slab<Rc<Notify>>>,
     /// The reader holds an empty chunk that it could do without.
@@ -99,6 +101,7 @@ impl<R: Rt> Conn<R> {
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
             sending: Cell::new(None),
+            queued_since: Cell::new(None),
             unanswered: RefCell::default(),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
@@ -127,6 +130,8 @@ impl<R: Rt> Conn<R> {
     pub fn reply(&self, place: u64, pieces: Vec<Bytes>) {
         if self.replies.borrow_mut().put(place, pieces) {
             self.ready.notify();
+        } else if self.queued_since.get().is_none() {
+            self.queued_since.set(Some(self.server.rt.now().mono));
         }
     }
 
@@ -134,6 +139,8 @@ impl<R: Rt> Conn<R> {
     pub fn close(&self) {
         if !self.closed.replace(true) {
             self.server.rt.shutdown(&self.socket);
+            // They may hold memory that the requests in work wait for.
+            self.replies.borrow_mut().forget();
             self.server.leave(self);
         }
         self.ready.notify();
@@ -171,9 +178,10 @@ impl<R: Rt> Conn<R> {
         self.last_active.get()
     }
 
-    /// Since when the client has not taken what is sent to it.
-    pub fn sending_since(&self) -> Option<Duration> {
-        self.sending.get().map(|(_, since)| since)
+    /// Since when answers have been held that the client has not taken.
+    pub fn answers_since(&self) -> Option<Duration> {
+        let sending = self.sending.get().map(|(_, since)| since);
+        [sending, self.queued_since.get()].into_iter().flatten().min()
     }
 
     /// Bytes of answers that have not left.
@@ -181,15 +189,21 @@ impl<R: Rt> Conn<R> {
         self.replies.borrow().queued_bytes() + self.sending.get().map_or(0, |(bytes, _)| bytes)
     }
 
-    /// Whether a large answer may be made for the request that took `place`: its client has taken
-    /// those before it, but for a share of the memory. The first answer due may always be made.
+    /// Whether a large answer may be made at once for the request that took `place`: its client has
+    /// taken those before it, but for a share of the memory.
     pub fn may_answer(&self, place: u64) -> bool {
-        self.closed.get() || self.replies.borrow().is_first(place) || self.unsent() < self.server.answer_share()
+        self.is_next(place) || (self.unsent() < self.server.answer_share() && !self.server.rt.memory().contended())
     }
 
-    /// Resolves when [`Conn::may_answer`] is true.
+    /// Whether the answer to the request that took `place` is the next to be sent.
+    fn is_next(&self, place: u64) -> bool {
+        self.closed.get() || self.replies.borrow().is_first(place)
+    }
+
+    /// Resolves when the answer to the request that took `place` is the next to be sent: an answer that
+    /// waited for others would hold memory that those may wait for.
     pub async fn room_for_answer(&self, place: u64) {
-        while !self.may_answer(place) {
+        while !self.is_next(place) {
             let event = Rc::new(Notify::default());
             let place = self.unanswered.borrow_mut().insert(event.clone());
             let _leave = Leave { waiting: &self.unanswered, place };
@@ -221,6 +235,9 @@ impl<R: Rt> Conn<R> {
             let pieces = self.replies.borrow_mut().take_ready();
             self.room.notify();
             self.unanswered.borrow().iter().for_each(|(_, event)| event.notify());
+            if self.replies.borrow().queued_bytes() == 0 {
+                self.queued_since.set(None);
+            }
             if pieces.is_empty() {
                 if self.closed.get() || (self.read_to_end.get() && self.outstanding() == 0) {
                     return self.close();

@@ -20,8 +20,8 @@ use crate::shard::{Image, Lane, MetadataRecord};
 use crate::wire::WireError;
 use crate::wire::codec::{
     AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, Encode,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+    Encode, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};

@@ -14,6 +14,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -33,8 +34,10 @@ pub use start::run;
 
 /// How often connections are looked at for idleness, and memory is given back.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Under memory pressure a request may take this long to arrive whole.
+/// Under memory pressure a request may take this long to arrive whole, or to get its place on the way to the disk.
 const STALLED: Duration = Duration::from_secs(10);
+/// Under memory pressure a client may take this long to read answers.
+const UNREAD: Duration = Duration::from_secs(3);
 /// The part of a core's memory that the answers to one connection may take at a time: one of so many.
 const ANSWER_SHARE: usize = 16;
 /// Most bytes of records of an answer while much is being sent. A first batch that is larger comes
@@ -69,12 +72,14 @@ pub struct Server<R: Rt> {
     backlog: RefCell<Backlog<Rc<Conn<R>>>>,
     /// Those of them that take longer to check.
     checks: produce::Checks<R>,
+    /// Of each core whether its memory is scarce: answers of one core hold memory of others.
+    scarce: Arc<[AtomicBool]>,
     stopping: Cell<bool>,
 }
 
 impl<R: Rt> Server<R> {
     /// Serves the connections that the shard is handed. `broker` is set before the first.
-    pub fn start(shard: &Shard<R>, config: Arc<Config>, broker: Arc<OnceLock<BrokerView>>) -> Rc<Server<R>> {
+    pub fn start(shard: &Shard<R>, config: Arc<Config>, broker: Arc<OnceLock<BrokerView>>, scarce: Arc<[AtomicBool]>) -> Rc<Server<R>> {
         let rt = shard.rt().clone();
         let slots = (config.max_fetch_sessions / rt.cores()).max(1);
         let disks = config.log_dirs.len();
@@ -89,6 +94,7 @@ impl<R: Rt> Server<R> {
             unsent: Cell::new(0),
             backlog: RefCell::new(Backlog::new(backlog_limits(rt.memory().budget(), rt.cores(), disks))),
             checks: produce::Checks::default(),
+            scarce,
             stopping: Cell::new(false),
             rt: rt.clone(),
         });
@@ -174,11 +180,12 @@ impl<R: Rt> Server<R> {
                     conn.release_chunk();
                 }
                 produce::refuse_late(&conn, now);
-                let since = [conn.frame_since(), conn.sending_since(), conn.waits_for_room()];
-                let since = since.into_iter().flatten().min().filter(|since| now.saturating_sub(*since) > STALLED);
-                stalled.extend(since.map(|since| (since, conn)));
+                let waits = [(conn.frame_since(), STALLED), (conn.answers_since(), UNREAD), (conn.waits_for_room(), STALLED)];
+                let late = |(since, most): (Option<Duration>, Duration)| since.filter(|since| now.saturating_sub(*since) > most);
+                stalled.extend(waits.into_iter().filter_map(late).min().map(|since| (since, conn)));
             }
-            if self.rt.memory().scarce() {
+            self.scarce[self.rt.core()].store(self.rt.memory().scarce(), Ordering::Relaxed);
+            if self.scarce.iter().any(|scarce| scarce.load(Ordering::Relaxed)) {
                 Self::close_oldest(stalled);
             }
             self.backlog.borrow_mut().forget_unused();

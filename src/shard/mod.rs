@@ -236,11 +236,11 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Reads partitions that `owner` owns.
-    pub async fn read(&self, owner: usize, items: &[ReadItem], max_bytes: usize, first: bool) -> Vec<ReadResult> {
+    pub async fn read(&self, owner: usize, items: &[ReadItem], max_bytes: usize, first: bool, holds: bool) -> Vec<ReadResult> {
         if owner == self.me() {
-            return self.0.owner.read(items, max_bytes, first).await;
+            return self.0.owner.read(items, max_bytes, first, holds).await;
         }
-        match self.call(owner, Call::Read(items.to_vec(), max_bytes, first)).await {
+        match self.call(owner, Call::Read { items: items.to_vec(), max_bytes, first, holds }).await {
             Answer::Read(results) => results,
             _ => unreachable!("answers match calls"),
         }

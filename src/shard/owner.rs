@@ -28,6 +28,9 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
+/// Bytes of an answer that are copied rather than have it hold on to more while memory is scarce.
+const UNPINNED_MAX: usize = 64 << 10;
+
 /// Who is told what became of a batch. Called on the core of the one who asked for it or, for another core, on the owner's.
 pub trait Sink {
     /// The answer for the item that the asker numbered `index`.
@@ -256,15 +259,17 @@ impl<R: Rt> Owner<R> {
         Some(results)
     }
 
-    /// Reads from memory and disk.
-    pub async fn read(&self, items: &[ReadItem], max_bytes: usize, first: bool) -> Vec<ReadResult> {
-        let (mut left, mut first) = (max_bytes, first);
+    /// Reads from memory and disk. Once the response has something, or if it has (`holds`), nothing is
+    /// waited for.
+    pub async fn read(&self, items: &[ReadItem], max_bytes: usize, first: bool, holds: bool) -> Vec<ReadResult> {
+        let (mut left, mut first, mut holds) = (max_bytes, first, holds);
         let mut results = Vec::with_capacity(items.len());
         for item in items {
             let result = match self.replica(&item.key) {
                 None => ReadResult::refused(self.missing(&item.key)),
-                Some(replica) => replica.read(item, left, first).await,
+                Some(replica) => replica.read(item, left, first, !holds).await,
             };
+            holds |= !result.records.is_empty();
             left = left.saturating_sub(result.bytes());
             first &= result.records.is_empty();
             results.push(result);
@@ -404,13 +409,7 @@ impl<R: Rt> Replica<R> {
     }
 
     /// The answer, if it is due already.
-    fn acknowledge(
-        &self,
-        partition: &mut Partition<Ack, Rc<dyn Watcher>>,
-        end: Offset,
-        level: Level,
-        ack: Ack,
-    ) -> Option<Produced> {
+    fn acknowledge(&self, partition: &mut Partition<Ack, Rc<dyn Watcher>>, end: Offset, level: Level, ack: Ack) -> Option<Produced> {
         if level == Level::Flushed {
             self.log.want_flush(end);
         }
@@ -486,15 +485,15 @@ impl<R: Rt> Replica<R> {
         Ok((result, read))
     }
 
-    async fn read(&self, item: &ReadItem, left: usize, first: bool) -> ReadResult {
+    async fn read(&self, item: &ReadItem, left: usize, first: bool, patient: bool) -> ReadResult {
         let (result, read) = match self.plan_read(item, left, first) {
             Ok(planned) => planned,
             Err(result) => return result,
         };
         match read {
             Read::Hit(records) => ReadResult { records, ..result },
-            Read::Miss(plan) => match self.log.read_cold(plan).await {
-                Ok(records) => ReadResult { records, ..result },
+            Read::Miss(plan) => match self.log.read_cold(if patient { plan } else { plan.impatient() }).await {
+                Ok(records) => ReadResult { records: self.unpinned(records), ..result },
                 // Deleted while it was looked for.
                 Err(_) if item.offset < self.partition.borrow().log_start => ReadResult { code: ErrorCode::OffsetOutOfRange, ..result },
                 Err(e) => {
@@ -503,6 +502,17 @@ impl<R: Rt> Replica<R> {
                 }
             },
         }
+    }
+
+    /// What was read, without what else lies in the same memory, if that is scarce: its client may take
+    /// its time.
+    fn unpinned(&self, records: Vec<Bytes>) -> Vec<Bytes> {
+        let memory = self.log.memory();
+        let bytes = records.iter().map(Bytes::len).sum::<usize>();
+        if bytes > UNPINNED_MAX || !memory.scarce() {
+            return records;
+        }
+        vec![memory.charged(records.concat().into())]
     }
 
     async fn offset(&self, item: &OffsetItem) -> Result<OffsetResult, ErrorCode> {
@@ -536,10 +546,13 @@ impl<R: Rt> Replica<R> {
 
 fn tell(released: Released<Ack, Rc<dyn Watcher>>, failed: Option<ErrorCode>) {
     for Ack { sink, index, produced } in released.acks {
-        sink.produced(index, match failed {
-            Some(code) => Produced { disk: produced.disk, ..Produced::refused(code) },
-            None => produced,
-        });
+        sink.produced(
+            index,
+            match failed {
+                Some(code) => Produced { disk: produced.disk, ..Produced::refused(code) },
+                None => produced,
+            },
+        );
     }
     for watcher in released.waits {
         watcher.grown();

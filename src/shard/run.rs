@@ -110,11 +110,10 @@ impl<R: Rt> Shard<R> {
                     self.0.owner.produce(item, &sink, *index);
                 }
             }
-            Call::Read(items, max_bytes, first) => match self.0.owner.read_cached(&items, max_bytes, first) {
+            Call::Read { items, max_bytes, first, holds } => match self.0.owner.read_cached(&items, max_bytes, first) {
                 Some(results) => self.send(from, Message::Reply(ticket, Answer::Read(results))),
-                None => {
-                    self.answer_later(from, ticket, async move |shard| Answer::Read(shard.0.owner.read(&items, max_bytes, first).await))
-                }
+                None => self
+                    .answer_later(from, ticket, async move |shard| Answer::Read(shard.0.owner.read(&items, max_bytes, first, holds).await)),
             },
             Call::Offsets(items) => {
                 self.answer_later(from, ticket, async move |shard| Answer::Offsets(shard.0.owner.offsets(&items).await));

@@ -13,6 +13,8 @@ use crate::wire::codec::{
 };
 
 const TOPIC: &str = "frozen";
+/// Bytes of memory that each core has.
+const MEMORY: usize = 4 << 20;
 const FROZEN: Duration = Duration::from_secs(600);
 
 fn produce(acks: i16, partition: i32, record: usize) -> ProduceRequest {
@@ -64,7 +66,7 @@ async fn others_go_on(machine: &Machine) {
 #[test]
 fn many_requests_to_a_frozen_disk_hold_up_nobody_else() {
     for seed in 0..4 {
-        let machine = Machine::new(seed);
+        let machine = Machine::with_memory(seed, MEMORY);
         machine.start();
         machine.sim.run_until(async {
             freeze(&machine).await;
@@ -88,7 +90,7 @@ fn many_requests_to_a_frozen_disk_hold_up_nobody_else() {
 #[test]
 fn requests_that_are_not_answered_are_bounded_too() {
     for seed in 0..4 {
-        let machine = Machine::new(seed);
+        let machine = Machine::with_memory(seed, MEMORY);
         machine.start();
         machine.sim.run_until(async {
             freeze(&machine).await;

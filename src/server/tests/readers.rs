@@ -12,9 +12,9 @@ use crate::wire::codec::{
 
 const TOPIC: &str = "long";
 const PARTITIONS: i32 = 3;
-/// Of each partition; four times the memory of a core in all.
+/// Of each partition.
 const BATCHES: i64 = 24;
-const BATCH: usize = 60_000;
+const BATCH: usize = 400_000;
 
 async fn fill(machine: &Machine) {
     let client = Client::connect(machine).await;
@@ -54,31 +54,40 @@ fn fetch(offset: i64) -> FetchRequest {
     request
 }
 
-#[test]
-fn consumers_that_do_not_read_hold_up_nobody_else() {
-    for seed in 0..4 {
-        let machine = Machine::new(seed);
-        machine.start();
-        machine.sim.run_until(async {
-            fill(&machine).await;
-            let mut stuck = Vec::new();
-            for n in 0..20 {
-                let client = Client::connect(&machine).await;
-                for _ in 0..4 {
-                    client.send(11, &fetch(n)).await.unwrap();
-                }
-                stuck.push(client);
-            }
-            machine.sim.sleep(Duration::from_secs(1)).await;
-            let begun = machine.sim.now().mono;
+/// So many consumers ask and do not read; then another reads all within the time. Each core has so
+/// many bytes of memory.
+fn held_up(seed: u64, memory: usize, stuck: i64, within: Duration) {
+    let machine = Machine::with_memory(seed, memory);
+    machine.start();
+    machine.sim.run_until(async {
+        fill(&machine).await;
+        let mut clients = Vec::new();
+        for n in 0..stuck {
             let client = Client::connect(&machine).await;
-            for offset in 0..BATCHES {
-                let answer: FetchResponse = client.ask(11, &fetch(offset)).await.unwrap();
-                let records = answer.responses[0].partitions.iter().map(|p| p.records.as_ref().map_or(0, |r| r.len()));
-                assert!(records.sum::<usize>() >= BATCH, "nothing at offset {offset}");
+            for _ in 0..4 {
+                client.send(11, &fetch(n)).await.unwrap();
             }
-            let took = machine.sim.now().mono - begun;
-            assert!(took < Duration::from_secs(30), "held up for {took:?} by those who do not read");
-        });
-    }
+            clients.push(client);
+        }
+        machine.sim.sleep(Duration::from_secs(1)).await;
+        let begun = machine.sim.now().mono;
+        let client = Client::connect(&machine).await;
+        for offset in 0..BATCHES {
+            let answer: FetchResponse = client.ask(11, &fetch(offset)).await.unwrap();
+            let records = answer.responses[0].partitions.iter().map(|p| p.records.as_ref().map_or(0, |r| r.len()));
+            assert!(records.sum::<usize>() >= BATCH, "nothing at offset {offset}");
+        }
+        let took = machine.sim.now().mono - begun;
+        assert!(took < within, "{stuck} that do not read have held it up for {took:?}");
+    });
+}
+
+#[test]
+fn a_few_consumers_that_do_not_read_hold_up_nobody_else() {
+    (0..4).for_each(|seed| held_up(seed, 32 << 20, 4, Duration::from_secs(2)));
+}
+
+#[test]
+fn of_many_consumers_that_do_not_read_some_are_closed() {
+    (0..4).for_each(|seed| held_up(seed, 8 << 20, 30, Duration::from_secs(60)));
 }
