@@ -75,6 +75,7 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
 
 fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) -> io::Result<()> {
     let Some(api) = ApiKey::from_code(header.api_key) else { return Err(malformed(WireError::UnknownApi(header.api_key))) };
+    conn.server.rt.doing(api.name());
     match api {
         ApiKey::Produce => return super::produce::handle(conn, place, &header, body),
         ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body),

@@ -163,7 +163,9 @@ impl<R: Rt> Fetch<R> {
     /// Until a partition grows or time is up. What was read so far is let go: it will be read again.
     async fn wait(&mut self) {
         let rt = self.conn.server.rt.clone();
-        let need_bytes = if self.results.len() == 1 { self.min_bytes.saturating_sub(self.bytes()) } else { 1 };
+        // When there is enough in all, one of them has grown by its share at least.
+        let missing = self.min_bytes.min(self.max_bytes()).saturating_sub(self.bytes());
+        let need_bytes = missing.div_ceil(self.results.len().max(1)).max(1);
         let grown = Rc::new(Grown::default());
         let watcher: Rc<dyn Watcher> = grown.clone();
         let mut watches = Vec::with_capacity(self.groups.len());

@@ -172,6 +172,7 @@ fn go_on_later<R: Rt>(conn: &Rc<Conn<R>>, woken: bool) {
         loop {
             let next = server.checks.waiting.borrow_mut().pop_front();
             let Some((conn, woken)) = next else { break };
+            server.rt.doing("checks of compressed batches");
             if go_on(&conn, woken).await {
                 server.checks.waiting.borrow_mut().push_back((conn, false));
             }

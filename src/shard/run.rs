@@ -26,6 +26,8 @@ use crate::partition::{BatchHeader, Partition, Recovered};
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 
+/// Messages of other cores are handled for so long in one turn.
+const MESSAGES_FOR: Duration = Duration::from_micros(200);
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 /// Leader epochs that a log may know of beyond those of the metadata: more are damage.
@@ -42,7 +44,16 @@ impl<R: Rt> Shard<R> {
         if self.0.stop_asked.load(Ordering::Relaxed) {
             self.0.asked.notify();
         }
-        let received = self.0.mailboxes.receive(|from, message| self.handle(from, message), wake);
+        let began = Cell::new(None);
+        let late = || {
+            let now = self.rt().now().mono;
+            let began = began.get().unwrap_or_else(|| {
+                began.set(Some(now));
+                now
+            });
+            now - began >= MESSAGES_FOR
+        };
+        let received = self.0.mailboxes.receive(|from, message| self.handle(from, message), late, wake);
         let sent = self.0.mailboxes.flush(wake);
         received || sent
     }

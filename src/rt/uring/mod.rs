@@ -8,6 +8,7 @@ mod pump;
 mod receive;
 mod ring;
 mod timers;
+mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -33,6 +34,7 @@ use pump::Pump;
 use receive::Receives;
 use ring::Ring;
 use timers::Timers;
+use turns::Turns;
 
 #[cfg(test)]
 use ring::Features;
@@ -88,6 +90,7 @@ struct Core {
     peers: Arc<[Peer]>,
     ring: Rc<Ring>,
     timers: Rc<Timers>,
+    turns: Turns,
     receives: Receives,
     memory: Memory,
     /// Polls of tasks so far: unchanged over a round of the loop, nothing was runnable.
@@ -209,6 +212,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         peers,
         ring,
         timers: Rc::default(),
+        turns: Turns::default(),
         receives,
         memory,
         polls: Cell::new(0),
@@ -237,6 +241,7 @@ impl Uring {
         while self.0.ring.in_flight() > 0 {
             self.sleep(Duration::from_millis(1)).await;
         }
+        self.0.turns.tell(self.0.index);
         self.0.stopping.set(true);
     }
 
@@ -277,6 +282,10 @@ impl Rt for Uring {
 
     fn core(&self) -> usize {
         self.0.index
+    }
+
+    fn doing(&self, what: &'static str) {
+        self.0.turns.doing(what);
     }
 
     fn cores(&self) -> usize {
