@@ -182,7 +182,8 @@ impl<R: Rt> Work<R> {
         Ok(())
     }
 
-    /// Has the controller shard decide on a change; `failed` is the answer when that was not to be had in time.
+    /// Has the controller shard decide on a change, once the requests before it on its connection are answered: a client that does not wait
+    /// for the deletion of a topic may create it anew. `failed` is the answer when that was not to be had in time.
     fn change<M: Encode + Send + 'static>(
         self,
         terms: Terms,
@@ -190,6 +191,7 @@ impl<R: Rt> Work<R> {
         failed: impl FnOnce(ErrorCode) -> M + 'static,
     ) -> io::Result<()> {
         self.later(async move |work| {
+            work.conn.room_for_answer(work.place).await;
             let answer = work.conn.server.shard.control(terms, decide).await;
             work.reply(&answer.unwrap_or_else(failed))
         })

@@ -9,6 +9,7 @@ mod commits;
 mod coordinators;
 mod epochs;
 mod full;
+mod order;
 mod readers;
 mod slow;
 mod swarm;
