@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -32,6 +33,8 @@ const CHARGE_STEP: usize = 64 << 10;
 const READ_AHEAD: usize = 128 << 10;
 /// No further request is read while this much waits to be sent.
 const QUEUED_BYTES: usize = 1 << 20;
+/// Bytes of responses that are sent before the connection counts as active again.
+const SEND_STEP: usize = 1 << 20;
 /// Request header: api key, version, correlation id.
 const SMALLEST_FRAME: usize = 8;
 
@@ -194,11 +197,15 @@ impl<R: Rt> Conn<R> {
                 self.ready.notified().await;
                 continue;
             }
-            if let Err(e) = self.server.rt.send(&self.socket, pieces).await {
-                tracing::debug!("{}: send: {e}", self.peer);
-                return self.close();
+            let mut pieces = VecDeque::from(pieces);
+            // In steps: a client that takes long for a large response is not idle meanwhile.
+            while let Some(step) = next_step(&mut pieces) {
+                if let Err(e) = self.server.rt.send(&self.socket, step).await {
+                    tracing::debug!("{}: send: {e}", self.peer);
+                    return self.close();
+                }
+                self.touch();
             }
-            self.touch();
         }
     }
 
@@ -289,6 +296,21 @@ impl<R: Rt> Conn<R> {
             }
         }
     }
+}
+
+/// Takes pieces of [`SEND_STEP`] bytes together, or of what is left.
+fn next_step(pieces: &mut VecDeque<Bytes>) -> Option<Vec<Bytes>> {
+    let (mut step, mut room) = (Vec::new(), SEND_STEP);
+    while room > 0
+        && let Some(mut piece) = pieces.pop_front()
+    {
+        if piece.len() > room {
+            pieces.push_front(piece.split_off(room));
+        }
+        room -= piece.len();
+        step.push(piece);
+    }
+    (!step.is_empty()).then_some(step)
 }
 
 /// Takes a wait back when it is over or dropped.
@@ -437,5 +459,22 @@ impl<R: Rt> Inbox<'_, R> {
             self.carry(&rest).await?;
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_the_pieces_in_their_order() {
+        let sizes = [0, 10, SEND_STEP - 10, 1, 3 * SEND_STEP + 5, 0, 7];
+        let pieces: Vec<Bytes> = (0..).zip(sizes).map(|(n, size)| vec![n; size].into()).collect();
+        let whole = pieces.concat();
+        let mut left = VecDeque::from(pieces);
+        let steps: Vec<Vec<u8>> = std::iter::from_fn(|| next_step(&mut left)).map(|step| step.concat()).collect();
+        assert_eq!(steps.concat(), whole);
+        let lens: Vec<usize> = steps.iter().map(Vec::len).collect();
+        assert_eq!(lens, [SEND_STEP, SEND_STEP, SEND_STEP, SEND_STEP, 13]);
     }
 }
