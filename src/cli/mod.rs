@@ -17,11 +17,16 @@ mod topics;
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::config::Config;
+use crate::base::logs;
+
+/// How long a broker that has ended waits for a reader of its last log lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// A Kafka-compatible message broker: one thread per core, io_uring from socket to disk.
 #[derive(Debug, Parser)]
@@ -53,13 +58,7 @@ pub fn run(server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = match command {
-        Command::Serve(arguments) => match arguments.run(server) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(reason) => {
-                eprintln!("corelane: {reason}");
-                return ExitCode::FAILURE;
-            }
-        },
+        Command::Serve(arguments) => return serve(arguments, server),
         Command::DumpLog(arguments) => return arguments.run(),
         Command::Topics(arguments) => arguments.run(),
         Command::ConsoleProducer(arguments) => arguments.run(),
@@ -74,6 +73,15 @@ pub fn run(server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(&name),
     }
+}
+
+fn serve(arguments: serve::Serve, server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
+    let ended = arguments.run(server);
+    if let Err(reason) = &ended {
+        logs::say(&format!("corelane: {reason}"));
+    }
+    logs::flush(LAST_LINES);
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The arguments with the tool's name in second place, if the binary was called by it: `kafka-topics.sh --list` is `corelane topics --list`.
