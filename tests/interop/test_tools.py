@@ -195,6 +195,35 @@ def test_broken_pipe(broker):
     assert done.stdout == "a longer line\n" and "panicked" not in done.stderr, done
 
 
+def test_output_that_cannot_be_written(broker):
+    """A disk without room behind standard output: no tool ends as if all had been written."""
+    made(broker, "tw", 1)
+    assert ours(broker, "console-producer", "--topic", "tw", stdin="x\n" * 10)[0] == 0
+    log = os.path.join(broker.data, "tw-0", "00000000000000000000.log")
+    connect = ["--bootstrap-server", broker.bootstrap]
+    for command in (
+        ["topics", *connect, "--list"],
+        ["topics", *connect, "--list", "--format", "json"],
+        ["console-consumer", *connect, "--topic", "tw", "--from-beginning", "--max-messages", "5"],
+        ["consumer-groups", *connect, "--list", "--format", "json"],
+        ["configs", *connect, "--describe", "--topic", "tw"],
+        ["get-offsets", *connect, "--topic", "tw"],
+        ["dump-log", "--files", log],
+        ["--help"],
+        ["--version"],
+        ["topics", "--help"],
+    ):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([CORELANE, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1 and "No space left on device" in done.stderr, (command, done)
+        assert "panicked" not in done.stderr, (command, done)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as closed:
+            done = subprocess.run([CORELANE, *command], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert "panicked" not in done.stderr and "Broken pipe" not in done.stderr, (command, done)
+
+
 def test_offsets(broker):
     made(broker, "to", 12)
     assert ours(broker, "console-producer", "--topic", "to", stdin="x\n" * 30)[0] == 0
