@@ -15,6 +15,7 @@ mod tool;
 mod topics;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -97,8 +98,8 @@ fn with_tool(mut arguments: Vec<OsString>) -> Vec<OsString> {
 /// What the parser did not take: help and version on standard output, errors in the words of Kafka's tools and with their exit code.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        return printed.map_or_else(|e| tool::Failure::from(e).report(""), |()| ExitCode::SUCCESS);
     }
     let option = error.get(ContextKind::InvalidArg).map(|name| name.to_string());
     let bare = option.as_deref().map(|name| name.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned());
