@@ -18,6 +18,9 @@ thread_local! {
 /// The cores are being started: see [`starting`].
 static STARTING: AtomicBool = AtomicBool::new(false);
 
+/// A core has panicked at its start, and ends the process.
+static REFUSED: AtomicBool = AtomicBool::new(false);
+
 /// Ends the process at once, with a reason: a panic would stop one core and leave its siblings serving.
 pub fn fatal(reason: &str) -> ! {
     tracing::error!("fatal: {reason}");
@@ -38,6 +41,10 @@ pub fn instead(exit: fn(&str) -> !) {
 pub fn abort_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         if STARTING.load(Ordering::SeqCst) {
+            // Several cores lack the same: one line is enough.
+            while REFUSED.swap(true, Ordering::SeqCst) {
+                std::thread::park();
+            }
             logs::say(&format!("corelane: cannot start the cores: {}", message(panic)));
             logs::flush(LAST_LINES);
             std::process::exit(1);

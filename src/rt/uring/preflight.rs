@@ -8,7 +8,7 @@ use io_uring::{IoUring, Probe, opcode};
 /// Locked memory that the runtime library insists on.
 const LEAST_LOCKED: u64 = 512 << 10;
 /// Open files of a core: doorbell, rings, event descriptors.
-const FILES_PER_CORE: u64 = 8;
+const FILES_PER_CORE: u64 = 6;
 /// Open files beside the cores: directories, listeners, the metadata log.
 const FILES_BESIDE: u64 = 16;
 
@@ -159,7 +159,7 @@ mod tests {
         let limits = Limits { files: 1 << 20, locked: 8 << 20 };
         assert!(check(1, limits).is_ok());
         let refused = |limits| check(2, limits).unwrap_err();
-        assert!(refused(Limits { files: 20, ..limits }).contains("2 cores need 32 more than are open"));
+        assert!(refused(Limits { files: 20, ..limits }).contains("2 cores need 28 more than are open"));
         assert!(refused(Limits { locked: 64 << 10, ..limits }).contains("64 KiB of locked memory"));
     }
 }
