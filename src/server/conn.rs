@@ -6,7 +6,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -33,8 +32,6 @@ const CHARGE_STEP: usize = 64 << 10;
 const READ_AHEAD: usize = 128 << 10;
 /// No further request is read while this much waits to be sent.
 const QUEUED_BYTES: usize = 1 << 20;
-/// Bytes of responses that are sent before the connection counts as active again.
-const SEND_STEP: usize = 1 << 20;
 /// Request header: api key, version, correlation id.
 const SMALLEST_FRAME: usize = 8;
 
@@ -61,6 +58,10 @@ pub struct Conn<R: Rt> {
     read_to_end: Cell<bool>,
     closed: Cell<bool>,
     last_active: Cell<Duration>,
+    /// Responses are with the runtime.
+    sending: Cell<bool>,
+    /// See [`Conn::note_progress`].
+    acknowledged: Cell<u64>,
     /// The reader holds an empty chunk that it could do without.
     holds_chunk: Cell<bool>,
     /// When the frame began that is not complete yet.
@@ -97,6 +98,8 @@ impl<R: Rt> Conn<R> {
             read_to_end: Cell::new(false),
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
+            sending: Cell::new(false),
+            acknowledged: Cell::new(0),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
             index: Cell::new(usize::MAX),
@@ -197,13 +200,23 @@ impl<R: Rt> Conn<R> {
                 self.ready.notified().await;
                 continue;
             }
-            let mut pieces = VecDeque::from(pieces);
-            // In steps: a client that takes long for a large response is not idle meanwhile.
-            while let Some(step) = next_step(&mut pieces) {
-                if let Err(e) = self.server.rt.send(&self.socket, step).await {
-                    tracing::debug!("{}: send: {e}", self.peer);
-                    return self.close();
-                }
+            self.sending.set(true);
+            let sent = self.server.rt.send(&self.socket, pieces).await;
+            self.sending.set(false);
+            if let Err(e) = sent {
+                tracing::debug!("{}: send: {e}", self.peer);
+                return self.close();
+            }
+            self.touch();
+        }
+    }
+
+    /// Counts as activity what the client has received, since the last call, of responses that are
+    /// being sent.
+    pub fn note_progress(&self) {
+        if self.sending.get() {
+            let acknowledged = self.server.rt.acknowledged(&self.socket);
+            if self.acknowledged.replace(acknowledged) != acknowledged {
                 self.touch();
             }
         }
@@ -296,21 +309,6 @@ impl<R: Rt> Conn<R> {
             }
         }
     }
-}
-
-/// Takes pieces of [`SEND_STEP`] bytes together, or of what is left.
-fn next_step(pieces: &mut VecDeque<Bytes>) -> Option<Vec<Bytes>> {
-    let (mut step, mut room) = (Vec::new(), SEND_STEP);
-    while room > 0
-        && let Some(mut piece) = pieces.pop_front()
-    {
-        if piece.len() > room {
-            pieces.push_front(piece.split_off(room));
-        }
-        room -= piece.len();
-        step.push(piece);
-    }
-    (!step.is_empty()).then_some(step)
 }
 
 /// Takes a wait back when it is over or dropped.
@@ -459,22 +457,5 @@ impl<R: Rt> Inbox<'_, R> {
             self.carry(&rest).await?;
         }
         Ok(false)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn steps_are_the_pieces_in_their_order() {
-        let sizes = [0, 10, SEND_STEP - 10, 1, 3 * SEND_STEP + 5, 0, 7];
-        let pieces: Vec<Bytes> = (0..).zip(sizes).map(|(n, size)| vec![n; size].into()).collect();
-        let whole = pieces.concat();
-        let mut left = VecDeque::from(pieces);
-        let steps: Vec<Vec<u8>> = std::iter::from_fn(|| next_step(&mut left)).map(|step| step.concat()).collect();
-        assert_eq!(steps.concat(), whole);
-        let lens: Vec<usize> = steps.iter().map(Vec::len).collect();
-        assert_eq!(lens, [SEND_STEP, SEND_STEP, SEND_STEP, SEND_STEP, 13]);
     }
 }

@@ -18,6 +18,7 @@ on_both! {
     many_pieces_and_large_ones on 1,
     a_waiting_receive_can_be_interrupted on 1,
     the_peer_goes_away on 1,
+    what_the_peer_has_received_is_known on 1,
     dropped_receives_cost_nothing on 1,
     dropped_sends_keep_their_memory on 1,
     nothing_is_in_flight_at_the_end on 2,
@@ -338,4 +339,30 @@ fn a_connection_that_was_reset_is_accepted_with_its_address() {
             assert!(rt.recv_some(&socket).await.is_err());
         }
     });
+}
+
+async fn what_the_peer_has_received_is_known<W: World>(world: Rc<W>) {
+    let rt = world.rt();
+    let (socket, client) = world.pair().await;
+    let (len, read) = (20 << 20, Cell::new(0));
+    let sending = async {
+        rt.send(&socket, vec![Bytes::from(pattern(0, len))]).await.unwrap();
+        read.set(usize::MAX);
+    };
+    let reading = async {
+        // The socket's buffers hold less: it is still being sent.
+        rt.sleep(Duration::from_millis(20)).await;
+        let before = rt.acknowledged(&socket);
+        assert!(before < len as u64 && read.get() == 0);
+        let part = len / 2;
+        assert!(client.read_exact(part).await == pattern(0, part));
+        while rt.acknowledged(&socket) <= before {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+        assert!(client.read_exact(len - part).await == pattern(part, len - part));
+        while rt.acknowledged(&socket) < len as u64 {
+            rt.sleep(Duration::from_millis(1)).await;
+        }
+    };
+    zip(sending, reading).await;
 }

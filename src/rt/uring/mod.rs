@@ -249,6 +249,10 @@ impl Rt for Uring {
         socket.send(&self.0.ring, &self.0.memory, pieces, self.0.send_zc_bytes).await
     }
 
+    fn acknowledged(&self, socket: &net::Socket) -> u64 {
+        socket.acknowledged()
+    }
+
     fn shutdown(&self, socket: &net::Socket) {
         socket.shutdown();
     }

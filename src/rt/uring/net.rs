@@ -216,6 +216,17 @@ impl Socket {
         unsafe { ring.start(Some(self.0.fd.clone()), entry, keep) }
     }
 
+    /// See [`crate::rt::Rt::acknowledged`]; 0 where the kernel does not tell.
+    pub fn acknowledged(&self) -> u64 {
+        // SAFETY: all-zero is valid for this structure of numbers.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let fd = self.0.fd.as_raw_fd();
+        // SAFETY: the kernel fills in at most `len` bytes of a structure of that size.
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len) };
+        info.tcpi_bytes_acked
+    }
+
     /// Ends both directions.
     pub fn shutdown(&self) {
         // SAFETY: a plain call on an owned descriptor.
