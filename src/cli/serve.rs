@@ -8,6 +8,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::base::config::Config;
 use crate::base::logs;
+use crate::rt::uring::RUNTIME_LOG_FILTER;
 
 /// Run a broker. Without arguments: one node on localhost:9092 with its data in ./corelane-data.
 #[derive(Debug, Args)]
@@ -42,8 +43,7 @@ fn log_to_stderr(level: &str) -> Result<(), String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text}: {error}"))?,
         _ if level == "off" => EnvFilter::new(level),
-        // It warns of registered memory that nobody uses.
-        _ => EnvFilter::new(format!("{level},glommio=error")),
+        _ => EnvFilter::new(format!("{level},{RUNTIME_LOG_FILTER}")),
     };
     logs::start().map_err(|error| format!("cannot start the thread of the log: {error}"))?;
     let coloured = std::io::stderr().is_terminal();

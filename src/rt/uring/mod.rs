@@ -40,6 +40,9 @@ pub use preflight::{check, raise_limits};
 #[cfg(test)]
 use ring::Features;
 
+/// Log filter for the runtime library: it warns of unregistered memory that nobody uses.
+pub const RUNTIME_LOG_FILTER: &str = "glommio=error";
+
 /// How the cores are set up.
 #[derive(Clone, Debug)]
 pub struct Settings {
