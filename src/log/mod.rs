@@ -15,6 +15,8 @@ pub mod dir;
 mod error;
 mod files;
 mod first;
+#[cfg(test)]
+mod flip_tests;
 mod gather;
 #[cfg(test)]
 mod golden_tests;

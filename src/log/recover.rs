@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::error::LogError;
-use super::index::{Index, TimesKnown};
+use super::index::{Index, Stored, TimesKnown};
 use super::recovery_point::{self, RecoveryPoint};
 use super::state::{Segment, State};
 use super::walk::{Bounds, End, Ending, HEADER, Trust, Walk, ending, note, walk_index};
@@ -172,6 +172,12 @@ impl<R: Rt> Opener<'_, R> {
         let end = walk.batches(from, Trust::Flushed, &mut |_, _| ()).await?;
         if let Some(reason) = end.reason {
             tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
+            return Ok(None);
+        }
+        if let Some(Stored { largest: (ms, last), .. }) = index.stored()
+            && !walk.has_time(index.position(last).into(), base + Offset::from(last), ms).await?
+        {
+            tracing::warn!("{}: its stored time index does not fit its batches; checking all of it", path.display());
             return Ok(None);
         }
         self.ending = Some(walk.ending(base, size).await?);

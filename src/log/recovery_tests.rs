@@ -1,12 +1,13 @@
 //! Tests of what a start after a crash looks at: the part behind the log's own recovery point, or more where that cannot be trusted.
 
 use super::cache::Cache;
+use super::damage_tests::flip;
 use super::model_tests::Follow;
 use super::recovery_point::NAME;
-use super::tests::{CONFIG, create, path, read_all, segment};
+use super::tests::{CONFIG, create, path, read_all};
 use super::{Log, Opening, files};
 use crate::base::ids::Offset;
-use crate::rt::{Open, Rt};
+use crate::rt::Rt;
 use crate::sim::{Sim, SimRt};
 use crate::wire::batch::{self, BatchSpec, build_batch};
 
@@ -48,19 +49,6 @@ async fn reopen(rt: &SimRt) -> (Log<SimRt>, Follow) {
     (log, follow)
 }
 
-/// Changes one bit of the first segment.
-async fn damage(rt: &SimRt, position: usize) {
-    let file = rt.open(&segment(0), Open::Write).await.unwrap();
-    let (start, at) = (position / 4096 * 4096, position % 4096);
-    let (read, mut chunk) = rt.read_at(&file, start as u64, rt.memory().chunk(4096).await, 4096).await;
-    read.unwrap();
-    let mut block = chunk.filled().to_vec();
-    block[at] ^= 1;
-    assert!(chunk.try_reset());
-    chunk.spare()[..4096].copy_from_slice(&block);
-    rt.write_at(&file, start as u64, chunk.window(0..4096), true).await.unwrap();
-}
-
 #[test]
 fn nothing_below_the_recovery_point_is_looked_at() {
     let sim = Sim::new(1, 1);
@@ -69,11 +57,11 @@ fn nothing_below_the_recovery_point_is_looked_at() {
     sim.run_until(async {
         let batch = whole.len() / COUNT as usize;
         // Whoever looked at it would cut the log here.
-        damage(&rt, batch * 300 + 16).await;
+        flip(&rt, 0, batch * 300 + 16, &[]).await;
         let (log, follow) = reopen(&rt).await;
         assert_eq!((follow.snapshot, follow.first, follow.batches), (Some(POINT), Some(POINT), (COUNT - POINT) as usize));
         assert_eq!(log.end_offset(), COUNT);
-        damage(&rt, batch * 300 + 16).await;
+        flip(&rt, 0, batch * 300 + 16, &[]).await;
         assert!(read_all(&log).await == whole);
         for offset in [5, POINT - 1, POINT, COUNT - 1] {
             assert_eq!(log.offset_for_timestamp(1000 + offset, COUNT).await.unwrap(), Some((offset, 1000 + offset)));
@@ -110,7 +98,7 @@ fn a_recovery_point_of_another_log_means_nothing_and_goes() {
     let rt = sim.rt(0);
     sim.run_until(async {
         let batch = whole.len() / COUNT as usize;
-        damage(&rt, batch * (POINT as usize - 1) + 20).await;
+        flip(&rt, 0, batch * (POINT as usize - 1) + 20, &[]).await;
         let (log, follow) = reopen(&rt).await;
         assert_eq!((follow.snapshot, log.end_offset()), (None, POINT - 1));
         assert!(rt.read_file(&path().join(NAME)).is_err());
