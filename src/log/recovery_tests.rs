@@ -4,11 +4,11 @@ use super::cache::Cache;
 use super::damage_tests::flip;
 use super::model_tests::Follow;
 use super::recovery_point::NAME;
-use super::tests::{CONFIG, create, path, read_all};
+use super::tests::{self, CONFIG, create, path, read_all};
 use super::{Log, Opening, files};
 use crate::base::ids::Offset;
 use crate::rt::Rt;
-use crate::sim::{Sim, SimRt};
+use crate::sim::{Fault, FaultOp, Sim, SimRt};
 use crate::wire::batch::{self, BatchSpec, build_batch};
 
 /// Batches of the log, each of one record with a timestamp of its own.
@@ -129,4 +129,36 @@ fn a_new_segment_sets_a_recovery_point() {
         assert!(last > 100);
         assert_eq!((follow.snapshot, follow.first, log.end_offset()), (Some(last), Some(last), 200));
     });
+}
+
+/// The files and directories that an opening after a crash flushes.
+fn flushed(sim: &Sim, recovery_point: Offset) -> Vec<String> {
+    sim.kill();
+    let rt = sim.rt(0);
+    sim.add_fault(FaultOp::Sync, "/data", 1, Fault::Lie);
+    let opening = Opening { recovery_point, ..Opening::default() };
+    sim.run_until(tests::reopen(&rt, CONFIG, opening)).unwrap();
+    sim.clear_faults();
+    sim.hits().into_iter().map(|hit| hit.path.to_string_lossy().into_owned()).collect()
+}
+
+/// With many partitions that is most of a start's time.
+#[test]
+fn only_what_may_not_be_durable_is_flushed_at_a_start() {
+    let sim = Sim::new(5, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        create(&rt, CONFIG).await;
+    });
+    assert!(flushed(&sim, 0).is_empty(), "it is empty");
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        append(&tests::reopen(&rt, CONFIG, Opening::default()).await.unwrap(), 0..20).await;
+    });
+    let segment = "/data/t-0/00000000000000000000.log";
+    // The file is longer than its batches: space was allocated.
+    assert!(flushed(&sim, 20).is_empty(), "it ends where it was flushed to");
+    assert_eq!(flushed(&sim, 15), [segment]);
+    assert_eq!(flushed(&sim, 0), [segment, "/data/t-0", "/data"]);
+    assert_eq!(flushed(&sim, 25), [segment, "/data/t-0", "/data/t-0", "/data"], "it says too much");
 }
