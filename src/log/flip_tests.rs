@@ -1,5 +1,7 @@
 //! Single bits that change in a log's files below the recovery point: they cost one batch at most.
 
+use std::time::Duration;
+
 use super::cache::Cache;
 use super::damage_tests::{SMALL, serves_what_was_written};
 use super::tests::{create, path, reopen};
@@ -7,7 +9,7 @@ use super::{Log, LogConfig, LogError, NoReplay, Opening, Retention, files};
 use crate::base::ids::Offset;
 use crate::base::prng::Prng;
 use crate::rt::Rt;
-use crate::sim::{Sim, SimRt};
+use crate::sim::{Fault, FaultOp, Sim, SimRt};
 use crate::wire::batch::{self, BatchSpec, build_batch};
 
 const COUNT: Offset = 250;
@@ -199,6 +201,27 @@ fn a_length_that_cannot_be_right_costs_no_flushed_batch() {
             assert!(rt.read_file(&files::name(&path(), base, "log")).unwrap() == before, "it stays as it is");
         });
     }
+}
+
+/// A consumer asks again and again: the rest of the segment is not read each time.
+#[test]
+fn who_asks_again_for_what_is_damaged_is_told_without_a_read() {
+    let sim = Sim::new(1, 1);
+    written(&sim, 4096, false, |offset| FIRST_MS + offset);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        super::damage_tests::flip(&rt, 0, 100, &[0x7f; 1000]).await;
+        let log = reopen(&rt, SMALL, opening(true)).await.unwrap();
+        let ask = async || match log.read(1, 1 << 20, COUNT, true) {
+            super::Read::Hit(_) => panic!("it is damaged"),
+            super::Read::Miss(plan) => log.read_cold(plan).await.unwrap_err().to_string(),
+        };
+        let first = ask().await;
+        sim.add_fault(FaultOp::Read, ".log", 1, Fault::Errno(libc::EIO));
+        assert_eq!((ask().await, sim.hits().len()), (first.clone(), 0));
+        sim.sleep(Duration::from_secs(10)).await;
+        assert!(ask().await != first, "what was read wrong may be right by now");
+    });
 }
 
 /// As an older Kafka has stored it: an entry of the first of several batches that were appended

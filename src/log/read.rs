@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +22,8 @@ use crate::wire::batch::{self, BatchHeader};
 const COLD_READ: u64 = 1 << 20;
 /// Cold reads that one core has at the device at a time: one is being answered while the other is on its way.
 pub(super) const COLD_READS: usize = 2;
+/// For how long readers are told of damage without another look at the device.
+const MET_FOR: Duration = Duration::from_secs(5);
 /// Batches of a segment that are looked at before its stored times are believed.
 const SAMPLES: usize = 5;
 
@@ -94,6 +97,19 @@ pub struct Damage {
     pub next: Offset,
     /// The batch, if that is all and its header is whole, with its bytes if they were read.
     pub batch: Option<(BatchHeader, Option<Bytes>)>,
+}
+
+/// Damage that a read has met: who asks again is told the same for a while. To find out what is
+/// damaged may take reading the rest of a segment.
+#[derive(Clone, Copy)]
+pub(super) struct Met {
+    base: Offset,
+    position: u64,
+    reason: &'static str,
+    /// It answers for the offsets from `from` on, below `upto`.
+    from: Offset,
+    upto: Offset,
+    until: Duration,
 }
 
 /// What a cold read has brought.
@@ -278,6 +294,7 @@ impl<R: Rt> Log<R> {
 impl<R: Rt> Inner<R> {
     /// Brings the batch that holds `offset`, or the next one of its segment, and what fits behind it, into the cache.
     async fn load(&self, offset: Offset) -> Result<Loaded, LogError> {
+        self.known_damage(offset)?;
         let mut place = self.place(offset).await?;
         let mut least = 0;
         loop {
@@ -319,20 +336,42 @@ impl<R: Rt> Inner<R> {
                     least = block_ceil(needs as u64) + BLOCK as u64;
                     place.go_on(position, next);
                 }
-                Err(Bad { position, next, reason }) => {
-                    place.go_on(position, next);
-                    let bounds = Bounds::complete(place.base, place.ahead);
-                    let mut walk = Walk::<R>::new(&self.rt, &file, &path, place.limit, bounds);
-                    match walk.find(place.from(), offset).await? {
-                        Found::Sound(at) if at.position > position => {
-                            place.sequential = None;
-                            place.go_on(at.position, at.next);
-                        }
-                        Found::Damaged { position, reason, .. } => return Err(LogError::corrupt(&path, position, reason)),
-                        _ => return Err(LogError::corrupt(&path, position, reason)),
-                    }
-                }
+                Err(bad) => self.go_past(&mut place, &file, bad, offset).await?,
             }
+        }
+    }
+
+    /// Goes on behind what is damaged; an error if that holds `offset`.
+    async fn go_past(&self, place: &mut Place, file: &R::File, bad: Bad, offset: Offset) -> Result<(), LogError> {
+        let path = files::name(&self.dir, place.base, "log");
+        place.go_on(bad.position, bad.next);
+        let bounds = Bounds::complete(place.base, place.ahead);
+        let mut walk = Walk::<R>::new(&self.rt, file, &path, place.limit, bounds);
+        match walk.find(place.from(), offset).await? {
+            Found::Sound(at) if at.position > bad.position => {
+                place.sequential = None;
+                place.go_on(at.position, at.next);
+                Ok(())
+            }
+            Found::Damaged { position, reason, next, .. } => {
+                let until = self.rt.now().mono + MET_FOR;
+                let upto = next.unwrap_or(place.ahead);
+                let met = Met { base: place.base, position, reason, from: offset, upto, until };
+                self.met_damage.set(Some(met));
+                Err(LogError::corrupt(&path, position, reason))
+            }
+            _ => Err(LogError::corrupt(&path, bad.position, bad.reason)),
+        }
+    }
+
+    /// An error if a read has lately met damage that holds `offset`.
+    fn known_damage(&self, offset: Offset) -> Result<(), LogError> {
+        match self.met_damage.get().filter(|met| met.until > self.rt.now().mono) {
+            Some(met) if (met.from..met.upto).contains(&offset) => {
+                let path = files::name(&self.dir, met.base, "log");
+                Err(LogError::corrupt(&path, met.position, met.reason))
+            }
+            _ => Ok(()),
         }
     }
 
