@@ -64,6 +64,8 @@ pub struct Conn<R: Rt> {
     queued_since: Cell<Option<Duration>>,
     /// Requests that wait for room for their answers.
     unanswered: RefCell<Slab<Rc<Notify>>>,
+    /// See [`Conn::note_progress`].
+    acknowledged: Cell<u64>,
     /// The reader holds an empty chunk that it could do without.
     holds_chunk: Cell<bool>,
     /// When the frame began that is not complete yet.
@@ -103,6 +105,7 @@ impl<R: Rt> Conn<R> {
             sending: Cell::new(None),
             queued_since: Cell::new(None),
             unanswered: RefCell::default(),
+            acknowledged: Cell::new(0),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
             index: Cell::new(usize::MAX),
@@ -256,6 +259,17 @@ impl<R: Rt> Conn<R> {
                 return self.close();
             }
             self.touch();
+        }
+    }
+
+    /// Counts as activity what the client has received, since the last call, of responses that are
+    /// being sent.
+    pub fn note_progress(&self) {
+        if self.sending.get().is_some() {
+            let acknowledged = self.server.rt.acknowledged(&self.socket);
+            if self.acknowledged.replace(acknowledged) != acknowledged {
+                self.touch();
+            }
         }
     }
 
