@@ -231,7 +231,7 @@ impl<R: Rt> Log<R> {
         replay: &mut dyn Replay,
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
-        let stored_start = first::read(rt, dir, topic_id)?;
+        let stored_start = first::read(rt, dir, topic_id, &opening).await?;
         let opening = Opening { log_start: opening.log_start.max(stored_start), ..opening };
         let mut state = recover::open(rt, dir, config, opening, replay).await?;
         let last = state.last_segment();

@@ -298,7 +298,7 @@ impl<R: Rt> Shard<R> {
         if stored.as_deref() != Some(&epochs) {
             log.set_epochs_later(epochs);
         }
-        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = log::dir::partition_name(dir);
         let log_dir = dir.parent().map(std::path::PathBuf::from).unwrap_or_default();
         let disk = self.0.log_dirs.iter().position(|entry| *entry == log_dir).unwrap_or(0) as u16;
         let dir = dir.clone();
