@@ -257,10 +257,10 @@ def test_readers_that_do_not_read(broker):
             deaf.append(c)
         others.check()
         check(broker)
-        # One that was slow only gets what it asked for.
+        # One that was slow only gets what it asked for, in smaller pieces.
         for _ in range(10):
             parts = deaf[0].receive().Responses[0].Partitions
-            assert sum(len(p.Records) for p in parts) > 4_000_000
+            assert sum(len(p.Records) for p in parts) > 1_000_000
     finally:
         for c in deaf:
             c.close()

@@ -218,7 +218,10 @@ def test_compacted_and_deleted():
         with Connection(broker.address) as again:
             wait_ready(again, "by-age")
             assert again.list_offset("by-age", 0, -1).Offset == end
-            assert latest(read(again, "by-age")) == latest(left)
+            found, before = latest(read(again, "by-age")), latest(left)
+            # Those that are too old may have gone meanwhile, with the rest of their segment.
+            assert found.items() <= before.items(), found.items() - before.items()
+            assert {key for key in before if key.startswith(b"new")} <= found.keys()
 
 
 def test_keyless_records_are_refused(broker):
