@@ -37,6 +37,8 @@ struct Opener<'a, R: Rt> {
     replay_from: Offset,
     /// Something was cut off.
     cut: bool,
+    /// Of the segment that was walked last: zeros were cut off, and that is not flushed.
+    cut_unflushed: bool,
     /// Of the segment that was walked last, if it may be the last one.
     ending: Option<Ending>,
 }
@@ -65,6 +67,7 @@ pub(super) async fn open<R: Rt>(
         replay,
         replay_from: 0,
         cut: false,
+        cut_unflushed: false,
         ending: None,
     };
     let end = match opening.clean {
@@ -97,13 +100,14 @@ pub(super) async fn open<R: Rt>(
     };
     let start = opener.segments[0].base.max(opening.log_start).min(end);
     let behind_point = last.1 - opener.point.as_ref().filter(|point| point.segment == last.0).map_or(0, |p| p.position.into()).min(last.1);
-    let cut = opener.cut;
+    let (cut, cut_unflushed) = (opener.cut, opener.cut_unflushed);
     let mut state = State::new(opener.segments, start, end, ending.tail);
     state.last_segment().since_ms = ending.since_ms;
     state.settled = settled;
     state.behind_point = behind_point;
     state.unclean = !opening.clean || cut || end < opening.recovery_point;
     state.checked = checked;
+    state.unflushed = cut_unflushed;
     Ok(state)
 }
 
@@ -385,6 +389,8 @@ impl<R: Rt> Opener<'_, R> {
         if check && (lost || read_back) {
             self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
         }
+        // Before the segment gets a successor its length has to be durable.
+        self.cut_unflushed = end.reason.is_some() && !(lost || read_back);
         if lacked_times && index.times_known() == TimesKnown::Stored {
             // Those below the recovery point may not tell their times either.
             index = walk_index(self.rt, &path, base, bounds.limit, end.position, self.interval).await?;

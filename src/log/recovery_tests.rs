@@ -162,3 +162,25 @@ fn only_what_may_not_be_durable_is_flushed_at_a_start() {
     assert_eq!(flushed(&sim, 0), [segment, "/data/t-0", "/data"]);
     assert_eq!(flushed(&sim, 25), [segment, "/data/t-0", "/data/t-0", "/data"], "it says too much");
 }
+
+/// Else a second loss of power gives the zeros back, and whoever counts the log's bytes counts them.
+#[test]
+fn a_segment_that_was_cut_at_a_start_is_flushed_before_it_has_a_successor() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed, 1);
+        let rt = sim.rt(0);
+        let whole = sim.run_until(async { append(&create(&rt, CONFIG).await, 0..20).await });
+        sim.crash();
+        let rt = sim.rt(0);
+        let opening = Opening { recovery_point: 20, ..Opening::default() };
+        sim.run_until(async {
+            let log = tests::reopen(&rt, CONFIG, opening).await.unwrap();
+            assert!(log.roll(Vec::new()).await.unwrap());
+            append(&log, 20..21).await;
+        });
+        sim.crash();
+        let rt = sim.rt(0);
+        let log = sim.run_until(tests::reopen(&rt, CONFIG, opening)).unwrap();
+        assert_eq!((log.end_offset(), log.size()), (21, whole.len() as u64 / 20 * 21), "seed {seed}");
+    }
+}

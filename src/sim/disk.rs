@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::panic::resume_unwind;
 use std::path::{Component, Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -120,6 +121,15 @@ enum Node {
 
 type Names = BTreeMap<PathBuf, Node>;
 
+/// What is at and below a path. Paths are sorted by their parts, so it is in one piece.
+fn below<'n>(names: &'n Names, path: &Path) -> impl Iterator<Item = (&'n PathBuf, &'n Node)> {
+    names.range(path.to_owned()..).take_while(move |(name, _)| name.starts_with(path))
+}
+
+fn paths_below(names: &Names, path: &Path) -> Vec<PathBuf> {
+    below(names, path).map(|(path, _)| path.clone()).collect()
+}
+
 enum Change {
     Insert(PathBuf, Node),
     Remove(PathBuf),
@@ -140,7 +150,7 @@ impl Change {
                 names.insert(path.clone(), node.clone());
             }
             Change::Remove(path) => {
-                if names.keys().filter(|p| p.starts_with(path)).count() == 1 {
+                if below(names, path).take(2).count() == 1 {
                     names.remove(path);
                 }
             }
@@ -148,8 +158,8 @@ impl Change {
                 if !names.contains_key(from) {
                     return;
                 }
-                names.retain(|path, _| !path.starts_with(to));
-                let moved: Vec<PathBuf> = names.keys().filter(|p| p.starts_with(from)).cloned().collect();
+                paths_below(names, to).iter().for_each(|path| drop(names.remove(path)));
+                let moved = paths_below(names, from);
                 for path in moved {
                     let (Some(node), Ok(rest)) = (names.remove(&path), path.strip_prefix(from)) else { continue };
                     names.insert(if rest.as_os_str().is_empty() { to.clone() } else { to.join(rest) }, node);
@@ -219,6 +229,10 @@ impl Tree {
         self.durable = self.names.clone();
     }
 }
+
+/// Unwinds to [`super::Sim::run_until`] instead of an operation. True: the power is lost; false: the
+/// process is killed.
+pub struct Cut(pub bool);
 
 /// See the module. Nothing here takes time: the callers put their delays around.
 pub struct Disk {
@@ -321,7 +335,11 @@ impl Disk {
     /// The fault planned for this operation, if any.
     fn fault(&self, op: FaultOp, path: &Path) -> Option<Fault> {
         self.exec.note(op as u64);
-        self.faults.pick(&self.exec, op, path)
+        let fault = self.faults.pick(&self.exec, op, path);
+        if matches!(fault, Some(Fault::PowerLoss | Fault::Kill)) {
+            resume_unwind(Box::new(Cut(fault == Some(Fault::PowerLoss))));
+        }
+        fault
     }
 
     fn check(&self, op: FaultOp, path: &Path) -> io::Result<()> {
@@ -458,7 +476,7 @@ impl Disk {
         if !tree.is_dir(&dir) {
             return Err(errno(libc::ENOENT));
         }
-        let entries = tree.names.iter().filter(|(path, _)| path.parent() == Some(&dir));
+        let entries = below(&tree.names, &dir).filter(|(path, _)| path.parent() == Some(&dir));
         let entry = |(path, node): (&PathBuf, &Node)| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             DirEntry { name, is_dir: matches!(node, Node::Dir) }
@@ -527,8 +545,8 @@ impl Disk {
             return Err(errno(libc::ENOENT));
         }
         // Children first, each a change of its own: a crash may leave some of them.
-        let all: Vec<PathBuf> = self.tree.borrow().names.keys().rev().filter(|p| p.starts_with(&dir)).cloned().collect();
-        for path in all {
+        let all = paths_below(&self.tree.borrow().names, &dir);
+        for path in all.into_iter().rev() {
             if self.tree.borrow().is_dir(&path) {
                 self.tree.borrow_mut().change(Change::Remove(path));
             } else {

@@ -38,6 +38,10 @@ pub enum Fault {
     Misdirected,
     /// A sync succeeds and makes nothing durable.
     Lie,
+    /// The power is lost before the operation. Not for operations of futures outside of the machine.
+    PowerLoss,
+    /// The process is killed before the operation. As [`Fault::PowerLoss`].
+    Kill,
 }
 
 /// A fault that has hit.

@@ -11,7 +11,7 @@ pub mod rt;
 #[cfg(test)]
 mod tests;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -44,6 +44,7 @@ pub struct Sim {
     cores: RefCell<Vec<SimRt>>,
     memory_per_core: usize,
     exits: RefCell<Vec<String>>,
+    cut: Cell<Option<Fault>>,
 }
 
 /// Unwinds to [`Sim::run_until`]: the process ends, the machine does not.
@@ -59,7 +60,7 @@ impl Sim {
     pub fn with_memory(seed: u64, cores: usize, memory_per_core: usize) -> Sim {
         let exec = Rc::new(Exec::new(seed, cores));
         let (disk, net) = (Rc::new(disk::Disk::new(exec.clone())), Rc::new(net::Net::default()));
-        let sim = Sim { exec, disk, net, cores: RefCell::default(), memory_per_core, exits: RefCell::default() };
+        let sim = Sim { exec, disk, net, cores: RefCell::default(), memory_per_core, exits: RefCell::default(), cut: Cell::default() };
         fatal::instead(|reason| resume_unwind(Box::new(Exit(reason.to_owned()))));
         sim.boot(cores);
         sim
@@ -127,10 +128,21 @@ impl Sim {
     /// Runs a step of the process. If it ends the process, that is killed.
     fn unless_it_exits(&self, step: impl FnOnce()) {
         let Err(panic) = catch_unwind(AssertUnwindSafe(step)) else { return };
-        match panic.downcast::<Exit>() {
+        let panic = match panic.downcast::<Exit>() {
             Ok(exit) => {
                 self.exits.borrow_mut().push(exit.0);
+                return self.kill();
+            }
+            Err(panic) => panic,
+        };
+        match panic.downcast::<disk::Cut>() {
+            Ok(cut) if cut.0 => {
+                self.crash();
+                self.cut.set(Some(Fault::PowerLoss));
+            }
+            Ok(_) => {
                 self.kill();
+                self.cut.set(Some(Fault::Kill));
             }
             Err(panic) => resume_unwind(panic),
         }
@@ -200,6 +212,11 @@ impl Sim {
     /// Why processes of this machine have ended by themselves, since the last call.
     pub fn exits(&self) -> Vec<String> {
         self.exits.take()
+    }
+
+    /// [`Fault::PowerLoss`] or [`Fault::Kill`], if one has ended the process since the last call.
+    pub fn cut(&self) -> Option<Fault> {
+        self.cut.take()
     }
 
     /// Leaves `bytes` free on the disk (rounded down to blocks); `None`: no limit, the state at the start.

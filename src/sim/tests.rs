@@ -321,6 +321,27 @@ fn a_misdirected_write_and_a_flipped_bit_change_other_bytes() {
 }
 
 #[test]
+fn the_process_ends_instead_of_an_operation() {
+    for fault in [Fault::Kill, Fault::PowerLoss] {
+        let sim = Sim::new(8, 1);
+        let (rt, done) = (sim.rt(0), Rc::new(Cell::new(0)));
+        sim.inject(FaultOp::Write, "log", 1, fault);
+        let written = done.clone();
+        sim.spawn(0, async move {
+            let file = rt.open(Path::new("log"), Open::Create).await.unwrap();
+            rt.sync_dir(Path::new("")).await.unwrap();
+            for mark in [1, 2] {
+                write(&rt, &file, 0, 1, mark, true).await.unwrap();
+                written.set(mark);
+            }
+        });
+        sim.run_until(sim.sleep(Duration::from_secs(1)));
+        assert_eq!((done.get(), sim.cut(), sim.cut()), (1, Some(fault), None));
+        assert_eq!(sim.run_until(marks(&sim.rt(0), "log")), [1]);
+    }
+}
+
+#[test]
 fn a_directory_that_was_taken_out_comes_back_as_it_was() {
     let sim = Sim::new(7, 1);
     sim.run_until(async {

@@ -159,7 +159,7 @@ def test_responses_larger_than_the_lockable_memory():
 
 def test_a_slow_reader_is_not_idle():
     """Who reads all the time, however slowly, has his answer whole; who stops is closed."""
-    with Broker(connections_max_idle_ms=3000) as broker:
+    with Broker(connections_max_idle_ms=3000, corelane_memory="1g") as broker:
         with Connection(broker.address) as c:
             fill_topic(c, "large", 24)
         ask = fetch_body("large", {0: 0}, max_bytes=50 << 20, partition_max=50 << 20)

@@ -8,12 +8,12 @@ use super::Machine;
 use super::client::Client;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
-use crate::wire::batch::{BatchSpec, Batches, build_batch};
+use crate::wire::batch::Batches;
 use crate::wire::codec::create_topics_request::CreatableTopic;
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FetchRequest, FetchResponse, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, fetch_request, metadata_request, produce_request,
+    MetadataResponse, fetch_request, metadata_request,
 };
 use crate::wire::record::Records;
 
@@ -60,11 +60,11 @@ impl Churn {
             }
             while self.acknowledged.get() < BATCHES {
                 match self.produce(&client).await? {
-                    0 => self.acknowledged.set(self.acknowledged.get() + 1),
-                    code if code == ErrorCode::KafkaStorageError.code() && machine.was_full.get() => {
+                    ErrorCode::None => self.acknowledged.set(self.acknowledged.get() + 1),
+                    ErrorCode::KafkaStorageError if machine.was_full.get() => {
                         machine.sim.sleep(Duration::from_millis(2)).await;
                     }
-                    code => panic!("a batch is refused with {code}"),
+                    code => panic!("a batch is refused with {code:?}"),
                 }
             }
             self.look(&client).await?;
@@ -108,17 +108,9 @@ impl Churn {
     }
 
     /// Appends a batch that names this life of the topic; the error code.
-    async fn produce(&self, client: &Client<'_>) -> io::Result<i16> {
+    async fn produce(&self, client: &Client<'_>) -> io::Result<ErrorCode> {
         let value = [&self.id().0[..], &self.acknowledged.get().to_be_bytes()].concat();
-        let mut data = produce_request::PartitionProduceData::default();
-        (data.index, data.records) = (0, Some(build_batch(&BatchSpec::default(), &[(None, Some(&value), 1_760_000_000_000)]).into()));
-        let mut topic = produce_request::TopicProduceData::default();
-        (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-        let mut request = ProduceRequest::default();
-        request.transactional_id = None;
-        (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-        let answer: ProduceResponse = client.ask(9, &request).await?;
-        Ok(answer.responses[0].partition_responses[0].error_code)
+        client.append(TOPIC, 0, &value).await
     }
 
     /// Holds what the broker says of the topic, and all its records, against what is known.

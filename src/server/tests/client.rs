@@ -7,10 +7,50 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Machine;
+use crate::base::error::ErrorCode;
+use crate::base::ids::TopicId;
 use crate::sim::SimClient;
-use crate::wire::codec::{self, Message, Request};
+use crate::wire::batch::{BatchSpec, build_batch};
+use crate::wire::codec::{self, Message, ProduceRequest, ProduceResponse, Request, produce_request};
 use crate::wire::frame::{parse_response, request_frame};
 use crate::wire::versions::ApiKey;
+
+/// Timeout in ms of a produce request.
+pub const TIMEOUT_MS: i32 = 30_000;
+/// Timestamp of records of [`produce_record`].
+const RECORD_MS: i64 = 1_760_000_000_000;
+
+/// The name of a topic in a produce request.
+pub enum Topic<'t> {
+    /// Up to version 12.
+    Name(&'t str),
+    /// From version 13 on.
+    Id(TopicId),
+}
+
+/// A produce request of one topic, with a batch for each of some partitions.
+pub fn produce(topic: Topic<'_>, acks: i16, batches: impl IntoIterator<Item = (i32, Vec<u8>)>) -> ProduceRequest {
+    let mut entry = produce_request::TopicProduceData::default();
+    match topic {
+        Topic::Name(name) => entry.name = name.into(),
+        Topic::Id(id) => entry.topic_id = id.into(),
+    }
+    for (partition, batch) in batches {
+        let mut data = produce_request::PartitionProduceData::default();
+        (data.index, data.records) = (partition, Some(batch.into()));
+        entry.partition_data.push(data);
+    }
+    let mut request = ProduceRequest::default();
+    request.transactional_id = None;
+    (request.acks, request.timeout_ms, request.topic_data) = (acks, TIMEOUT_MS, vec![entry]);
+    request
+}
+
+/// A produce request with acks=all and one record without a key, for versions up to 12.
+pub fn produce_record(topic: &str, partition: i32, value: &[u8]) -> ProduceRequest {
+    let batch = build_batch(&BatchSpec::default(), &[(None, Some(value), RECORD_MS)]);
+    produce(Topic::Name(topic), -1, [(partition, batch)])
+}
 
 /// A connection, as long as it lasts.
 pub struct Client<'a> {
@@ -75,6 +115,12 @@ impl<'a> Client<'a> {
         let (correlation_id, body) = parse_response(due.api, due.version, frame).unwrap();
         assert_eq!(correlation_id, due.correlation_id, "an answer out of turn");
         Ok(codec::decode_any_size(body, due.version).unwrap())
+    }
+
+    /// Appends one record with acks=all; the error code.
+    pub async fn append(&self, topic: &str, partition: i32, value: &[u8]) -> io::Result<ErrorCode> {
+        let answer: ProduceResponse = self.ask(9, &produce_record(topic, partition, value)).await?;
+        Ok(ErrorCode::from_code(answer.responses[0].partition_responses[0].error_code))
     }
 
     /// Asks and waits.

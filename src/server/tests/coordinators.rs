@@ -10,7 +10,6 @@ use super::commits::commit_of;
 use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::sim::{Fault, FaultOp};
-use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::CreatableTopic;
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
 use crate::wire::codec::offset_delete_request::{OffsetDeleteRequestPartition, OffsetDeleteRequestTopic};
@@ -18,7 +17,7 @@ use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFe
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeLogDirsRequest, DescribeLogDirsResponse,
     FindCoordinatorRequest, FindCoordinatorResponse, ListGroupsRequest, ListGroupsResponse, OffsetCommitResponse, OffsetDeleteRequest,
-    OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, produce_request,
+    OffsetDeleteResponse, OffsetFetchRequest, OffsetFetchResponse,
 };
 
 const TOPIC: &str = "followed";
@@ -49,16 +48,7 @@ async fn delete(client: &Client<'_>) {
 }
 
 async fn produce(client: &Client<'_>) {
-    let mut data = produce_request::PartitionProduceData::default();
-    let batch = build_batch(&BatchSpec::default(), &[(None, Some(b"value"), 1_760_000_000_000)]);
-    (data.index, data.records) = (0, Some(batch.into()));
-    let mut topic = produce_request::TopicProduceData::default();
-    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-    let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
-    assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+    assert_eq!(client.append(TOPIC, 0, b"value").await.unwrap(), ErrorCode::None);
 }
 
 async fn find(client: &Client<'_>) {

@@ -8,11 +8,7 @@ use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::rt::{Open, Rt};
 use crate::sim::{Fault, FaultOp};
-use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{
-    DeleteTopicsRequest, DeleteTopicsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request,
-    produce_request,
-};
+use crate::wire::codec::{DeleteTopicsRequest, DeleteTopicsResponse, MetadataRequest, MetadataResponse, metadata_request};
 
 const TOPIC: &str = "epochs";
 
@@ -28,17 +24,8 @@ async fn epochs(client: &Client<'_>) -> Vec<i32> {
     partitions.into_iter().map(|(_, epoch)| epoch).collect()
 }
 
-async fn produce(client: &Client<'_>, partition: i32) -> i16 {
-    let mut data = produce_request::PartitionProduceData::default();
-    let batch = build_batch(&BatchSpec::default(), &[(None, Some(&[7; 500]), 1_760_000_000_000)]);
-    (data.index, data.records) = (partition, Some(batch.into()));
-    let mut topic = produce_request::TopicProduceData::default();
-    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-    let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
-    answer.responses[0].partition_responses[0].error_code
+async fn produce(client: &Client<'_>, partition: i32) -> ErrorCode {
+    client.append(TOPIC, partition, &[7; 500]).await.unwrap()
 }
 
 /// What the checkpoint tells of a partition.
@@ -56,16 +43,16 @@ fn a_log_that_was_fenced_gets_a_new_epoch_after_a_clean_stop() {
         let client = Client::connect(&machine).await;
         assert_eq!(epochs(&client).await, [0, 0, 0]);
         for partition in 0..3 {
-            assert_eq!(produce(&client, partition).await, 0);
+            assert_eq!(produce(&client, partition).await, ErrorCode::None);
         }
         machine.sim.inject(FaultOp::Write, "epochs-1/00000000000000000000.log", 0, Fault::Errno(libc::EIO));
-        assert_eq!(produce(&client, 1).await, ErrorCode::KafkaStorageError.code());
+        assert_eq!(produce(&client, 1).await, ErrorCode::KafkaStorageError);
         machine.down(Down::Stop).await;
         machine.start();
         let client = Client::connect(&machine).await;
         assert_eq!(epochs(&client).await, [0, 1, 0]);
         for partition in 0..3 {
-            assert_eq!(produce(&client, partition).await, 0);
+            assert_eq!(produce(&client, partition).await, ErrorCode::None);
         }
         machine.down(Down::Stop).await;
         machine.start();
@@ -85,7 +72,7 @@ fn a_log_that_is_not_as_it_was_closed_gets_a_new_epoch() {
         let client = Client::connect(&machine).await;
         epochs(&client).await;
         for partition in 0..3 {
-            assert_eq!(produce(&client, partition).await, 0);
+            assert_eq!(produce(&client, partition).await, ErrorCode::None);
         }
         machine.down(Down::Stop).await;
         let rt = machine.sim.rt(0);
@@ -101,7 +88,7 @@ fn a_log_that_is_not_as_it_was_closed_gets_a_new_epoch() {
         rt.truncate(&segment, 500).await.unwrap();
         machine.start();
         let client = Client::connect(&machine).await;
-        while produce(&client, 2).await != 0 {
+        while produce(&client, 2).await != ErrorCode::None {
             machine.sim.sleep(std::time::Duration::from_millis(1)).await;
         }
         assert_eq!(epochs(&client).await, [0, 0, 1]);
@@ -121,13 +108,13 @@ fn a_log_that_knows_a_later_epoch_than_the_metadata_is_served_above_it() {
     machine.sim.run_until(async {
         let client = Client::connect(&machine).await;
         epochs(&client).await;
-        assert_eq!((produce(&client, 0).await, produce(&client, 0).await), (0, 0));
+        assert_eq!((produce(&client, 0).await, produce(&client, 0).await), (ErrorCode::None, ErrorCode::None));
         machine.down(Down::Stop).await;
         let path = Path::new("/data/epochs-0/leader-epoch-checkpoint");
         machine.sim.rt(0).replace_file(path, b"0\n2\n0 0\n5 1\n".to_vec()).await.unwrap();
         machine.start();
         let client = Client::connect(&machine).await;
-        while produce(&client, 0).await != 0 {
+        while produce(&client, 0).await != ErrorCode::None {
             machine.sim.sleep(Duration::from_millis(1)).await;
         }
         assert_eq!(epochs(&client).await, [6, 0, 0]);
@@ -149,7 +136,7 @@ fn a_log_that_waits_to_be_served_goes_with_its_topic_and_not_with_the_next() {
     machine.sim.run_until(async {
         let client = Client::connect(&machine).await;
         epochs(&client).await;
-        assert_eq!(produce(&client, 2).await, 0);
+        assert_eq!(produce(&client, 2).await, ErrorCode::None);
         machine.down(Down::Stop).await;
         let rt = machine.sim.rt(0);
         let dir = Path::new("/data/epochs-2");
@@ -160,22 +147,22 @@ fn a_log_that_waits_to_be_served_goes_with_its_topic_and_not_with_the_next() {
         }
         machine.start();
         let client = Client::connect(&machine).await;
-        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError.code());
+        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError);
         machine.sim.sleep(Duration::from_secs(12)).await;
-        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError.code());
+        assert_eq!(produce(&client, 2).await, ErrorCode::KafkaStorageError);
         let mut request = DeleteTopicsRequest::default();
         (request.topic_names, request.timeout_ms) = (vec![TOPIC.into()], 10_000);
         let answer: DeleteTopicsResponse = client.ask(5, &request).await.unwrap();
         assert_eq!(answer.responses[0].error_code, 0);
         let rt = machine.sim.rt(0);
         assert!(rt.list(dir).is_err(), "it was left behind");
-        while produce(&client, 2).await != 0 {
+        while produce(&client, 2).await != ErrorCode::None {
             epochs(&client).await;
             machine.sim.sleep(Duration::from_millis(100)).await;
         }
         machine.sim.sleep(Duration::from_secs(12)).await;
         assert!(rt.list(dir).is_ok());
-        assert_eq!(produce(&client, 2).await, 0);
+        assert_eq!(produce(&client, 2).await, ErrorCode::None);
         let names = rt.list(Path::new("/data")).unwrap();
         assert!(names.iter().all(|entry| !entry.name.ends_with("-stray")), "{names:?}");
     });

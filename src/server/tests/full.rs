@@ -10,13 +10,12 @@ use super::{Down, Machine};
 use crate::base::error::ErrorCode;
 use crate::rt::Rt;
 use crate::sim::{Fault, FaultOp};
-use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use crate::wire::codec::offset_fetch_request::{OffsetFetchRequestGroup, OffsetFetchRequestTopics};
 use crate::wire::codec::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, FetchRequest, FetchResponse,
     FindCoordinatorRequest, FindCoordinatorResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest, MetadataResponse,
-    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, ProduceResponse, fetch_request, produce_request,
+    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, fetch_request,
 };
 
 /// How long clients wait for a change.
@@ -50,15 +49,7 @@ async fn delete(client: &Client<'_>, name: &str) -> ErrorCode {
 }
 
 async fn produce(client: &Client<'_>, value: &[u8]) -> ErrorCode {
-    let mut data = produce_request::PartitionProduceData::default();
-    data.records = Some(build_batch(&BatchSpec::default(), &[(None, Some(value), 1_760_000_000_000)]).into());
-    let mut topic = produce_request::TopicProduceData::default();
-    (topic.name, topic.partition_data) = (DATA.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-    let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
-    ErrorCode::from_code(answer.responses[0].partition_responses[0].error_code)
+    client.append(DATA, 0, value).await.unwrap()
 }
 
 /// Bytes that a consumer gets from the beginning.

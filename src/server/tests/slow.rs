@@ -4,9 +4,8 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use super::Machine;
-use super::client::{Client, Due};
-use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request, produce_request};
+use super::client::{self, Client, Due};
+use crate::wire::codec::{MetadataRequest, MetadataResponse, ProduceResponse, metadata_request};
 
 const TOPIC: &str = "slow";
 /// How long each write of the stalled partition takes.
@@ -15,18 +14,6 @@ const STALL: Duration = Duration::from_secs(2);
 const RECORD: usize = 400_000;
 /// Batches that the others get done meanwhile.
 const OTHERS: usize = 100;
-
-fn produce(partition: i32, value: &[u8]) -> ProduceRequest {
-    let mut data = produce_request::PartitionProduceData::default();
-    let batch = build_batch(&BatchSpec::default(), &[(None, Some(value), 1_760_000_000_000)]);
-    (data.index, data.records) = (partition, Some(batch.into()));
-    let mut topic = produce_request::TopicProduceData::default();
-    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-    request
-}
 
 async fn offset(client: &Client<'_>, due: Due) -> i64 {
     let answer: ProduceResponse = client.receive(due).await.unwrap();
@@ -50,7 +37,7 @@ async fn pour(machine: &Machine, requests: usize, answered: &Cell<usize>) {
     let value = vec![7; RECORD];
     let mut due = Vec::new();
     for _ in 0..requests {
-        due.push(client.send(9, &produce(0, &value)).await.unwrap());
+        due.push(client.send(9, &client::produce_record(TOPIC, 0, &value)).await.unwrap());
     }
     let mut last = -1;
     for due in due {
@@ -65,7 +52,7 @@ async fn pour(machine: &Machine, requests: usize, answered: &Cell<usize>) {
 async fn slow_machine(machine: &Machine) {
     let client = Client::connect(machine).await;
     create(&client).await;
-    let first = client.send(9, &produce(0, b"before")).await.unwrap();
+    let first = client.send(9, &client::produce_record(TOPIC, 0, b"before")).await.unwrap();
     assert_eq!(offset(&client, first).await, 0);
     machine.sim.set_slow(Some((&format!("{TOPIC}-0/"), STALL)));
 }
@@ -80,7 +67,7 @@ fn a_slow_disk_holds_up_only_its_own_partitions() {
         let others = async {
             let client = Client::connect(&machine).await;
             for n in 0..OTHERS {
-                let due = client.send(9, &produce(1 + n as i32 % 2, b"quick")).await.unwrap();
+                let due = client.send(9, &client::produce_record(TOPIC, 1 + n as i32 % 2, b"quick")).await.unwrap();
                 assert_eq!(offset(&client, due).await, n as i64 / 2);
             }
             assert_eq!(answered.get(), 0, "the others had to wait");

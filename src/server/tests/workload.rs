@@ -10,14 +10,14 @@ use std::task::Poll;
 
 use super::Machine;
 use super::churn::Churn;
-use super::client::Client;
+use super::client::{self, Client};
 use super::commits::Commits;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Uuid;
 use crate::wire::batch::{BatchHeader, BatchSpec, Batches, build_batch, crc_ok};
 use crate::wire::codec::{
     ApiVersionsRequest, ApiVersionsResponse, FetchRequest, FetchResponse, InitProducerIdRequest, InitProducerIdResponse, MetadataRequest,
-    MetadataResponse, ProduceRequest, ProduceResponse, StrBytes, fetch_request, metadata_request, produce_request,
+    MetadataResponse, ProduceRequest, ProduceResponse, StrBytes, fetch_request, metadata_request,
 };
 use crate::wire::record::Records;
 
@@ -245,21 +245,9 @@ impl<'a> Workload<'a> {
     }
 
     fn request(&self, producer: &Producer, batch: usize, version: i16) -> ProduceRequest {
-        let mut topic = produce_request::TopicProduceData::default();
-        if version >= 13 {
-            topic.topic_id = self.topic_id.get().into();
-        } else {
-            topic.name = TOPIC.into();
-        }
-        for partition in &producer.partitions {
-            let mut data = produce_request::PartitionProduceData::default();
-            (data.index, data.records) = (*partition, Some(producer.batch(batch).into()));
-            topic.partition_data.push(data);
-        }
-        let mut request = ProduceRequest::default();
-        request.transactional_id = None;
-        (request.acks, request.timeout_ms, request.topic_data) = (producer.acks, 30_000, vec![topic]);
-        request
+        let topic = if version >= 13 { client::Topic::Id(self.topic_id.get()) } else { client::Topic::Name(TOPIC) };
+        let batches = producer.partitions.iter().map(|partition| (*partition, producer.batch(batch)));
+        client::produce(topic, producer.acks, batches)
     }
 
     /// One fetch of all partitions from the given offsets: the records, and the high watermarks.

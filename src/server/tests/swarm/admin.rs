@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
-use super::super::client::Client;
+use super::super::client::{Client, TIMEOUT_MS};
 use super::plan::Feature;
 use super::requests;
-use super::world::{Known, Topic, World};
+use super::world::{Ack, Known, Topic, World};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
+use crate::wire::codec::{CreateTopicsResponse, DeleteTopicsResponse, OffsetCommitResponse};
 
 /// How long an answer may take. A request that was given up may be carried out later, so it is long.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -56,22 +57,26 @@ pub async fn run(world: &World, name: &str) {
 
 async fn manage(world: &World, client: &Client<'_>, name: &str) -> io::Result<()> {
     look(world, client, name).await?;
+    let mut at_once = world.one_in(2);
     while !world.over.get() {
-        world.pause().await;
+        if !std::mem::take(&mut at_once) {
+            world.pause().await;
+        }
         let known = world.topics.borrow()[name].clone();
         match known {
             Known::Gone => create(world, client, name).await?,
             Known::Unknown => {
                 // The connection ended before the answer: until the request's deadline the change may
                 // still be made.
-                world.sim().sleep(Duration::from_millis(requests::TIMEOUT_MS as u64)).await;
+                world.sim().sleep(Duration::from_millis(TIMEOUT_MS as u64)).await;
                 look(world, client, name).await?;
             }
             Known::There(topic) => match world.sim().below(8) {
                 0 if world.plan.does(Feature::Churn) => {
-                    delete(world, client, name).await?;
                     if world.one_in(2) {
-                        create(world, client, name).await?;
+                        replace(world, client, name).await?;
+                    } else {
+                        delete(world, client, name).await?;
                     }
                 }
                 1 | 2 if world.plan.does(Feature::DeleteRecords) => delete_records(world, client, name, &topic).await?,
@@ -107,9 +112,14 @@ async fn create(world: &World, client: &Client<'_>, name: &str) -> io::Result<()
         undecided(world, "a creation", code);
         return Ok(());
     }
+    created(world, name, id, partitions, settings);
+    Ok(())
+}
+
+fn created(world: &World, name: &str, id: TopicId, partitions: i32, settings: BTreeMap<String, String>) {
+    world.acknowledged(Ack::Change);
     let settings = settings.into_iter().map(|(name, value)| (name, vec![value])).collect();
     there(world, name, Topic { id, partitions, settings });
-    Ok(())
 }
 
 /// Asks for a topic that only the broker may have.
@@ -139,10 +149,28 @@ async fn delete(world: &World, client: &Client<'_>, name: &str) -> io::Result<()
     world.count("delete");
     match world.within(PATIENCE, requests::delete(client, name)).await? {
         0 => {
+            world.acknowledged(Ack::Change);
             world.tell(format!("{name} is deleted"));
             world.know(name, Known::Gone);
         }
         code => undecided(world, "a deletion", code),
+    }
+    Ok(())
+}
+
+/// Deletes a topic and creates another one of its name, without a pause.
+async fn replace(world: &World, client: &Client<'_>, name: &str) -> io::Result<()> {
+    let (settings, partitions) = (draw(world), 1 + world.sim().below(3) as i32);
+    world.know(name, Known::Unknown);
+    world.count("replace");
+    let deletion = client.send(6, &requests::deletion(name)).await?;
+    let creation = client.send(7, &requests::creation(name, partitions, &settings)).await?;
+    let deleted: DeleteTopicsResponse = world.within(PATIENCE, client.receive(deletion)).await?;
+    let made: CreateTopicsResponse = world.within(PATIENCE, client.receive(creation)).await?;
+    match (deleted.responses[0].error_code, made.topics[0].error_code) {
+        (0, 0) => created(world, name, made.topics[0].topic_id.into(), partitions, settings),
+        (0, code) => undecided(world, "a creation behind a deletion", code),
+        (code, _) => undecided(world, "a deletion", code),
     }
     Ok(())
 }
@@ -215,6 +243,7 @@ async fn alter(world: &World, client: &Client<'_>, name: &str, topic: &Topic) ->
     world.count("alter");
     match world.within(PATIENCE, requests::alter(client, name, setting, value)).await? {
         0 => {
+            world.acknowledged(Ack::Change);
             world.tell(format!("{name}: {setting}={value}"));
             world.learn(name, topic.id, |topic| {
                 topic.settings.insert(setting.to_owned(), vec![value.to_owned()]);
@@ -228,7 +257,10 @@ async fn alter(world: &World, client: &Client<'_>, name: &str, topic: &Topic) ->
 async fn grow(world: &World, client: &Client<'_>, name: &str, topic: &Topic) -> io::Result<()> {
     world.count("grow");
     match world.within(PATIENCE, requests::grow(client, name, topic.partitions + 1)).await? {
-        0 => world.learn(name, topic.id, |topic| topic.partitions += 1),
+        0 => {
+            world.acknowledged(Ack::Change);
+            world.learn(name, topic.id, |topic| topic.partitions += 1);
+        }
         // A growth that was not answered has happened.
         code if code == ErrorCode::InvalidPartitions.code() => look(world, client, name).await?,
         code => undecided(world, "a growth", code),
@@ -254,6 +286,7 @@ async fn delete_records(world: &World, client: &Client<'_>, name: &str, topic: &
         }
         world.demand(history.start(topic.id, partition, low, now, &asked).map_err(|e| format!("{name}: {e}")));
         history.records_deleted(topic.id, partition, low, &asked);
+        world.acknowledged(Ack::Change);
     }
     Ok(())
 }
@@ -272,11 +305,8 @@ async fn look_up(world: &World, client: &Client<'_>, name: &str, topic: &Topic) 
     world.count("look up");
     world.tick();
     let mut history = world.history.borrow_mut();
-    if history.partition(topic.id, partition).stale(&asked) {
-        return Ok(());
-    }
     let answer = (offset >= 0).then_some((offset, timestamp_ms));
-    world.demand(history.looked_up(topic.id, partition, wanted_ms, answer, start).map_err(|e| format!("{name}: {e}")));
+    world.demand(history.looked_up(topic.id, partition, wanted_ms, answer, start, &asked).map_err(|e| format!("{name}: {e}")));
     world.demand(history.start(topic.id, partition, start, world.sim().now().mono, &asked).map_err(|e| format!("{name}: {e}")));
     Ok(())
 }
@@ -315,10 +345,7 @@ impl<'a> Commits<'a> {
         }
         while !self.world.over.get() {
             self.world.pause().await;
-            for _ in 0..1 + self.world.sim().below(20) {
-                if self.world.topic(&self.name).is_none() {
-                    break;
-                }
+            for _ in 0..1 + self.world.sim().below(6) {
                 self.commit(client).await?;
             }
             self.look(client).await?;
@@ -335,12 +362,25 @@ impl<'a> Commits<'a> {
         }
     }
 
+    /// Commits a few offsets without waiting in between.
     async fn commit(&mut self, client: &Client<'_>) -> io::Result<()> {
         let Some(topic) = self.world.topic(&self.name) else { return Ok(()) };
         self.follow(&topic);
-        self.sent = self.sent.max(self.acked) + 1;
-        let (sent, text) = (self.sent, topic.id.to_string());
-        let code = self.world.within(PATIENCE, requests::commit(client, &self.group, &self.name, 0, sent, &text)).await?;
+        let mut due = Vec::new();
+        for _ in 0..1 + self.world.sim().below(5) {
+            self.sent = self.sent.max(self.acked) + 1;
+            let request = requests::commit(&self.group, &self.name, 0, self.sent, &topic.id.to_string());
+            due.push((self.sent, client.send(8, &request).await?));
+        }
+        for (sent, due) in due {
+            let answer: OffsetCommitResponse = self.world.within(PATIENCE, client.receive(due)).await?;
+            self.committed(&topic, sent, answer.topics[0].partitions[0].error_code);
+        }
+        Ok(())
+    }
+
+    fn committed(&mut self, topic: &Topic, sent: i64, code: i16) {
+        let text = topic.id.to_string();
         // A topic that was created before the answer came may have it.
         let still = match &self.world.topics.borrow()[&self.name] {
             Known::There(now) => now.id == topic.id,
@@ -354,12 +394,12 @@ impl<'a> Commits<'a> {
             ErrorCode::None => {
                 self.acked = sent;
                 self.world.count("commits");
+                self.world.acknowledged(Ack::Commit);
             }
             ErrorCode::UnknownTopicOrPartition | ErrorCode::CoordinatorLoadInProgress | ErrorCode::NotCoordinator => {}
             _ if self.world.disks_ail.get() || self.world.commits_lost.get() => {}
             _ => self.world.finding(&format!("{}: a commit is refused with {code}", self.group)),
         }
-        Ok(())
     }
 
     /// What is committed was acknowledged last, or sent behind it, and is of the present topic. The error code if it is refused.

@@ -4,12 +4,12 @@ use std::io;
 use std::time::Duration;
 
 use super::super::Down;
-use super::super::client::Client;
+use super::super::client::{self, Client};
 use super::admin::{self, Commits};
 use super::history::Promise;
 use super::plan::Feature;
 use super::world::{Known, World};
-use super::{nemesis, readers, requests};
+use super::{nemesis, readers};
 use crate::base::error::ErrorCode;
 use crate::wire::batch::{BatchSpec, build_batch};
 use crate::wire::codec::ProduceResponse;
@@ -90,9 +90,14 @@ async fn everything(world: &World, client: &Client<'_>, commits: &mut [Commits<'
         admin::look(world, client, name).await?;
         let Known::There(topic) = world.topics.borrow()[name].clone() else { continue };
         for partition in 0..topic.partitions {
-            let damaged = world.history.borrow_mut().partition(topic.id, partition).damaged.clone();
+            // A directory of the same name that cannot be read may be in the way of its successor.
+            let damaged = world.history.borrow_mut().of_name(name, partition).find_map(|life| life.damaged.clone());
+            let mut history = world.history.borrow_mut();
+            let life = history.partition(topic.id, partition);
+            let (own, holes) = (life.damaged.is_some(), life.holes);
+            drop(history);
             if let Some(code) = append(world, client, name, partition).await? {
-                match damaged {
+                match damaged.or(holes.then(|| "dropped writes".to_owned())) {
                     Some(how) if code == ErrorCode::KafkaStorageError => {
                         world.count(format!("offline: {how}"));
                         continue;
@@ -101,8 +106,7 @@ async fn everything(world: &World, client: &Client<'_>, commits: &mut [Commits<'
                 }
             }
             if let Err(code) = readers::whole(world, client, name, topic.id, partition, true).await? {
-                let holes = world.history.borrow_mut().partition(topic.id, partition).holes;
-                if damaged.is_some() || (holes && code == ErrorCode::KafkaStorageError.code()) {
+                if own || (holes && code == ErrorCode::KafkaStorageError.code()) {
                     world.count("unreadable in places".to_owned());
                     continue;
                 }
@@ -128,7 +132,7 @@ async fn append(world: &World, client: &Client<'_>, name: &str, partition: i32) 
     let (number, timestamp) = world.history.borrow_mut().partition(topic.id, partition).send(HEALER, 0, Some(10), Promise::Flushed, now_ms);
     let value = super::history::value(topic.id, partition, number, 10);
     let batch = build_batch(&BatchSpec::default(), &[(Some(&super::history::key(0)), Some(&value), timestamp)]);
-    let due = client.send(13, &requests::produce(topic.id, partition, -1, batch)).await?;
+    let due = client.send(13, &client::produce(client::Topic::Id(topic.id), -1, [(partition, batch)])).await?;
     let answer: ProduceResponse = client.receive(due).await?;
     let found = &answer.responses[0].partition_responses[0];
     if found.error_code != 0 {

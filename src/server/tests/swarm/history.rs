@@ -26,7 +26,8 @@ pub enum Mishap {
     ProcessEnds,
     /// The disk keeps what was flushed, and any part of the rest.
     PowerLoss,
-    /// As [`Mishap::PowerLoss`], where a flush failed or lied before, or a write was dropped.
+    /// As [`Mishap::PowerLoss`], where a flush lied before or failed in an earlier process, or a write was
+    /// dropped.
     PowerLossAfterBadFlush,
     /// Bytes of the partition were changed on the disk, or it is not there.
     Damage,
@@ -75,8 +76,11 @@ pub struct PartitionLife {
     deleted: Offset,
     /// The highest end that was seen.
     end: Offset,
-    /// A flush has failed or lied: a power loss may take anything.
+    /// A flush has lied, or the process has ended behind a failed one: a power loss may take anything.
     bad_flush: bool,
+    /// A flush has failed: while this process runs nothing more is acknowledged. The next one reads what
+    /// the kernel still has and cannot know that the disk does not.
+    failed_flush: bool,
     /// A power loss after dropped writes: places of its files may hold other bytes, for good. Reads of
     /// them are refused, as those of damaged bytes are.
     pub holes: bool,
@@ -221,12 +225,18 @@ impl PartitionLife {
             Mishap::PowerLoss if self.bad_flush => Mishap::PowerLossAfterBadFlush,
             other => other,
         };
+        // A flush covers all that lies before it, whatever that was promised.
+        let flushed = |sent: &&Sent| sent.promise == Promise::Flushed && !sent.doubtful;
+        let flushed = self.sent.iter().filter(flushed).filter_map(|sent| sent.acked).max();
         for sent in &mut self.sent {
+            let covered = mishap == Mishap::PowerLoss && sent.acked.is_some_and(|at| Some(at) < flushed);
             // What was not acknowledged may be acknowledged yet: its answer may be under way.
-            sent.doubtful |= may_break(mishap, sent.promise);
+            sent.doubtful |= may_break(mishap, sent.promise) && !covered;
         }
         self.mishaps += 1;
+        let failed_flush = std::mem::take(&mut self.failed_flush);
         if mishap == Mishap::ProcessEnds {
+            self.bad_flush |= failed_flush;
             return;
         }
         if mishap == Mishap::PowerLossAfterBadFlush {
@@ -246,7 +256,37 @@ impl PartitionLife {
 
     /// True when the broker may have forgotten producers of this partition.
     pub fn may_forget_producers(&self) -> bool {
-        self.bad_flush || self.was_away || self.lenient()
+        self.bad_flush || self.failed_flush || self.was_away || self.lenient()
+    }
+
+    /// The records whose offsets are known.
+    fn known(&self) -> BTreeMap<Offset, usize> {
+        let read = self.seen.iter().map(|(offset, number)| (*offset, *number));
+        let sure = self.sent.iter().enumerate().filter(|(_, sent)| !sent.doubtful);
+        read.chain(sure.filter_map(|(number, sent)| Some((sent.acked?, number)))).collect()
+    }
+
+    /// The highest start of a log that keeps so many bytes.
+    fn allowed_by_size(&self, known: &BTreeMap<Offset, usize>, bytes: i64) -> Offset {
+        let Some((last, _)) = known.last_key_value() else {
+            // Nothing is known of what lies behind the last record.
+            return Offset::MAX;
+        };
+        // No more than each record takes on the disk, with a batch of its own.
+        let size = |s: &Sent| (s.filling.unwrap_or(0) + HEAD + RECORD_MAX) as i64;
+        // What a mishap took may have counted before.
+        let read: BTreeSet<usize> = self.seen.values().copied().collect();
+        let unknown = |(number, s): &(usize, &Sent)| (s.acked.is_none() || s.doubtful) && !read.contains(number);
+        let unknown: Vec<&Sent> = self.sent.iter().enumerate().filter(unknown).map(|(_, s)| s).collect();
+        let mut left = bytes - unknown.iter().map(|s| size(s)).sum::<i64>();
+        let kept = known.iter().rev().take_while(|(_, number)| {
+            left -= size(&self.sent[**number]);
+            left > 0
+        });
+        // Records whose answers are under way may lie behind the last one that is known, and may have
+        // gone already.
+        let after_all = last + 1 + unknown.len() as Offset;
+        kept.last().map_or(after_all, |(offset, _)| *offset)
     }
 
     /// Nothing is demanded but that what is read was sent.
@@ -299,7 +339,12 @@ impl History {
         topics.filter_map(move |topic| topic.partitions.get_mut(&partition))
     }
 
-    /// A flush of a partition has failed, or has done nothing.
+    /// A flush of a partition has failed.
+    pub fn failed_flush(&mut self, name: &str, partition: i32) {
+        self.of_name(name, partition).for_each(|life| life.failed_flush = true);
+    }
+
+    /// A flush of a partition has done nothing.
     pub fn bad_flush(&mut self, name: &str, partition: i32) {
         self.of_name(name, partition).for_each(|life| life.bad_flush = true);
     }
@@ -356,37 +401,22 @@ impl History {
         let latest_ms = self.latest_ms;
         let rules = self.topics[&id].rules.clone();
         let life = self.partition(id, partition);
-        let mut allowed = life.deleted;
-        let known = life.seen.iter().map(|(offset, number)| (*offset, *number));
-        let acked = life.sent.iter().enumerate().filter(|(_, s)| !s.doubtful).filter_map(|(n, s)| Some((s.acked?, n)));
-        let known: BTreeMap<Offset, usize> = known.chain(acked).collect();
-        let after_last = known.last_key_value().map_or(0, |(offset, _)| offset + 1);
-        if let Some(ms) = rules.retention_ms {
-            let fresh = known.iter().find(|(_, number)| life.sent[**number].timestamp_ms >= latest_ms - ms);
-            allowed = allowed.max(fresh.map_or(Offset::MAX, |(offset, _)| *offset));
-        }
+        let known = life.known();
+        let mut allowed = life.deleted.max(life.floor());
         if let Some(bytes) = rules.retention_bytes {
-            // No more than each record takes on the disk, with a batch of its own.
-            let size = |s: &Sent| (s.filling.unwrap_or(0) + HEAD + RECORD_MAX) as i64;
-            // What a mishap took may have counted before.
-            let read: BTreeSet<usize> = life.seen.values().copied().collect();
-            let unknown = || {
-                let sent = life.sent.iter().enumerate().filter(|(number, s)| (s.acked.is_none() || s.doubtful) && !read.contains(number));
-                sent.map(|(_, s)| s)
-            };
-            let mut left = bytes - unknown().map(size).sum::<i64>();
-            let kept = known.iter().rev().take_while(|(_, number)| {
-                left -= size(&life.sent[**number]);
-                left > 0
+            allowed = allowed.max(life.allowed_by_size(&known, bytes));
+        }
+        if let Some(ms) = rules.retention_ms {
+            // Compaction may have taken a young record and left older ones around it.
+            let newest = known.iter().map(|(offset, number)| (life.sent[*number].key, *offset));
+            let newest: BTreeMap<u32, Offset> = newest.collect();
+            let stays = |offset: &Offset, sent: &Sent| sent.filling.is_some() && newest[&sent.key] == *offset;
+            // Young ones that may have gone for another reason hold nothing back.
+            let fresh = known.range(allowed..).find(|(offset, number)| {
+                let sent = &life.sent[**number];
+                sent.timestamp_ms >= latest_ms - ms && (!rules.compact || stays(offset, sent))
             });
-            // Records whose answers are under way may lie behind the last one that is known, and may have
-            // gone already.
-            let after_all = after_last + unknown().count() as Offset;
-            allowed = allowed.max(kept.last().map_or(after_all, |(offset, _)| *offset));
-            // Nothing is known of what lies behind the last record.
-            if known.is_empty() {
-                allowed = Offset::MAX;
-            }
+            allowed = allowed.max(fresh.map_or(Offset::MAX, |(offset, _)| *offset));
         }
         allowed
     }
@@ -472,14 +502,19 @@ impl History {
             }
             newest.insert(sent.key, offset);
         }
-        let tombstones: BTreeMap<u32, usize> =
-            life.sent.iter().enumerate().filter(|(_, s)| s.filling.is_none()).map(|(n, s)| (s.key, n)).collect();
+        // The last tombstone of each key. One that was not acknowledged may be anywhere: also one that
+        // was sent again, late.
+        let mut tombstones: BTreeMap<u32, Offset> = BTreeMap::new();
+        for sent in life.sent.iter().filter(|sent| sent.filling.is_none()) {
+            let at = sent.acked.unwrap_or(Offset::MAX);
+            tombstones.entry(sent.key).and_modify(|last| *last = (*last).max(at)).or_insert(at);
+        }
         for (number, sent) in life.sent.iter().enumerate() {
             let Some(offset) = sent.acked.filter(|offset| !sent.doubtful && *offset >= ends.0 && (rest || *offset < ends.1)) else {
                 continue;
             };
             let replaced = || newest.get(&sent.key).is_some_and(|newer| *newer > offset);
-            let deleted = || tombstones.get(&sent.key).is_some_and(|tombstone| *tombstone >= number);
+            let deleted = || tombstones.get(&sent.key).is_some_and(|tombstone| *tombstone >= offset);
             if !present.contains(&number) && !(compact && (replaced() || deleted())) {
                 return Err(format!(
                     "{place}: record {number} is lost: acknowledged at {offset} as {:?}, the log reaches from {} to {}",
@@ -490,8 +525,8 @@ impl History {
         Ok(())
     }
 
-    /// A look-up by time, of a log that begins at `start` afterwards: the answer is no record that is too old, and passes over none
-    /// that is not.
+    /// A look-up by time, of a log that begins at `start` afterwards: the answer is no record that is too
+    /// old, and passes over none that was there before and is not.
     pub fn looked_up(
         &mut self,
         id: TopicId,
@@ -499,21 +534,23 @@ impl History {
         wanted_ms: i64,
         answer: Option<(Offset, i64)>,
         start: Offset,
+        asked: &View,
     ) -> Result<(), String> {
         let compact = self.topics[&id].rules.compact;
         let life = self.partition(id, partition);
-        if life.lenient() {
+        if life.stale(asked) {
             return Ok(());
         }
-        let asked = format!("partition {partition}: looked up {wanted_ms}, got {answer:?}");
+        let before = asked.end;
+        let said = format!("partition {partition}: looked up {wanted_ms}, got {answer:?}");
         if answer.is_some_and(|(_, timestamp_ms)| timestamp_ms < wanted_ms) {
-            return Err(format!("{asked}: too old"));
+            return Err(format!("{said}: too old"));
         }
-        let upto = answer.map_or(Offset::MAX, |(offset, _)| offset);
+        let upto = answer.map_or(before, |(offset, _)| offset.min(before));
         let passed = life.seen.range(start..).take_while(|(offset, _)| **offset < upto);
         let mut young = passed.filter(|(_, number)| life.sent[**number].timestamp_ms >= wanted_ms);
         match young.next().filter(|_| !compact) {
-            Some((offset, number)) => Err(format!("{asked}: passes over record {number} at {offset}")),
+            Some((offset, number)) => Err(format!("{said}: passes over record {number} at {offset}")),
             None => Ok(()),
         }
     }

@@ -57,6 +57,28 @@ fn a_lost_record_is_found_unless_its_promise_was_less() {
     }
 }
 
+/// Behind a failed flush nothing is acknowledged; only the next process takes for durable what is not.
+#[test]
+fn a_failed_flush_excuses_losses_after_the_next_process_only() {
+    for (ends, may) in [(&[Mishap::PowerLoss][..], false), (&[Mishap::ProcessEnds, Mishap::PowerLoss], true)] {
+        let mut history = history(3, Promise::Flushed, Rules::default());
+        history.failed_flush("t", 0);
+        ends.iter().for_each(|mishap| history.process_ends(*mishap, false, Duration::ZERO));
+        assert_eq!(read(&mut history, &[0, 1]).is_ok(), may, "{ends:?}");
+    }
+}
+
+#[test]
+fn a_flush_covers_what_was_written_before() {
+    for (promise, may) in [(Promise::Flushed, false), (Promise::Written, true)] {
+        let mut history = history(2, Promise::Written, Rules::default());
+        history.partition(ID, 0).send(1, 0, Some(5), promise, 1002);
+        history.partition(ID, 0).ack(2, 2).unwrap();
+        history.process_ends(Mishap::PowerLoss, false, Duration::ZERO);
+        assert_eq!(read(&mut history, &[0, 2]).is_ok(), may, "{promise:?}");
+    }
+}
+
 #[test]
 fn a_record_elsewhere_twice_or_unknown_is_found() {
     let mut known = history(3, Promise::Flushed, Rules::default());
@@ -97,6 +119,29 @@ fn starts_move_only_as_far_as_something_allows_and_never_back() {
     known.latest_ms = 1101;
     start(&mut known, 1, 0).unwrap();
     assert!(start(&mut known, 2, 0).is_err());
+}
+
+#[test]
+fn what_compaction_may_take_holds_no_segment_back() {
+    for (compact, may) in [(false, false), (true, true)] {
+        let mut known = history(3, Promise::Flushed, Rules { compact, retention_ms: Some(100), ..Rules::default() });
+        known.latest_ms = 1101;
+        assert_eq!(start(&mut known, 2, 0).is_ok(), may);
+        assert!(start(&mut known, 3, 0).is_err());
+    }
+}
+
+/// The wall clock was set back behind them: what the size has taken is no reason to keep older records.
+#[test]
+fn young_records_that_went_by_size_hold_no_segment_back() {
+    for (bytes, may) in [(None, false), (Some(1), true)] {
+        let rules = Rules { retention_ms: Some(100), retention_bytes: bytes, ..Rules::default() };
+        let mut known = history(1, Promise::Flushed, rules);
+        known.partition(ID, 0).send(1, 0, Some(5), Promise::Flushed, 500);
+        known.partition(ID, 0).ack(1, 1).unwrap();
+        known.latest_ms = 1050;
+        assert_eq!(start(&mut known, 2, 0).is_ok(), may);
+    }
 }
 
 #[test]

@@ -146,7 +146,7 @@ fn lives() {
     let go_on = |sum: &Sum| hours.map_or(sum.lives < seeds, |hours| sum.hours() < hours as f64);
     while go_on(&sum) {
         sum.add(life(first + sum.lives));
-        if hours.is_some() && sum.lives.is_multiple_of(50) {
+        if sum.lives.is_multiple_of(50) {
             sum.print(first, started);
         }
     }

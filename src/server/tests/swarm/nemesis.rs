@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use super::super::Down;
 use super::plan::Trouble;
-use super::world::{Out, World};
-use crate::log;
+use super::world::{Ack, Out, World};
 use crate::rt::Rt;
 use crate::sim::{Fault, FaultOp};
 
 /// How long a process that has ended by itself stays away.
 const AWAY_MS: u64 = 3000;
+/// How long a fault waits for its moment.
+const ARMED: Duration = Duration::from_secs(5);
 /// How long the wall clock jumps at most: eight days.
 const JUMP_MS: u64 = 8 * 86_400_000;
 
@@ -51,6 +52,14 @@ async fn strike(world: &World, trouble: Trouble) {
         Trouble::Kill => restart(world, Down::Kill).await,
         Trouble::Stop => restart(world, Down::Stop).await,
         Trouble::InRecovery => {}
+        Trouble::MidStep => mid_step(world).await,
+        Trouble::LostFiles => {
+            let how = world.choose(&[Down::Stop, Down::Kill]);
+            if take_down(world, how).await {
+                lose_files(world);
+                world.start();
+            }
+        }
         Trouble::Full => {
             world.ail();
             world.sim().set_free_space(Some(world.sim().below(400_000)));
@@ -107,15 +116,64 @@ async fn take_down(world: &World, how: Down) -> bool {
     true
 }
 
+/// The process, or the power, ends instead of one of the next operations on the disks. The supervisor
+/// starts the broker again.
+async fn mid_step(world: &World) {
+    arm(world);
+    let (ends, begun) = (world.ends.get(), world.sim().now().mono);
+    while world.ends.get() == ends && world.sim().now().mono - begun < ARMED {
+        world.sim().sleep(Duration::from_millis(20)).await;
+    }
+    world.sim().clear_faults();
+}
+
+/// Plans the end of the process at one of the next operations on the disks.
+fn arm(world: &World) {
+    let op = world.choose(&[FaultOp::Sync, FaultOp::Sync, FaultOp::Names, FaultOp::Names, FaultOp::Write, FaultOp::Truncate]);
+    let fault = world.choose(&[Fault::PowerLoss, Fault::PowerLoss, Fault::Kill]);
+    let skip = world.sim().below(world.choose(&[3, 20, 100]));
+    world.sim().inject(op, "/", skip, fault);
+}
+
+/// Waits for something to be acknowledged, and now and then a while longer.
+async fn after_an_ack(world: &World) {
+    let late = async {
+        world.sim().sleep(ARMED).await;
+    };
+    let what = world.choose(&[Ack::Batch, Ack::Commit, Ack::Change]);
+    futures_lite::future::or(world.next_ack(what), late).await;
+    if world.one_in(3) {
+        world.sim().sleep(Duration::from_micros(world.sim().below(1_000_000))).await;
+    }
+}
+
+/// Indexes and producer snapshots are no evidence of anything: some are gone.
+fn lose_files(world: &World) {
+    let derived = ["index", "timeindex", "snapshot"];
+    let one_in = world.choose(&[1, 3]);
+    for (path, _) in world.sim().files() {
+        let lost = path.extension().is_some_and(|e| derived.iter().any(|name| *name == e));
+        if lost && world.one_in(one_in) && world.sim().rt(0).remove_file(&path).is_ok() {
+            world.tell(format!("{} is gone", path.display()));
+        }
+    }
+}
+
 /// Ends the broker and starts it again, now and then several times before it is there.
 pub async fn restart(world: &World, how: Down) {
+    if how != Down::Stop && world.one_in(2) {
+        after_an_ack(world).await;
+    }
     if !take_down(world, how).await {
         return;
     }
     if world.one_in(3) {
         linger(world).await;
     }
-    world.start();
+    match world.plan.has(Trouble::Stall) && world.one_in(2) {
+        true => start_with_slow_groups(world).await,
+        false => world.start(),
+    }
     while world.plan.has(Trouble::InRecovery) && world.one_in(2) {
         world.sim().sleep(Duration::from_micros(world.sim().below(60_000))).await;
         let how = world.choose(&[Down::PowerLoss, Down::Kill]);
@@ -125,6 +183,18 @@ pub async fn restart(world: &World, how: Down) {
         }
         world.start();
     }
+}
+
+/// Starts the broker; its groups take long to load, and others have their topics before.
+async fn start_with_slow_groups(world: &World) {
+    let ms = world.choose(&[100, 1000]);
+    world.tell(format!("reads of groups take {ms} ms"));
+    world.start();
+    world.ail();
+    world.sim().set_slow(Some(("/__consumer_offsets-", Duration::from_millis(ms))));
+    world.sim().sleep(Duration::from_millis(world.sim().below(5000))).await;
+    world.sim().set_slow(None);
+    world.ailing.set(false);
 }
 
 /// A part of a path: one partition's directory, or one disk.
@@ -223,9 +293,9 @@ async fn disk_leaves(world: &World) {
     let order = world.dirs.borrow().clone();
     if world.one_in(2) {
         // Given up: its partitions begin anew, and there are two copies when it returns after all.
-        let id = log::dir::directory_id(&world.sim().rt(0), Path::new(&dir)).ok().flatten();
+        let id = world.directory_id(&dir);
         world.tell(format!("{dir} is given up: {id:?}"));
-        *world.lost.borrow_mut() = id;
+        world.lost.borrow_mut().extend(id);
     }
     world.sim().take_out(Path::new(&dir));
     *world.out.borrow_mut() = Some(Out { dir: dir.clone(), partitions: names });
@@ -255,9 +325,13 @@ pub async fn disk_returns(world: &World, order: Vec<String>) {
         world.commits_lost.set(world.commits_lost.get() || topic.starts_with("__consumer"));
     }
     world.tell(format!("{dir} returns"));
+    // The one that took its place does not come back.
+    world.lost.borrow_mut().extend(world.directory_id(&dir));
     world.sim().put_back(Path::new(&dir));
+    let back = world.directory_id(&dir);
+    world.lost.borrow_mut().retain(|id| Some(*id) != back);
     *world.dirs.borrow_mut() = order;
-    (*world.out.borrow_mut(), *world.lost.borrow_mut()) = (None, None);
+    *world.out.borrow_mut() = None;
     world.start();
     for _ in 0..200 {
         world.sim().sleep(Duration::from_millis(50)).await;

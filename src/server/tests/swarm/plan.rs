@@ -25,6 +25,8 @@ pub enum Feature {
     Commits,
     /// Producers with acks=0 and acks=1.
     WeakAcks,
+    /// Producers go away before the answer, and send again.
+    LostAnswers,
     /// Topics with the names of the broker's own logs are asked for.
     OwnNames,
 }
@@ -38,6 +40,10 @@ pub enum Trouble {
     Kill,
     /// The process is stopped and started.
     Stop,
+    /// The power is lost, or the process killed, at an operation on the disk.
+    MidStep,
+    /// Indexes and snapshots are gone when the broker starts.
+    LostFiles,
     /// Another one of these hits while the broker starts.
     InRecovery,
     /// The disk is full for a while.
@@ -68,7 +74,7 @@ pub enum Trouble {
     Clock,
 }
 
-const FEATURES: [Feature; 9] = [
+const FEATURES: [Feature; 10] = [
     Feature::Churn,
     Feature::DeleteRecords,
     Feature::Retention,
@@ -77,14 +83,17 @@ const FEATURES: [Feature; 9] = [
     Feature::Grow,
     Feature::Commits,
     Feature::WeakAcks,
+    Feature::LostAnswers,
     Feature::OwnNames,
 ];
 
 /// Each with the number of lives of which one has it.
-const TROUBLES: [(Trouble, u64); 17] = [
+const TROUBLES: [(Trouble, u64); 19] = [
     (Trouble::PowerLoss, 2),
     (Trouble::Kill, 2),
     (Trouble::Stop, 2),
+    (Trouble::MidStep, 2),
+    (Trouble::LostFiles, 4),
     (Trouble::InRecovery, 3),
     (Trouble::Full, 5),
     (Trouble::BadReads, 6),
@@ -149,7 +158,7 @@ impl Plan {
             troubles.clear();
         }
         let dirs = (0..one(random, &[1, 1, 2, 3])).map(|n| format!("/disk{n}")).collect();
-        let length = Duration::from_secs(one(random, &[20, 60, 200, 600, 1800, 3600]));
+        let length = Duration::from_secs(one(random, &[10, 20, 20, 60, 60, 60, 200, 200, 600, 3600]));
         let checkpoint = Duration::from_millis(one(random, &[1000, 5000, 60_000]));
         let cores = one(random, &[1, 2, 2, 3]);
         let settings = vec![
@@ -174,7 +183,7 @@ impl Plan {
             topics: one(random, &[1, 2, 3]),
             features,
             troubles,
-            mishaps: 2 + random.below(12),
+            mishaps: 4 + random.below(16),
             short_pause_ms: one(random, &[30, 200, 1000]),
             long_pause_one_in: one(random, &[4, 10, 20]),
             checkpoint,

@@ -4,11 +4,11 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use super::super::client::{Client, Due};
-use super::history::{self, Promise};
+use super::super::client::{self, Client, Due};
+use super::history::{self, History, Promise};
 use super::plan::Feature;
 use super::requests;
-use super::world::{Topic, World};
+use super::world::{Ack, Topic, World};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::wire::batch::{BatchSpec, build_batch};
@@ -132,11 +132,14 @@ impl<'a> Producer<'a> {
         let mut due = Vec::new();
         for _ in 0..count {
             let batch = self.batch(topic.id, partition, &BatchSpec::default());
-            let request = requests::produce(topic.id, partition, self.kind.acks, batch.bytes);
+            let request = client::produce(client::Topic::Id(topic.id), self.kind.acks, [(partition, batch.bytes)]);
             due.push((batch.records, client.send(13, &request).await?));
         }
         if self.kind.acks == 0 {
             return Ok(());
+        }
+        if self.gives_up() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         for (records, due) in due {
             let (error, offset) = self.answer(client, due).await?;
@@ -165,7 +168,10 @@ impl<'a> Producer<'a> {
         let mut due = VecDeque::new();
         let sent: Vec<Vec<u8>> = self.streams.last().map_or_else(Vec::new, |s| s.pending.iter().map(|b| b.bytes.clone()).collect());
         for bytes in sent {
-            due.push_back(client.send(13, &requests::produce(topic.id, partition, -1, bytes)).await?);
+            due.push_back(client.send(13, &client::produce(client::Topic::Id(topic.id), -1, [(partition, bytes)])).await?);
+        }
+        if self.gives_up() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
         }
         let mut first = true;
         while let Some(next) = due.pop_front() {
@@ -212,8 +218,14 @@ impl<'a> Producer<'a> {
         Ok((partition.error_code, partition.base_offset))
     }
 
+    /// The producer closes its connection with the answers under way.
+    fn gives_up(&self) -> bool {
+        self.world.plan.does(Feature::LostAnswers) && self.world.one_in(10)
+    }
+
     fn acked(&self, topic: TopicId, partition: i32, records: &[usize], offset: i64) {
         self.world.count("batches");
+        self.world.acknowledged(Ack::Batch);
         let mut history = self.world.history.borrow_mut();
         for (at, number) in (offset..).zip(records) {
             let verdict = history.partition(topic, partition).ack(*number, if offset < 0 { -1 } else { at });
@@ -238,7 +250,11 @@ impl<'a> Producer<'a> {
     fn refused(&self, topic: TopicId, partition: i32, error: i16) {
         self.world.count(format!("refused with {:?}", ErrorCode::from_code(error)));
         let gone = [ErrorCode::UnknownTopicId, ErrorCode::UnknownTopicOrPartition];
-        let bad = self.world.history.borrow_mut().partition(topic, partition).lenient();
+        // A directory of the same name that cannot be read may be in the way of its successor.
+        let damaged = |history: &mut History| history.of_name(&self.name, partition).any(|life| life.damaged.is_some());
+        let mut history = self.world.history.borrow_mut();
+        let bad = history.partition(topic, partition).lenient() || damaged(&mut history);
+        drop(history);
         let there = self.world.topic(&self.name).is_some_and(|now| now.id == topic);
         let allowed = match ErrorCode::from_code(error) {
             e if gone.contains(&e) => !there,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::super::client::Client;
+use super::super::client::{Client, TIMEOUT_MS};
 use crate::base::ids::{Offset, TopicId};
 use crate::wire::codec::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
@@ -15,25 +15,12 @@ use crate::wire::codec::{
     DeleteRecordsResponse, DeleteTopicsRequest, DeleteTopicsResponse, DescribeConfigsRequest, DescribeConfigsResponse, FetchRequest,
     FetchResponse, FindCoordinatorRequest, FindCoordinatorResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
     InitProducerIdRequest, InitProducerIdResponse, ListOffsetsRequest, ListOffsetsResponse, MetadataRequest, MetadataResponse,
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, ProduceRequest, create_partitions_request,
-    delete_records_request, describe_configs_request, fetch_request, incremental_alter_configs_request, metadata_request, produce_request,
+    OffsetCommitRequest, OffsetFetchRequest, OffsetFetchResponse, create_partitions_request, delete_records_request,
+    describe_configs_request, fetch_request, incremental_alter_configs_request, metadata_request,
 };
 
 const TOPIC_RESOURCE: i8 = 2;
 const SET: i8 = 0;
-pub const TIMEOUT_MS: i32 = 30_000;
-
-/// A batch for one partition.
-pub fn produce(topic: TopicId, partition: i32, acks: i16, batch: Vec<u8>) -> ProduceRequest {
-    let mut data = produce_request::PartitionProduceData::default();
-    (data.index, data.records) = (partition, Some(batch.into()));
-    let mut entry = produce_request::TopicProduceData::default();
-    (entry.topic_id, entry.partition_data) = (topic.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (acks, TIMEOUT_MS, vec![entry]);
-    request
-}
 
 /// What a fetch of one partition says.
 pub struct Fetched {
@@ -80,8 +67,8 @@ pub async fn list_offsets(client: &Client<'_>, topic: &str, partition: i32, time
     Ok((found.error_code, found.offset, found.timestamp))
 }
 
-/// Creates a topic: the error code and the id.
-pub async fn create(client: &Client<'_>, name: &str, partitions: i32, settings: &BTreeMap<String, String>) -> io::Result<(i16, TopicId)> {
+/// The creation of a topic.
+pub fn creation(name: &str, partitions: i32, settings: &BTreeMap<String, String>) -> CreateTopicsRequest {
     let config = |(name, value): (&String, &String)| {
         let mut config = CreatableTopicConfig::default();
         (config.name, config.value) = (name.as_str().into(), Some(value.as_str().into()));
@@ -92,17 +79,27 @@ pub async fn create(client: &Client<'_>, name: &str, partitions: i32, settings: 
     topic.configs = settings.iter().map(config).collect();
     let mut request = CreateTopicsRequest::default();
     (request.topics, request.timeout_ms) = (vec![topic], TIMEOUT_MS);
-    let answer: CreateTopicsResponse = client.ask(7, &request).await?;
+    request
+}
+
+/// Creates a topic: the error code and the id.
+pub async fn create(client: &Client<'_>, name: &str, partitions: i32, settings: &BTreeMap<String, String>) -> io::Result<(i16, TopicId)> {
+    let answer: CreateTopicsResponse = client.ask(7, &creation(name, partitions, settings)).await?;
     Ok((answer.topics[0].error_code, answer.topics[0].topic_id.into()))
 }
 
-/// Deletes a topic: the error code.
-pub async fn delete(client: &Client<'_>, name: &str) -> io::Result<i16> {
+/// The deletion of a topic.
+pub fn deletion(name: &str) -> DeleteTopicsRequest {
     let mut topic = DeleteTopicState::default();
     topic.name = Some(name.into());
     let mut request = DeleteTopicsRequest::default();
     (request.topics, request.timeout_ms) = (vec![topic], TIMEOUT_MS);
-    let answer: DeleteTopicsResponse = client.ask(6, &request).await?;
+    request
+}
+
+/// Deletes a topic: the error code.
+pub async fn delete(client: &Client<'_>, name: &str) -> io::Result<i16> {
+    let answer: DeleteTopicsResponse = client.ask(6, &deletion(name)).await?;
     Ok(answer.responses[0].error_code)
 }
 
@@ -184,16 +181,15 @@ pub async fn find_coordinator(client: &Client<'_>, group: &str) -> io::Result<i1
     Ok(answer.coordinators[0].error_code)
 }
 
-/// Commits an offset with a text: the error code.
-pub async fn commit(client: &Client<'_>, group: &str, topic: &str, partition: i32, offset: Offset, text: &str) -> io::Result<i16> {
+/// The commit of an offset with a text.
+pub fn commit(group: &str, topic: &str, partition: i32, offset: Offset, text: &str) -> OffsetCommitRequest {
     let mut wanted = OffsetCommitRequestPartition::default();
     (wanted.partition_index, wanted.committed_offset, wanted.committed_metadata) = (partition, offset, Some(text.into()));
     let mut entry = OffsetCommitRequestTopic::default();
     (entry.name, entry.partitions) = (topic.into(), vec![wanted]);
     let mut request = OffsetCommitRequest::default();
     (request.group_id, request.generation_id_or_member_epoch, request.topics) = (group.into(), -1, vec![entry]);
-    let answer: OffsetCommitResponse = client.ask(8, &request).await?;
-    Ok(answer.topics[0].partitions[0].error_code)
+    request
 }
 
 /// The committed offset with its text, or the error code.

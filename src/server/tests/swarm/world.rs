@@ -2,8 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
+use std::task::Poll;
 use std::time::Duration;
 
 use super::super::client::Client;
@@ -11,6 +13,7 @@ use super::super::{Down, Machine};
 use super::history::{History, Mishap, Rules};
 use super::plan::Plan;
 use crate::base::ids::{TopicId, Uuid};
+use crate::log;
 use crate::sim::{Fault, FaultOp, Hit, Sim};
 
 /// What is known of a topic's name.
@@ -49,6 +52,17 @@ impl Topic {
     }
 }
 
+/// What is acknowledged.
+#[derive(Clone, Copy, Debug)]
+pub enum Ack {
+    /// A batch.
+    Batch,
+    /// A committed offset.
+    Commit,
+    /// A change of a topic, or a DeleteRecords.
+    Change,
+}
+
 /// A partition's name: topic and number.
 pub type Name = (String, i32);
 
@@ -83,14 +97,18 @@ pub struct World {
     pub dirs: RefCell<Vec<String>>,
     /// A disk that is out.
     pub out: RefCell<Option<Out>>,
-    /// The directory id that `corelane.lost.log.dirs` names.
-    pub lost: RefCell<Option<Uuid>>,
+    /// The directory ids that `corelane.lost.log.dirs` names.
+    pub lost: RefCell<Vec<Uuid>>,
     /// Somebody else than the supervisor looks after the broker.
     pub attended: Cell<bool>,
     /// Something is wrong with the disks now.
     pub ailing: Cell<bool>,
     /// Something was wrong with the disks since this process started: it may end, or not stop cleanly.
     pub disks_ail: Cell<bool>,
+    /// Acknowledgements so far, by [`Ack`].
+    acks: [Cell<u64>; 3],
+    /// How often the process has ended.
+    pub ends: Cell<u64>,
     /// Nothing is known of committed offsets any more.
     pub commits_lost: Cell<bool>,
     trace: bool,
@@ -127,6 +145,8 @@ impl World {
             attended: Cell::new(false),
             ailing: Cell::new(false),
             disks_ail: Cell::new(false),
+            acks: Default::default(),
+            ends: Cell::new(0),
             commits_lost: Cell::new(false),
             trace: std::env::var_os("TRACE").is_some(),
         };
@@ -161,6 +181,20 @@ impl World {
     /// Counts a fault or feature.
     pub fn count(&self, what: impl Into<String>) {
         *self.counts.borrow_mut().entry(what.into()).or_default() += 1;
+    }
+
+    /// Something was acknowledged.
+    pub fn acknowledged(&self, what: Ack) {
+        let acks = &self.acks[what as usize];
+        acks.set(acks.get() + 1);
+    }
+
+    /// Resolves in the moment in which the next one of these is acknowledged, before anything else runs.
+    pub async fn next_ack(&self, what: Ack) {
+        let acks = &self.acks[what as usize];
+        let before = acks.get();
+        // Clients are polled before the faults, whenever one of them is woken.
+        poll_fn(|_| if acks.get() == before { Poll::Pending } else { Poll::Ready(()) }).await;
     }
 
     /// Ends the life if the checker objects.
@@ -251,7 +285,8 @@ impl World {
     pub fn start(&self) {
         let dirs = format!("log.dirs={}", self.dirs.borrow().join(","));
         self.tell(format!("start, {dirs}"));
-        let lost = self.lost.borrow().map(|id| format!("corelane.lost.log.dirs={id}"));
+        let lost: Vec<String> = self.lost.borrow().iter().map(Uuid::to_string).collect();
+        let lost = (!lost.is_empty()).then(|| format!("corelane.lost.log.dirs={}", lost.join(",")));
         *self.machine.settings.borrow_mut() = self.plan.settings.iter().cloned().chain([dirs]).chain(lost).collect();
         self.disks_ail.set(self.ailing.get());
         // Those of a process that was being stopped.
@@ -296,6 +331,7 @@ impl World {
     }
 
     fn ended(&self, mishap: Mishap, clean: bool) {
+        self.ends.set(self.ends.get() + 1);
         self.look_at_hits();
         // A checkpoint that begins now and then, and takes its time, with a disk that works.
         let interval = self.plan.checkpoint.max(Duration::from_secs(1));
@@ -309,6 +345,12 @@ impl World {
         if !self.running.get() {
             return None;
         }
+        if let Some(fault) = self.sim().cut() {
+            self.running.set(false);
+            let lost = fault == Fault::PowerLoss;
+            self.ended(if lost { Mishap::PowerLoss } else { Mishap::ProcessEnds }, false);
+            return Some(format!("{fault:?}"));
+        }
         let exit = self.sim().exits().pop().map(|reason| format!("fatal: {reason}"));
         let refused = || (self.machine.ended.get() == self.machine.cores).then(|| self.machine.said().err().unwrap_or("it ended".into()));
         let reason = exit.or_else(refused)?;
@@ -321,6 +363,11 @@ impl World {
             self.finding(&format!("the broker ends, and nothing is wrong: {reason}"));
         }
         Some(reason)
+    }
+
+    /// The id of a data directory.
+    pub fn directory_id(&self, dir: &str) -> Option<Uuid> {
+        log::dir::directory_id(&self.sim().rt(0), Path::new(dir)).ok().flatten()
     }
 
     /// Marks what the disk's faults have done.
@@ -339,8 +386,8 @@ impl World {
                     history.bad_flush(&topic, partition);
                     self.commits_lost.set(self.commits_lost.get() || topic.starts_with("__"));
                 }
-                Fault::Errno(_) if op == FaultOp::Sync => history.bad_flush(&topic, partition),
-                Fault::Errno(_) | Fault::Short => {}
+                Fault::Errno(_) if op == FaultOp::Sync => history.failed_flush(&topic, partition),
+                Fault::Errno(_) | Fault::Short | Fault::PowerLoss | Fault::Kill => {}
             }
         }
     }
@@ -355,7 +402,7 @@ impl World {
     /// Partitions with a directory in a data directory.
     pub fn partitions_in(&self, dir: &str) -> Vec<Name> {
         let files = self.sim().files();
-        let inside = files.iter().filter(|(path, _)| path.starts_with(dir) && path.extension().is_some_and(|e| e == "log"));
+        let inside = files.iter().filter(|(path, _)| path.starts_with(dir));
         let mut names: Vec<Name> = inside.filter_map(|(path, _)| live_partition(path)).collect();
         names.dedup();
         names
