@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::LogConfig;
+use super::index::Index;
 use super::state::{FIRST_ALLOCATION, Job, Segment, State};
 use super::tests::batch_of;
 use crate::base::ids::Offset;
@@ -29,7 +30,7 @@ struct World {
     appended: BTreeMap<Offset, Vec<u8>>,
     batches: BTreeMap<Offset, Vec<u8>>,
     wanted: Offset,
-    /// Where the log ended when it was last at rest.
+    /// Where the log ended when it last gave up what it had in memory.
     rested: Offset,
 }
 
@@ -55,8 +56,9 @@ impl World {
         let (records, payload) = (1 + self.below(4) as i32, self.below(9000) as usize);
         let mut bytes = batch_of(&mut self.random, records, payload, 1000);
         let header = BatchHeader::parse(&bytes).unwrap();
-        let base = self.state.end + self.below(3) as Offset;
-        let roll = self.state.rolls(bytes.len(), base + i64::from(records) - 1, &CONFIG, |_| (0, 1));
+        let roll = self.state.rolls(bytes.len(), self.state.end + i64::from(records) - 1, &CONFIG, |_| (0, 1));
+        let gap = if roll { 0 } else { self.below(3) as Offset };
+        let base = self.state.end + gap;
         if let Some(size) = self.state.chunk_wanted(bytes.len(), roll, || CHUNK_MAX, || SECOND) {
             let chunk = self.memory.chunk_now(size);
             self.state.open_span(chunk, roll.then(|| Segment::new(base, 4096)));
@@ -148,15 +150,40 @@ impl World {
         assert_eq!(self.state.written, self.state.end);
         assert!(self.state.flushed >= self.wanted && self.state.wanted.is_none());
         for (segment, bytes) in &self.appended {
-            assert_eq!(self.files[segment][..], padded(bytes));
+            assert_eq!(self.files.get(segment).cloned().unwrap_or_default(), padded(bytes));
         }
         assert!(self.state.dirty.is_empty() && self.state.carried.is_empty());
         let retired: Vec<Offset> = self.state.retired.iter().map(|(key, _)| *key).collect();
         assert!(retired.iter().eq(self.state.spans.keys()), "what is written may leave the cache: {retired:?}");
     }
 
+    /// There is no room for what is not written.
+    fn take_back(&mut self) {
+        self.state.take_back();
+        let (end, segment) = (self.state.written, self.state.writing);
+        assert_eq!((self.state.end, self.state.last_segment().base), (end, segment));
+        self.batches.retain(|base, _| *base < end);
+        self.appended.retain(|base, _| *base <= segment);
+        let batches = self.batches.range(segment..).map(|(_, bytes)| bytes.clone());
+        let left: Vec<u8> = batches.collect::<Vec<_>>().concat();
+        assert_eq!(self.state.last_segment().size, left.len() as u64);
+        if self.state.active.is_none() {
+            // As `stall::resume` reads it again.
+            self.state.last_segment().index = Some(Index::new(4096));
+            self.state.tail = left[left.len() / BLOCK * BLOCK..].into();
+        }
+        if let Some(file) = self.files.get_mut(&segment) {
+            file.resize(left.len(), 0);
+            file.resize(left.len().next_multiple_of(BLOCK), 0);
+        }
+        self.appended.insert(segment, left);
+        assert!(self.state.wanted.is_none_or(|(first, last)| first <= last && last <= end));
+        (self.wanted, self.rested) = (self.wanted.min(end), end);
+        self.flush();
+    }
+
     fn step(&mut self) {
-        match self.below(12) {
+        match self.below(13) {
             0..6 => self.append(),
             6..8 => {
                 self.work();
@@ -167,6 +194,7 @@ impl World {
                 self.wanted = self.wanted.max(offset.min(self.state.end));
             }
             9 | 10 => self.read(),
+            11 => self.take_back(),
             _ => {
                 self.settle();
                 if self.below(2) == 0 {
