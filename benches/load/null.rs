@@ -45,7 +45,7 @@ pub fn serve(address: &str, cpu: Option<usize>, bare: bool, template: &Arc<Templ
     }
     let settings = Settings { cpus: vec![cpu], memory_per_core: MEMORY, send_zc_bytes: 0, spin: Duration::ZERO };
     let template = Arc::clone(template);
-    uring::run(settings, |_| (), move |rt| listen(rt, address, Arc::clone(&template)))
+    uring::run(settings, |_| Ok(()), move |rt| listen(rt, address, Arc::clone(&template))).map_err(io::Error::other)
 }
 
 async fn listen(rt: Uring, address: SocketAddr, template: Arc<Template>) {

@@ -141,7 +141,7 @@ fn main() -> io::Result<()> {
         }
         let settings = Settings { cpus: vec![server_cpu], memory_per_core: 16 << 20, send_zc_bytes: 0, spin: Duration::ZERO };
         let run = move |rt| serve(rt, ready.clone(), asked.clone());
-        uring::run(settings, |remote| drop(remote_to.send(remote)), run)
+        uring::run(settings, |remote| remote_to.send(remote).map_err(|e| e.to_string()), run).map_err(io::Error::other)
     });
     let server = Arc::new(server.recv().map_err(io::Error::other)?);
     let until = Instant::now() + Duration::from_secs(args.seconds);

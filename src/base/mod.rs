@@ -7,5 +7,6 @@ pub mod fatal;
 pub(crate) mod golden;
 pub mod ids;
 pub mod limits;
+pub mod logs;
 pub mod prng;
 pub mod time;

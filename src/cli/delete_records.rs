@@ -7,6 +7,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::tool::{Connect, Failure, Outcome, java, print, usage};
+use crate::base::config::properties::without_byte_order_mark;
 use crate::base::ids::Offset;
 use crate::client::ClientError;
 use crate::client::admin::TopicPartition;
@@ -44,7 +45,8 @@ impl DeleteRecords {
 
 /// The offsets of the file; each partition stands there once.
 fn parse(content: &[u8]) -> Result<BTreeMap<TopicPartition, Offset>, String> {
-    let file: Value = serde_json::from_slice(content).map_err(|_| "The input string is not a valid JSON".to_owned())?;
+    let file: Value =
+        serde_json::from_slice(without_byte_order_mark(content)).map_err(|_| "The input string is not a valid JSON".to_owned())?;
     match file.get("version").map_or(Some(1), Value::as_i64) {
         Some(1) => {}
         _ => return Err(format!("Not supported version field value {}", file["version"])),
@@ -75,6 +77,7 @@ mod tests {
             br#"{"partitions": [{"topic": "t", "partition": 1, "offset": -1}, {"topic": "t", "partition": 0, "offset": 5}], "version": 1}"#;
         assert_eq!(parse(whole).unwrap(), BTreeMap::from([(("t".to_owned(), 0), 5), (("t".to_owned(), 1), -1)]));
         assert!(parse(br#"{"partitions": []}"#).unwrap().is_empty());
+        assert_eq!(parse(&[b"\xef\xbb\xbf", &whole[..]].concat()).unwrap(), parse(whole).unwrap());
         let refused = |text: &str| parse(text.as_bytes()).unwrap_err();
         assert_eq!(refused("{"), "The input string is not a valid JSON");
         assert_eq!(refused("{}"), "Missing partitions field");

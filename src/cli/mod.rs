@@ -15,13 +15,19 @@ mod tool;
 mod topics;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::base::config::Config;
+use crate::base::logs;
+
+/// How long a broker that has ended waits for a reader of its last log lines.
+const LAST_LINES: Duration = Duration::from_secs(5);
 
 /// A Kafka-compatible message broker: one thread per core, io_uring from socket to disk.
 #[derive(Debug, Parser)]
@@ -53,13 +59,7 @@ pub fn run(server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let result = match command {
-        Command::Serve(arguments) => match arguments.run(server) {
-            Ok(()) => return ExitCode::SUCCESS,
-            Err(reason) => {
-                eprintln!("corelane: {reason}");
-                return ExitCode::FAILURE;
-            }
-        },
+        Command::Serve(arguments) => return serve(arguments, server),
         Command::DumpLog(arguments) => return arguments.run(),
         Command::Topics(arguments) => arguments.run(),
         Command::ConsoleProducer(arguments) => arguments.run(),
@@ -76,6 +76,15 @@ pub fn run(server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
     }
 }
 
+fn serve(arguments: serve::Serve, server: impl FnOnce(Config) -> Result<(), String>) -> ExitCode {
+    let ended = arguments.run(server);
+    if let Err(reason) = &ended {
+        logs::say(&format!("corelane: {reason}"));
+    }
+    logs::flush(LAST_LINES);
+    if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
 /// The arguments with the tool's name in second place, if the binary was called by it: `kafka-topics.sh --list` is `corelane topics --list`.
 fn with_tool(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let called = arguments.first().and_then(|first| Path::new(first).file_name()?.to_str());
@@ -89,8 +98,8 @@ fn with_tool(mut arguments: Vec<OsString>) -> Vec<OsString> {
 /// What the parser did not take: help and version on standard output, errors in the words of Kafka's tools and with their exit code.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        let printed = error.print().and_then(|()| std::io::stdout().flush());
+        return printed.map_or_else(|e| tool::Failure::from(e).report(""), |()| ExitCode::SUCCESS);
     }
     let option = error.get(ContextKind::InvalidArg).map(|name| name.to_string());
     let bare = option.as_deref().map(|name| name.trim_start_matches('-').split([' ', '=']).next().unwrap_or_default().to_owned());

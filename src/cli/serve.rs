@@ -7,6 +7,8 @@ use clap::Args;
 use tracing_subscriber::EnvFilter;
 
 use crate::base::config::Config;
+use crate::base::logs;
+use crate::rt::uring::RUNTIME_LOG_FILTER;
 
 /// Run a broker. Without arguments: one node on localhost:9092 with its data in ./corelane-data.
 #[derive(Debug, Args)]
@@ -36,13 +38,16 @@ impl Serve {
     }
 }
 
-/// Readable lines to standard error, filtered by `RUST_LOG` where it is set.
+/// Readable lines to standard error, filtered by `RUST_LOG` where it is set. The cores only queue them.
 fn log_to_stderr(level: &str) -> Result<(), String> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).map_err(|error| format!("RUST_LOG={text}: {error}"))?,
-        _ => EnvFilter::new(level),
+        _ if level == "off" => EnvFilter::new(level),
+        _ => EnvFilter::new(format!("{level},{RUNTIME_LOG_FILTER}")),
     };
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    logs::start().map_err(|error| format!("cannot start the thread of the log: {error}"))?;
+    let coloured = std::io::stderr().is_terminal();
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| logs::Lines).with_ansi(coloured);
     // A line that cannot be written (its disk is full, say) is lost; complaining about it on the same stderr would end the process.
     lines.log_internal_errors(false).try_init().map_err(|error| format!("cannot start logging: {error}"))
 }

@@ -45,8 +45,8 @@ pub enum Failure {
     Told(String),
     /// Everything was said already.
     Silent,
-    /// Nobody reads what is printed.
-    Output,
+    /// Nobody reads what is printed: the end of a pipe is closed. No error, and nothing to say.
+    Unread,
 }
 
 /// What a tool's work comes to.
@@ -58,17 +58,25 @@ impl Failure {
         match self {
             Failure::Usage(text) => eprintln!("{text}\nFor the options, try 'corelane {tool} --help'."),
             Failure::Failed(text) => eprintln!("{text}"),
-            Failure::Told(text) => drop(print(&format!("{text}\n"))),
+            Failure::Told(text) => {
+                if let Err(Failure::Failed(text)) = print(&format!("{text}\n")) {
+                    eprintln!("{text}");
+                }
+            }
             Failure::Silent => {}
-            Failure::Output => return ExitCode::SUCCESS,
+            Failure::Unread => return ExitCode::SUCCESS,
         }
         ExitCode::FAILURE
     }
 }
 
+/// Errors of standard output.
 impl From<io::Error> for Failure {
-    fn from(_: io::Error) -> Failure {
-        Failure::Output
+    fn from(error: io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::Unread,
+            _ => Failure::Failed(format!("cannot write to standard output: {error}")),
+        }
     }
 }
 

@@ -1,31 +1,23 @@
 //! Tests of segments that were damaged after they were written, and of strange files beside them.
 
-use super::tests::{CONFIG, batch_of, filled, path, read_all, reopen, segment};
+use super::tests::{CONFIG, batch_of, filled, path, read_all, reopen, segment, store};
 use super::{Log, LogConfig, LogError, Opening, Read, files};
 use crate::base::ids::Offset;
-use crate::base::limits::BLOCK;
 use crate::base::prng::Prng;
-use crate::rt::{Open, Rt};
+use crate::rt::Rt;
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
 pub(super) const SMALL: LogConfig = LogConfig { segment_bytes: 20_000, ..CONFIG };
 const CLOSED: Opening = Opening { clean: true, recovery_point: 500, log_start: 0, cleaned: 0 };
 
-/// Changes one byte of a segment's file.
+/// Changes one bit of a segment's file, or puts other bytes in the place of some.
 pub(super) async fn flip(rt: &SimRt, base: Offset, position: usize, replace: &[u8]) {
-    let name = segment(base);
-    let mut bytes = rt.read_file(&name).unwrap();
-    let len = bytes.len();
+    let mut bytes = rt.read_file(&segment(base)).unwrap();
     match replace {
         [] => bytes[position] ^= 0x10,
         other => bytes[position..position + other.len()].copy_from_slice(other),
     }
-    bytes.resize(len.next_multiple_of(BLOCK), 0);
-    let file = rt.open(&name, Open::Write).await.unwrap();
-    let mut chunk = rt.memory().chunk(bytes.len()).await;
-    chunk.spare()[..bytes.len()].copy_from_slice(&bytes);
-    rt.write_at(&file, 0, chunk.window(0..bytes.len()), true).await.unwrap();
-    rt.truncate(&file, len as u64).await.unwrap();
+    store(rt, base, &bytes).await;
 }
 
 async fn read(log: &Log<SimRt>, offset: Offset) -> Result<Vec<u8>, LogError> {

@@ -48,8 +48,8 @@ fn indexes() {
     for entry in time_fields.as_array().unwrap() {
         let (time, offset) = (entry[0].as_i64().unwrap(), entry[1].as_i64().unwrap() - BASE);
         // What is sought may lie at the entry itself, so that the search begins before it.
-        assert_eq!(i64::from(index.before_time(time + 1)), offset);
-        assert!(i64::from(index.before_time(time)) < offset);
+        assert_eq!(index.before_time(time + 1), Some((time, offset as u32)));
+        assert!(index.before_time(time).is_none_or(|(_, before)| i64::from(before) < offset));
     }
     assert_eq!((index.encode_offsets(), index.encode_times()), (offsets.to_vec(), times.to_vec()));
 }

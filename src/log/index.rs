@@ -21,6 +21,18 @@ pub struct Index {
     since: u64,
     kafkas: Counts,
     times_known: TimesKnown,
+    /// Behind the last batch noted.
+    end: u32,
+    stored: Option<Stored>,
+}
+
+/// What was read from files, and is not proved: a bit of it may have changed since it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Bytes of the segment that it is of.
+    pub size: u64,
+    /// The largest timestamp and the last offset of its batch.
+    pub largest: (i64, u32),
 }
 
 /// How sure it is that the times are those of the records. Some clients tell no largest timestamp in
@@ -30,7 +42,8 @@ pub enum TimesKnown {
     /// Read from files.
     #[default]
     Stored,
-    /// Read from files, and some batches were looked at: all of them tell their timestamp.
+    /// Read from files, and some batches were looked at: all of them tell their timestamp, and one
+    /// has the largest.
     Sampled,
     /// Made of the batches.
     Made,
@@ -81,6 +94,7 @@ impl Index {
             self.since = 0;
         }
         self.since += len as u64;
+        self.end = last.saturating_add(1);
         self.kafkas.note(len, self.max.map_or(-1, |(ts, _)| ts));
     }
 
@@ -92,15 +106,13 @@ impl Index {
 
     /// A position at or before the batch that holds `offset`.
     pub fn position(&self, offset: u32) -> u32 {
-        match self.offsets.partition_point(|(last, _)| *last <= offset) {
-            0 => 0,
-            n => self.offsets[n - 1].1,
-        }
+        self.entry(offset).map_or(0, |entry| entry.1)
     }
 
-    /// The last offset of the first indexed batch behind `position`.
-    pub fn behind(&self, position: u32) -> Option<u32> {
-        self.offsets.get(self.offsets.partition_point(|(_, at)| *at <= position)).map(|(last, _)| *last)
+    /// The entry that tells it, if one does: the last offset of a batch, and its position.
+    pub fn entry(&self, offset: u32) -> Option<(u32, u32)> {
+        let behind = self.offsets.partition_point(|(last, _)| *last <= offset);
+        behind.checked_sub(1).map(|n| self.offsets[n])
     }
 
     /// Position of the last indexed batch.
@@ -108,12 +120,9 @@ impl Index {
         self.offsets.last().map_or(0, |e| e.1)
     }
 
-    /// An offset before which no timestamp reaches `ts`.
-    pub fn before_time(&self, ts: i64) -> u32 {
-        match self.times.partition_point(|(t, _)| *t < ts) {
-            0 => 0,
-            n => self.times[n - 1].1,
-        }
+    /// The last timestamp below `ts`, and an offset before which none is above it.
+    pub fn before_time(&self, ts: i64) -> Option<(i64, u32)> {
+        self.times.partition_point(|(t, _)| *t < ts).checked_sub(1).map(|n| self.times[n])
     }
 
     /// The largest timestamp and the last offset of its batch.
@@ -126,11 +135,37 @@ impl Index {
         self.times_known
     }
 
-    /// Some batches were looked at: all of them tell their timestamp.
+    /// The part that was read from files.
+    pub fn stored(&self) -> Option<Stored> {
+        self.stored
+    }
+
+    /// Some batches were looked at, see [`TimesKnown::Sampled`].
     pub fn set_sampled(&mut self) {
         if self.times_known == TimesKnown::Stored {
             self.times_known = TimesKnown::Sampled;
         }
+    }
+
+    /// Puts `made`, which was made of the batches, in the place of what was read from files.
+    pub fn replace_stored(&mut self, mut made: Index) {
+        let Some(stored) = self.stored else { return };
+        let (last, end) = (made.times.last().map_or(i64::MIN, |last| last.0), made.end);
+        made.interval = made.interval.max(self.interval);
+        for entry in self.offsets.iter().filter(|entry| u64::from(entry.1) >= stored.size) {
+            push_thinning(&mut made.offsets, *entry, &mut made.interval);
+        }
+        for entry in self.times.iter().filter(|entry| entry.1 >= end && entry.0 > last) {
+            push_thinning(&mut made.times, *entry, &mut 0);
+        }
+        if self.end > end {
+            // It has grown since it was read.
+            let later = self.max.filter(|max| max.1 >= end);
+            made.max = later.filter(|later| made.max.is_none_or(|max| later.0 > max.0)).or(made.max);
+            (made.since, made.end) = (self.since, self.end);
+            made.kafkas = self.kafkas.clone();
+        }
+        *self = made;
     }
 
     /// Positions of up to `count` batches, the first one among them, all over the segment.
@@ -182,6 +217,7 @@ impl Index {
             before = Some(entry);
         }
         index.max = before;
+        index.stored = before.map(|largest| Stored { size, largest });
         index.kafkas.offsets = offsets.len() as u64 / 8;
         index.kafkas.times = times.len() as u64 / 12;
         index.kafkas.last_time = before.map(|(ts, _)| ts);
@@ -217,7 +253,7 @@ mod tests {
             assert!(batch * 2 <= offset && offset / 2 - batch < 400, "{offset} {batch}");
         }
         for ts in (0..66_000).step_by(97) {
-            assert!(index.before_time(ts) as i64 <= ts * 6);
+            assert!(index.before_time(ts).is_none_or(|(t, last)| t < ts && last as i64 <= ts * 6));
         }
     }
 

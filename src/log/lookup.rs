@@ -1,7 +1,7 @@
 //! Looking records up by time.
 
 use super::error::LogError;
-use super::{Log, Read};
+use super::{Inner, Log, Read, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::Rt;
 use crate::wire::batch::{BatchHeader, TimeSearch, Wanted};
@@ -54,18 +54,10 @@ impl<R: Rt> Log<R> {
     pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
-            self.0.indexed_times(offset).await?;
-            let (from, end) = {
-                let state = self.0.state.borrow();
-                let at = state.segment_of(offset);
-                next = state.segments.get(at + 1).map(|s| s.base);
-                let segment = &state.segments[at];
-                let Some(index) = &segment.index else { continue };
-                if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
-                    continue;
-                }
-                (segment.base + index.before_time(ts) as Offset, next.unwrap_or(state.end).min(upto))
-            };
+            let (from, behind) = self.0.where_to_look(offset, ts).await?;
+            next = behind;
+            let Some(from) = from else { continue };
+            let end = behind.unwrap_or(upto).min(upto);
             if let Some(found) = self.search(ts, from.max(self.start_offset()), end).await? {
                 return Ok(Some(found));
             }
@@ -121,5 +113,38 @@ impl<R: Rt> Log<R> {
             }
         }
         Ok(None)
+    }
+}
+
+impl<R: Rt> Inner<R> {
+    /// Where to begin to look for a record of `ts` (ms) or later in the segment of `offset`; `None` if
+    /// it has none. And where the next segment begins.
+    async fn where_to_look(&self, offset: Offset, ts: i64) -> Result<(Option<Offset>, Option<Offset>), LogError> {
+        loop {
+            self.indexed_times(offset).await?;
+            // What is read must not be replaced meanwhile.
+            let _turn = self.gate.enter().await;
+            let (base, kind, entry, stored, position) = {
+                let state = self.state.borrow();
+                let at = state.segment_of(offset);
+                let (segment, next) = (&state.segments[at], state.segments.get(at + 1).map(|s| s.base));
+                // Given up while the gate was closed.
+                let Some(index) = &segment.index else { continue };
+                if index.max_timestamp().is_none_or(|(max, _)| max < ts) {
+                    return Ok((None, next));
+                }
+                let Some((ms, last)) = index.before_time(ts) else { return Ok((Some(segment.base), next)) };
+                let stored = index.stored().filter(|stored| last <= stored.largest.1);
+                let from = segment.base + Offset::from(last);
+                let Some(stored) = stored else { return Ok((Some(from), next)) };
+                (segment.base, segment.kind(), (ms, from, next), stored, index.position(last))
+            };
+            let (path, (ms, from, next)) = (files::name(&self.dir, base, kind), entry);
+            if walk::has_time(&self.rt, &path, (base, stored.size), (position.into(), from, ms)).await? {
+                return Ok((Some(from), next));
+            }
+            tracing::warn!("{}: its stored time index does not fit its batches: it is made anew", path.display());
+            self.make_index(base).await?;
+        }
     }
 }

@@ -15,6 +15,8 @@ pub mod dir;
 mod error;
 mod files;
 mod first;
+#[cfg(test)]
+mod flip_tests;
 mod gather;
 #[cfg(test)]
 mod golden_tests;
@@ -183,6 +185,8 @@ struct Inner<R: Rt> {
     wake: Notify,
     gate: Gate,
     reading_ahead: Cell<bool>,
+    /// Damage that a read has met lately.
+    met_damage: Cell<Option<read::Met>>,
     waiters: RefCell<Vec<Waker>>,
     on_progress: RefCell<Option<Rc<dyn Fn()>>>,
     this: Weak<Inner<R>>,
@@ -266,6 +270,7 @@ impl<R: Rt> Log<R> {
             wake: Notify::default(),
             gate: Gate::new(1),
             reading_ahead: Cell::new(false),
+            met_damage: Cell::default(),
             waiters: RefCell::default(),
             on_progress: RefCell::default(),
             this: this.clone(),

@@ -3,14 +3,17 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use super::error::LogError;
-use super::index::TimesKnown;
+use super::index::{Index, TimesKnown};
 use super::span::{Span, block_ceil, block_floor};
+use super::walk::{Bounds, End, Found, HEADER, Walk};
 use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
+use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Class, Open, Rt};
 use crate::wire::batch::{self, BatchHeader};
@@ -19,8 +22,8 @@ use crate::wire::batch::{self, BatchHeader};
 const COLD_READ: u64 = 1 << 20;
 /// Cold reads that one core has at the device at a time: one is being answered while the other is on its way.
 pub(super) const COLD_READS: usize = 2;
-/// Bytes of a batch header.
-const HEADER: usize = 61;
+/// For how long readers are told of damage without another look at the device.
+const MET_FOR: Duration = Duration::from_secs(5);
 /// Batches of a segment that are looked at before its stored times are believed.
 const SAMPLES: usize = 5;
 
@@ -96,6 +99,19 @@ pub struct Damage {
     pub batch: Option<(BatchHeader, Option<Bytes>)>,
 }
 
+/// Damage that a read has met: who asks again is told the same for a while. To find out what is
+/// damaged may take reading the rest of a segment.
+#[derive(Clone, Copy)]
+pub(super) struct Met {
+    base: Offset,
+    position: u64,
+    reason: &'static str,
+    /// It answers for the offsets from `from` on, below `upto`.
+    from: Offset,
+    upto: Offset,
+    until: Duration,
+}
+
 /// What a cold read has brought.
 enum Loaded {
     /// The batch asked for, and what lies behind it.
@@ -104,15 +120,29 @@ enum Loaded {
     NothingBefore(Offset),
 }
 
+/// An entry of an index.
+#[derive(Clone, Copy)]
+struct Entry {
+    /// The last offset of its batch.
+    last: Offset,
+    /// It was read from a file.
+    stored: bool,
+}
+
 /// Where a cold read starts and where it must end.
 struct Place {
     base: Offset,
-    /// No batch from there on begins below.
-    floor: Offset,
+    /// The offset behind the batch before it, or of the batch there.
+    next: Offset,
+    /// Where the position comes from, until the batch there was looked at.
+    entry: Option<Entry>,
     /// No batch reaches it: the next segment begins there.
     ceiling: Offset,
     position: u64,
+    /// What is read ends here: at the next cached span, or at the end of the segment's batches.
     limit: u64,
+    /// No batch before the limit reaches it.
+    ahead: Offset,
     /// End of the segment's batches.
     end: u64,
     /// Where it goes on behind a cached span, so that the reader is a sequential one: the length of the last batch there.
@@ -126,6 +156,31 @@ impl Place {
         let Some(len) = self.sequential else { return COLD_READ };
         let batches = ((COLD_READ - (self.position - start)) / len.max(1)).max(1);
         block_ceil(self.position + batches * len) - start
+    }
+
+    /// Where it begins.
+    fn from(&self) -> End {
+        End { position: self.position, ..End::start(self.next) }
+    }
+
+    /// Reads on behind what was looked at.
+    fn go_on(&mut self, position: u64, next: Offset) {
+        (self.position, self.next, self.entry) = (position, next, None);
+    }
+
+    /// Compares the batch that `bytes` begin with to the index entry that led to it. False if that
+    /// entry is wrong, and would hide what is before the batch.
+    fn compare(&mut self, bytes: &[u8], offset: Offset) -> bool {
+        let Some(entry) = self.entry else { return true };
+        let header = BatchHeader::parse(bytes).ok().filter(|header| header.base_offset <= offset);
+        let header = header.filter(|_| self.position + HEADER as u64 <= self.limit);
+        match header.filter(|_| walk::fits_entry(bytes, self.base, entry.last)) {
+            Some(header) => self.go_on(self.position, header.base_offset),
+            None if entry.stored => return false,
+            // The batch is damaged.
+            None => self.go_on(self.position, entry.last),
+        }
+        true
     }
 }
 
@@ -182,38 +237,35 @@ impl<R: Rt> Log<R> {
         pieces.ok_or_else(|| LogError::corrupt(&self.0.dir, 0, format!("no batch holds offset {}", plan.offset)))
     }
 
-    /// The extent of the damage that [`Log::read_cold`] found at `offset`: one batch, or what lies
-    /// before the next one that the index knows. `next` is `offset` itself where nothing is
-    /// damaged.
+    /// The extent of the damage that [`Log::read_cold`] found at `offset`. `next` is `offset` itself
+    /// where nothing is damaged.
     pub async fn past_damage(&self, offset: Offset) -> Result<Damage, LogError> {
         let inner = &*self.0;
         let _turn = inner.gate.enter().await;
-        let place = inner.place(offset).await?;
-        let path = files::name(&inner.dir, place.base, "log");
+        let mut place = inner.place(offset).await?;
         let file = inner.file(place.base).await?;
-        let start = block_floor(place.position);
-        let len = (block_ceil(place.end) - start).min(COLD_READ);
-        let chunk = inner.rt.memory().chunk(len as usize).await;
-        let turn = inner.cache.cold_reads().enter().await;
-        let (result, chunk) = inner.rt.read_at(&file, start, chunk, len as usize).await;
-        drop(turn);
-        result.map_err(LogError::io("read", &path))?;
-        let upto = {
-            let state = inner.state.borrow();
-            let at = state.segment_of(place.base);
-            state.segments.get(at + 1).map_or(state.end, |segment| segment.base)
-        };
-        Ok(match damaged_batch(&place, start, &chunk, offset, upto) {
+        let path = files::name(&inner.dir, place.base, "log");
+        let bounds = Bounds::complete(place.base, place.ahead);
+        let mut walk = Walk::<R>::new(&inner.rt, &file, &path, place.limit, bounds);
+        if place.position < place.limit {
+            place.compare(walk.at(place.position, HEADER).await?, offset);
+        }
+        let Found::Damaged { position, end, whole, next, .. } = walk.find(place.from(), offset).await? else {
             // A segment was replaced while it was read.
-            Ok((_, Some(batch))) if batch::crc_ok(batch) => Damage { next: offset, batch: None },
-            Ok((header, batch)) => Damage { next: header.next_offset(), batch: Some((header, batch.map(Bytes::copy_from_slice))) },
-            Err(position) => {
-                let mut state = inner.state.borrow_mut();
-                let index = state.segment_at(place.base).and_then(|segment| segment.index.as_ref());
-                let indexed = index.and_then(|index| index.behind(position as u32)).map(|last| place.base + Offset::from(last));
-                Damage { next: indexed.filter(|next| *next > offset).unwrap_or(upto), batch: None }
-            }
-        })
+            return Ok(Damage { next: offset, batch: None });
+        };
+        let upto = place.ahead;
+        if !whole || end - position > COLD_READ {
+            return Ok(Damage { next: next.unwrap_or(upto), batch: None });
+        }
+        let start = block_floor(position);
+        let len = (block_ceil(end) - start) as usize;
+        let chunk = inner.rt.memory().chunk(len).await;
+        let (result, chunk) = inner.rt.read_at(&file, start, chunk, len).await;
+        result.map_err(LogError::io("read", &path))?;
+        let batch = chunk.filled().get((position - start) as usize..(end - start) as usize).unwrap_or_default();
+        let header = BatchHeader::parse(batch).ok().map(|header| (header, Some(Bytes::copy_from_slice(batch))));
+        Ok(Damage { next: next.unwrap_or(upto), batch: header })
     }
 
     /// Reads the piece behind one that a sequential reader has just got, while it is being sent. Not while others wait for memory.
@@ -242,20 +294,21 @@ impl<R: Rt> Log<R> {
 impl<R: Rt> Inner<R> {
     /// Brings the batch that holds `offset`, or the next one of its segment, and what fits behind it, into the cache.
     async fn load(&self, offset: Offset) -> Result<Loaded, LogError> {
+        self.known_damage(offset)?;
         let mut place = self.place(offset).await?;
         let mut least = 0;
         loop {
-            if place.position + HEADER as u64 > place.limit {
+            if place.position + HEADER as u64 > place.limit && place.entry.is_none_or(|entry| !entry.stored) {
                 // A gap that compaction left: before a cached span, or at the end of the segment.
                 if place.limit == place.end {
                     return self.next_segment(place.base, offset).map(Loaded::NothingBefore);
                 }
-                place.limit = place.end;
+                (place.limit, place.ahead) = (place.end, place.ceiling);
             }
             let path = files::name(&self.dir, place.base, "log");
             let file = self.file(place.base).await?;
             let start = block_floor(place.position);
-            let len = (block_ceil(place.limit) - start).min(place.want(start).max(least));
+            let len = (block_ceil(place.limit).max(start + BLOCK as u64) - start).min(place.want(start).max(least));
             let memory = self.rt.memory();
             // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
             let chunk = if len > memory.budget() as u64 / 2 { memory.chunk_now(len as usize) } else { memory.chunk(len as usize).await };
@@ -266,17 +319,59 @@ impl<R: Rt> Inner<R> {
             if n < len && start + n < place.limit {
                 return Err(LogError::corrupt(&path, start + n, "the file ends before its last batch"));
             }
-            match parse(&place, start, chunk, offset).map_err(|(position, reason)| LogError::corrupt(&path, position, reason))? {
-                Parsed::Span(span) => {
+            let batch = chunk.filled().get((place.position - start) as usize..).unwrap_or_default();
+            if !place.compare(batch, offset) {
+                tracing::warn!("{}: its stored index does not fit its batches: it is made anew", path.display());
+                self.make_index(place.base).await?;
+                place = self.place(offset).await?;
+                continue;
+            }
+            match parse(&place, start, chunk, offset) {
+                Ok(Parsed::Span(span)) => {
                     span.ahead.set(place.sequential.is_some());
                     self.keep(span);
                     return Ok(Loaded::Span);
                 }
-                Parsed::Further { position, needs } => {
-                    least = block_ceil(needs as u64) + crate::base::limits::BLOCK as u64;
-                    place.position = position;
+                Ok(Parsed::Further { position, needs, next }) => {
+                    least = block_ceil(needs as u64) + BLOCK as u64;
+                    place.go_on(position, next);
                 }
+                Err(bad) => self.go_past(&mut place, &file, bad, offset).await?,
             }
+        }
+    }
+
+    /// Goes on behind what is damaged; an error if that holds `offset`.
+    async fn go_past(&self, place: &mut Place, file: &R::File, bad: Bad, offset: Offset) -> Result<(), LogError> {
+        let path = files::name(&self.dir, place.base, "log");
+        place.go_on(bad.position, bad.next);
+        let bounds = Bounds::complete(place.base, place.ahead);
+        let mut walk = Walk::<R>::new(&self.rt, file, &path, place.limit, bounds);
+        match walk.find(place.from(), offset).await? {
+            Found::Sound(at) if at.position > bad.position => {
+                place.sequential = None;
+                place.go_on(at.position, at.next);
+                Ok(())
+            }
+            Found::Damaged { position, reason, next, .. } => {
+                let until = self.rt.now().mono + MET_FOR;
+                let upto = next.unwrap_or(place.ahead);
+                let met = Met { base: place.base, position, reason, from: offset, upto, until };
+                self.met_damage.set(Some(met));
+                Err(LogError::corrupt(&path, position, reason))
+            }
+            _ => Err(LogError::corrupt(&path, bad.position, bad.reason)),
+        }
+    }
+
+    /// An error if a read has lately met damage that holds `offset`.
+    fn known_damage(&self, offset: Offset) -> Result<(), LogError> {
+        match self.met_damage.get().filter(|met| met.until > self.rt.now().mono) {
+            Some(met) if (met.from..met.upto).contains(&offset) => {
+                let path = files::name(&self.dir, met.base, "log");
+                Err(LogError::corrupt(&path, met.position, met.reason))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -298,16 +393,20 @@ impl<R: Rt> Inner<R> {
         let Some(segment) = state.segments.iter().find(|segment| segment.base == base) else { return Err(self.gone(base)) };
         // What is read must not reach back over a cached span: the batches behind that one would be looked for in it.
         let before = state.spans.range(..=offset).next_back().map(|(_, s)| s).filter(|s| s.segment == base && s.next <= offset);
-        let indexed = segment.index.as_ref().map_or(0, |index| index.position((offset - base).max(0) as u32) as u64);
-        let (floor, position) = match before {
-            Some(span) if span.batches_end() >= indexed => (span.next, span.batches_end()),
-            _ => (base, indexed),
+        let entry = segment.index.as_ref().and_then(|index| index.entry((offset - base).max(0) as u32));
+        let indexed = entry.map_or(0, |(_, position)| u64::from(position));
+        let stored = segment.index.as_ref().and_then(Index::stored).is_some_and(|stored| indexed < stored.size);
+        let entry = entry.map(|(last, _)| Entry { last: base + Offset::from(last), stored });
+        let (next, position, entry) = match before {
+            Some(span) if span.batches_end() >= indexed => (span.next, span.batches_end(), None),
+            _ => (base, indexed, entry),
         };
         let ahead = state.spans.range(offset + 1..).next().map(|(_, s)| s).or(state.active.as_ref()).filter(|s| s.segment == base);
         let limit = ahead.map_or(segment.size, |s| s.batches_start());
         let sequential = before.filter(|s| s.next == offset).map(Span::last_len);
         let ceiling = state.segments.get(state.segment_of(base) + 1).map_or(state.end, |next| next.base);
-        Ok(Place { base, floor, ceiling, position, limit, end: segment.size, sequential })
+        let ahead = ahead.map_or(ceiling, Span::first_base);
+        Ok(Place { base, next, entry, ceiling, ahead, position, limit, end: segment.size, sequential })
     }
 
     fn next_segment(&self, base: Offset, offset: Offset) -> Result<Offset, LogError> {
@@ -320,18 +419,8 @@ impl<R: Rt> Inner<R> {
         Ok(segment.base)
     }
 
-    /// As `with_index` for the segment of `offset`, for those that have not entered the gate: while an index is loaded its segment must not be
-    /// replaced.
-    pub(super) async fn indexed(&self, offset: Offset) -> Result<(), LogError> {
-        let _turn = self.gate.enter().await;
-        let base = {
-            let state = self.state.borrow();
-            state.segments[state.segment_of(offset)].base
-        };
-        self.with_index(base).await
-    }
-
-    /// As [`Inner::indexed`], for those who need the times of the index.
+    /// Makes sure that the index of the segment of `offset` is in memory, and that its largest
+    /// timestamp is that of the records.
     pub(super) async fn indexed_times(&self, offset: Offset) -> Result<(), LogError> {
         // An idle log may give its index up at every wait.
         while !self.has_times(offset).await? {}
@@ -340,21 +429,29 @@ impl<R: Rt> Inner<R> {
 
     /// One try of [`Inner::indexed_times`]: true if the index is there.
     async fn has_times(&self, offset: Offset) -> Result<bool, LogError> {
-        self.indexed(offset).await?;
+        // While an index is loaded its segment must not be replaced.
         let _turn = self.gate.enter().await;
-        let (base, size, kind, samples) = {
+        let base = {
+            let state = self.state.borrow();
+            state.segments[state.segment_of(offset)].base
+        };
+        self.with_index(base).await?;
+        let (segment, kind, samples, largest) = {
             let state = self.state.borrow();
             let segment = &state.segments[state.segment_of(offset)];
-            match &segment.index {
+            let Some(index) = &segment.index else { return Ok(false) };
+            match index.stored().filter(|_| index.times_known() == TimesKnown::Stored) {
                 // The last segment was looked at when the log was opened.
-                Some(index) if index.times_known() == TimesKnown::Stored && segment.base < state.writing => {
-                    (segment.base, segment.size, segment.kind(), index.samples(SAMPLES))
+                Some(stored) if segment.base < state.writing => {
+                    let (ms, last) = stored.largest;
+                    let largest = (index.position(last).into(), segment.base + Offset::from(last), ms);
+                    ((segment.base, segment.size), segment.kind(), index.samples(SAMPLES), largest)
                 }
-                index => return Ok(index.is_some()),
+                _ => return Ok(true),
             }
         };
         let path = files::name(&self.dir, base, kind);
-        if walk::lacks_times(&self.rt, &path, size, &samples).await? {
+        if !walk::proves_times(&self.rt, &path, segment, &samples, largest).await? {
             self.make_index(base).await?;
         } else if let Some(index) = self.state.borrow_mut().segment_at(base).and_then(|s| s.index.as_mut()) {
             index.set_sampled();
@@ -420,106 +517,71 @@ enum Parsed {
     Further {
         position: u64,
         needs: usize,
+        /// The offset behind the batch before it.
+        next: Offset,
     },
 }
 
-/// The header of the batch at the front of `bytes`, of which not all need be there, and whether its
-/// checksum is right, as far as that can be said. `next`: the offset behind the one before it.
-fn check(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>) -> Result<(BatchHeader, bool), String> {
+/// Bytes that cannot be right, before or at the batch that is looked for.
+struct Bad {
+    position: u64,
+    /// The offset behind the batch before them.
+    next: Offset,
+    reason: String,
+}
+
+/// The header of the batch at the front of `bytes`, of which not all need be there. `next`: the offset
+/// behind the one before it.
+fn check(place: &Place, position: u64, bytes: &[u8], next: Offset) -> Result<BatchHeader, String> {
     let header = BatchHeader::parse(bytes).map_err(|e| e.to_string())?;
     let len = header.total_len();
     let end = header.base_offset.checked_add(i64::from(header.last_offset_delta) + 1);
-    let beyond = position + len as u64 > place.limit || end.is_none_or(|end| end > place.ceiling);
-    if beyond || header.last_offset_delta < 0 || header.base_offset < next.unwrap_or(place.floor) {
+    let beyond = position + len as u64 > place.limit || end.is_none_or(|end| end > place.ahead);
+    if beyond || header.last_offset_delta < 0 || header.base_offset < next {
         return Err("a batch header that cannot be right".into());
     }
     // The offset is not covered by the checksum. Where some are missing the next batch tells whether it can be right.
     let behind = || {
         bytes.get(len..).and_then(|bytes| BatchHeader::parse(bytes).ok()).filter(|_| position + len as u64 + HEADER as u64 <= place.limit)
     };
-    if next != Some(header.base_offset) && behind().is_some_and(|behind| behind.base_offset < header.next_offset()) {
+    if next != header.base_offset && behind().is_some_and(|behind| behind.base_offset < header.next_offset()) {
         return Err("a batch whose offset is above that of the next one".into());
     }
     // Once for each read of the device, not for each consumer: what has changed since it was written is never served.
-    Ok((header, len > bytes.len() || batch::crc_ok(bytes)))
-}
-
-/// The batch that holds `offset`, by the headers from `place` on, with its bytes if all are there;
-/// or where there is no header.
-fn damaged_batch<'a>(
-    place: &Place,
-    start: u64,
-    chunk: &'a Chunk,
-    offset: Offset,
-    upto: Offset,
-) -> Result<(BatchHeader, Option<&'a [u8]>), u64> {
-    let (mut at, mut next) = ((place.position - start) as usize, place.floor);
-    loop {
-        let (position, rest) = (start + at as u64, chunk.filled().get(at..).unwrap_or_default());
-        let header = BatchHeader::parse(rest).map_err(|_| position)?;
-        let len = header.total_len();
-        let fits = position + len as u64 <= place.end && header.base_offset >= next && header.last_offset_delta >= 0;
-        if !fits || header.next_offset() <= next || header.next_offset() > upto {
-            return Err(position);
-        }
-        next = header.next_offset();
-        if next > offset {
-            return Ok((header, rest.get(..len)));
-        }
-        at += len;
+    if len <= bytes.len() && !batch::crc_ok(bytes) {
+        return Err("a batch whose checksum is wrong".into());
     }
-}
-
-/// The length of the damaged batch at the front of `bytes`, if the sound one behind it shows that it does not hold `offset`.
-fn passed_over(place: &Place, position: u64, bytes: &[u8], next: Option<Offset>, offset: Offset) -> Option<usize> {
-    let len = BatchHeader::parse(bytes).ok()?.total_len();
-    let (behind, _) = check(place, position + len as u64, bytes.get(len..)?, next).ok()?;
-    (behind.base_offset <= offset).then_some(len)
+    Ok(header)
 }
 
 /// Makes a span of the whole batches in `chunk`, which was read from `start`.
-fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Parsed, (u64, String)> {
+fn parse(place: &Place, start: u64, chunk: Chunk, offset: Offset) -> Result<Parsed, Bad> {
     let filled = (chunk.len() as u64).min(place.limit - start) as usize;
     let mut at = (place.position - start) as usize;
     let mut found: Vec<(usize, usize, Offset, Offset)> = Vec::new();
-    let mut next = None;
+    let (mut next, mut needs) = (place.next, HEADER);
     while at + HEADER <= filled {
         let position = start + at as u64;
-        let batch = &chunk.filled()[at..filled];
-        let header = match check(place, position, batch, next) {
-            Ok((header, true)) => header,
-            // Before what is asked for: it is passed over, and what is kept begins behind it.
-            Ok((header, false)) if header.next_offset() <= offset => {
-                found.clear();
-                next = Some(header.next_offset());
-                at += header.total_len();
-                continue;
-            }
-            Ok(_) if next.is_some_and(|next| next > offset) => break,
-            Ok(_) => return Err((position, "a batch whose checksum is wrong".into())),
+        let header = match check(place, position, &chunk.filled()[at..filled], next) {
+            Ok(header) => header,
             // Whoever asks for this one will be told.
-            Err(_) if next.is_some_and(|next| next > offset) => break,
-            Err(reason) => {
-                let Some(len) = passed_over(place, position, batch, next, offset) else { return Err((position, reason)) };
-                found.clear();
-                at += len;
-                continue;
-            }
+            Err(_) if !found.is_empty() && next > offset => break,
+            Err(reason) => return Err(Bad { position, next, reason }),
         };
         let len = header.total_len();
-        if at + len > filled {
+        // Where offsets are missing before it the header behind it has to be there too, see `check`.
+        let gap = next != header.base_offset && position + ((len + HEADER) as u64) <= place.limit;
+        needs = if gap { len + HEADER } else { len };
+        if at + needs > filled {
             break;
         }
+        needs = HEADER;
         found.push((at, len, header.base_offset, header.next_offset()));
-        next = Some(header.next_offset());
+        next = header.next_offset();
         at += len;
     }
-    if next.is_none_or(|next| next <= offset) {
-        let needs = match filled.checked_sub(at) {
-            Some(rest) if rest >= HEADER => BatchHeader::parse(&chunk.filled()[at..]).map_or(HEADER, |h| h.total_len()),
-            _ => HEADER,
-        };
-        return Ok(Parsed::Further { position: start + at as u64, needs });
+    if found.is_empty() || next <= offset {
+        return Ok(Parsed::Further { position: start + at as u64, needs, next });
     }
     let mut span = Span::new(place.base, start, chunk, found[0].2.min(offset));
     for (at, len, base, next) in found {

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::error::LogError;
-use super::index::{Index, TimesKnown};
+use super::index::{Index, Stored, TimesKnown};
 use super::recovery_point::{self, RecoveryPoint};
 use super::state::{Segment, State};
 use super::walk::{Bounds, End, Ending, HEADER, Trust, Walk, ending, note, walk_index};
@@ -78,8 +78,10 @@ pub(super) async fn open<R: Rt>(
     // The last process may have died between making a file and making its name durable, and what is
     // found now counts as flushed. Names are durable before a batch is flushed, and a recovery point is
     // of flushed batches: it vouches for its segment's name and those before, not for later ones.
-    let last_base = opener.segments.last().map(|segment| segment.base);
-    let named = opener.point.as_ref().is_some_and(|point| Some(point.segment) == last_base);
+    // The same holds for a checkpoint's offset inside the last segment.
+    let last_base = opener.segments.last().map_or(0, |segment| segment.base);
+    let named =
+        opener.point.as_ref().is_some_and(|point| point.segment == last_base) || (last_base + 1..=end).contains(&opening.recovery_point);
     if settled && checked && !named {
         for dir in [Some(dir), dir.parent()].into_iter().flatten() {
             rt.sync_dir(dir).await.map_err(LogError::io("flush", dir))?;
@@ -172,6 +174,12 @@ impl<R: Rt> Opener<'_, R> {
         let end = walk.batches(from, Trust::Flushed, &mut |_, _| ()).await?;
         if let Some(reason) = end.reason {
             tracing::warn!("{}: {reason} at byte {} though it was closed properly; checking all of it", path.display(), end.position);
+            return Ok(None);
+        }
+        if let Some(Stored { largest: (ms, last), .. }) = index.stored()
+            && !walk.has_time(index.position(last).into(), base + Offset::from(last), ms).await?
+        {
+            tracing::warn!("{}: its stored time index does not fit its batches; checking all of it", path.display());
             return Ok(None);
         }
         self.ending = Some(walk.ending(base, size).await?);
@@ -359,12 +367,15 @@ impl<R: Rt> Opener<'_, R> {
         if successor.is_none() && end.position > 0 {
             self.ending = Some(walk.ending(base, end.position).await?);
         }
+        let mut lost = false;
         if let Some(reason) = end.reason {
             self.cut = true;
-            self.cut_segment(&file, bounds, size, &end, reason).await?;
+            lost = self.cut_segment(&file, bounds, size, &end, reason).await?;
         }
-        if check && (end.reason.is_some() || end.position > from.position) {
-            // Read back, but perhaps never flushed, whatever a checkpoint says.
+        // Read back, but perhaps never flushed, unless the log ends just where it was flushed to. Zeros
+        // behind the last batch may come back.
+        let read_back = end.position > from.position && end.next != self.flushed;
+        if check && (lost || read_back) {
             self.rt.sync(&file).await.map_err(LogError::io("flush", &path))?;
         }
         if lacked_times && index.times_known() == TimesKnown::Stored {
@@ -378,12 +389,14 @@ impl<R: Rt> Opener<'_, R> {
         Ok(end.next)
     }
 
-    /// Cuts a segment at `end`; what lies behind is set aside. It must never come back as the batches that follow new ones.
-    async fn cut_segment(&self, file: &R::File, bounds: Bounds, size: u64, end: &End, reason: &str) -> Result<(), LogError> {
+    /// Cuts a segment at `end`; what lies behind is set aside. It must never come back as the batches
+    /// that follow new ones. True if there was anything but zeros.
+    async fn cut_segment(&self, file: &R::File, bounds: Bounds, size: u64, end: &End, reason: &str) -> Result<bool, LogError> {
         let path = files::name(self.dir, bounds.base, "log");
         let flushed = end.next < bounds.flushed;
         let aside = aside::keep(self.rt, self.dir, file, bounds.base, end.position..size, flushed).await?;
         let what = format!("{}: {reason} at byte {} (offset {})", path.display(), end.position, end.next);
+        let lost = aside.is_some();
         match aside {
             None => tracing::info!("{what}: cut there, nothing lies behind"),
             Some((kept, bytes)) if flushed => {
@@ -391,6 +404,7 @@ impl<R: Rt> Opener<'_, R> {
             }
             Some((kept, bytes)) => tracing::warn!("{what}: cut there, {bytes} bytes are set aside in {}", kept.display()),
         }
-        self.rt.truncate(file, end.position).await.map_err(LogError::io("truncate", &path))
+        self.rt.truncate(file, end.position).await.map_err(LogError::io("truncate", &path))?;
+        Ok(lost)
     }
 }

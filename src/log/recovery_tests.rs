@@ -1,13 +1,14 @@
 //! Tests of what a start after a crash looks at: the part behind the log's own recovery point, or more where that cannot be trusted.
 
 use super::cache::Cache;
+use super::damage_tests::flip;
 use super::model_tests::Follow;
 use super::recovery_point::NAME;
-use super::tests::{CONFIG, create, path, read_all, segment};
+use super::tests::{self, CONFIG, create, path, read_all};
 use super::{Log, Opening, files};
 use crate::base::ids::Offset;
-use crate::rt::{Open, Rt};
-use crate::sim::{Sim, SimRt};
+use crate::rt::Rt;
+use crate::sim::{Fault, FaultOp, Sim, SimRt};
 use crate::wire::batch::{self, BatchSpec, build_batch};
 
 /// Batches of the log, each of one record with a timestamp of its own.
@@ -48,19 +49,6 @@ async fn reopen(rt: &SimRt) -> (Log<SimRt>, Follow) {
     (log, follow)
 }
 
-/// Changes one bit of the first segment.
-async fn damage(rt: &SimRt, position: usize) {
-    let file = rt.open(&segment(0), Open::Write).await.unwrap();
-    let (start, at) = (position / 4096 * 4096, position % 4096);
-    let (read, mut chunk) = rt.read_at(&file, start as u64, rt.memory().chunk(4096).await, 4096).await;
-    read.unwrap();
-    let mut block = chunk.filled().to_vec();
-    block[at] ^= 1;
-    assert!(chunk.try_reset());
-    chunk.spare()[..4096].copy_from_slice(&block);
-    rt.write_at(&file, start as u64, chunk.window(0..4096), true).await.unwrap();
-}
-
 #[test]
 fn nothing_below_the_recovery_point_is_looked_at() {
     let sim = Sim::new(1, 1);
@@ -69,11 +57,11 @@ fn nothing_below_the_recovery_point_is_looked_at() {
     sim.run_until(async {
         let batch = whole.len() / COUNT as usize;
         // Whoever looked at it would cut the log here.
-        damage(&rt, batch * 300 + 16).await;
+        flip(&rt, 0, batch * 300 + 16, &[]).await;
         let (log, follow) = reopen(&rt).await;
         assert_eq!((follow.snapshot, follow.first, follow.batches), (Some(POINT), Some(POINT), (COUNT - POINT) as usize));
         assert_eq!(log.end_offset(), COUNT);
-        damage(&rt, batch * 300 + 16).await;
+        flip(&rt, 0, batch * 300 + 16, &[]).await;
         assert!(read_all(&log).await == whole);
         for offset in [5, POINT - 1, POINT, COUNT - 1] {
             assert_eq!(log.offset_for_timestamp(1000 + offset, COUNT).await.unwrap(), Some((offset, 1000 + offset)));
@@ -110,7 +98,7 @@ fn a_recovery_point_of_another_log_means_nothing_and_goes() {
     let rt = sim.rt(0);
     sim.run_until(async {
         let batch = whole.len() / COUNT as usize;
-        damage(&rt, batch * (POINT as usize - 1) + 20).await;
+        flip(&rt, 0, batch * (POINT as usize - 1) + 20, &[]).await;
         let (log, follow) = reopen(&rt).await;
         assert_eq!((follow.snapshot, log.end_offset()), (None, POINT - 1));
         assert!(rt.read_file(&path().join(NAME)).is_err());
@@ -141,4 +129,36 @@ fn a_new_segment_sets_a_recovery_point() {
         assert!(last > 100);
         assert_eq!((follow.snapshot, follow.first, log.end_offset()), (Some(last), Some(last), 200));
     });
+}
+
+/// The files and directories that an opening after a crash flushes.
+fn flushed(sim: &Sim, recovery_point: Offset) -> Vec<String> {
+    sim.kill();
+    let rt = sim.rt(0);
+    sim.add_fault(FaultOp::Sync, "/data", 1, Fault::Lie);
+    let opening = Opening { recovery_point, ..Opening::default() };
+    sim.run_until(tests::reopen(&rt, CONFIG, opening)).unwrap();
+    sim.clear_faults();
+    sim.hits().into_iter().map(|hit| hit.path.to_string_lossy().into_owned()).collect()
+}
+
+/// With many partitions that is most of a start's time.
+#[test]
+fn only_what_may_not_be_durable_is_flushed_at_a_start() {
+    let sim = Sim::new(5, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        create(&rt, CONFIG).await;
+    });
+    assert!(flushed(&sim, 0).is_empty(), "it is empty");
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        append(&tests::reopen(&rt, CONFIG, Opening::default()).await.unwrap(), 0..20).await;
+    });
+    let segment = "/data/t-0/00000000000000000000.log";
+    // The file is longer than its batches: space was allocated.
+    assert!(flushed(&sim, 20).is_empty(), "it ends where it was flushed to");
+    assert_eq!(flushed(&sim, 15), [segment]);
+    assert_eq!(flushed(&sim, 0), [segment, "/data/t-0", "/data"]);
+    assert_eq!(flushed(&sim, 25), [segment, "/data/t-0", "/data/t-0", "/data"], "it says too much");
 }

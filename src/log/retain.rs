@@ -147,7 +147,7 @@ impl<R: Rt> Inner<R> {
         if let Some(largest) = known {
             return Ok(old(largest));
         }
-        match self.indexed(base).await {
+        match self.indexed_times(base).await {
             // Damaged: the file's age is known all the same.
             Err(LogError::Corrupt { .. }) => return Ok(old(self.written_ms(base)?)),
             indexed => indexed?,
@@ -192,30 +192,38 @@ impl<R: Rt> Inner<R> {
         self.rt.modified_ms(&path).map_err(LogError::io("look at", &path))
     }
 
-    /// Makes the index of a segment that is written anew, of all its batches; their largest timestamp
-    /// (ms).
+    /// Makes the index of a segment anew, of all its batches or of those that the stored index is of;
+    /// their largest timestamp (ms).
     pub(super) async fn make_index(&self, base: Offset) -> Result<Option<i64>, LogError> {
-        let (size, limit, kind, closed) = {
+        let (size, limit, kind) = {
             let mut state = self.state.borrow_mut();
-            let closed = base < state.writing;
             let next = state.segments.get(state.segment_of(base) + 1).map_or(state.end, |s| s.base);
             let Some(segment) = state.segment_at(base) else { return Ok(None) };
-            (segment.size, next, segment.kind(), closed)
+            let stored = segment.index.as_ref().and_then(Index::stored);
+            (stored.map_or(segment.size, |stored| stored.size), next, segment.kind())
         };
         let interval = self.config.get().index_interval_bytes;
         let path = files::name(&self.dir, base, kind);
-        let index = walk::walk_index(&self.rt, &path, base, limit, size, interval).await?;
-        if closed {
-            self.store_index(base, &index).await;
+        let made = walk::walk_index(&self.rt, &path, base, limit, size, interval).await?;
+        let (index, complete) = {
+            let mut state = self.state.borrow_mut();
+            let complete = base < state.writing;
+            let Some(segment) = state.segment_at(base) else { return Ok(None) };
+            match &mut segment.index {
+                Some(index) if index.stored().is_some_and(|stored| stored.size == size) => index.replace_stored(made),
+                // Somebody else has made it meanwhile, or the segment has grown.
+                Some(_) => {}
+                None => segment.index = Some(made).filter(|_| segment.size == size),
+            }
+            let index = segment.index.clone();
+            // That of the last segment is stored when the log is closed.
+            state.checked |= !complete;
+            (index, complete)
+        };
+        if let Some(index) = index.as_ref().filter(|_| complete) {
+            self.store_index(base, index).await;
         }
-        let mut state = self.state.borrow_mut();
-        let Some(segment) = state.segment_at(base) else { return Ok(None) };
-        // Unless it has grown meanwhile.
-        if segment.size == size {
-            segment.index = Some(index);
-        }
-        let index = segment.index.as_ref();
-        Ok(index.and_then(Index::max_timestamp).map(|(ts, _)| ts).filter(|ts| *ts >= 0))
+        Ok(index.as_ref().and_then(Index::max_timestamp).map(|(ts, _)| ts).filter(|ts| *ts >= 0))
     }
 
     /// Renames the files of the first segment, if it ends at or below `before`, and forgets it. False when there is none to go.

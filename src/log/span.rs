@@ -78,6 +78,11 @@ impl Span {
         self.file_start + self.marks.first().map_or(self.end, |m| m.at as usize) as u64
     }
 
+    /// Base offset of the first batch; that of the next one if there is none.
+    pub fn first_base(&self) -> Offset {
+        self.marks.first().map_or(self.next, |mark| self.first + Offset::from(mark.base))
+    }
+
     /// Length of the last batch, bytes; there is one.
     pub fn last_len(&self) -> u64 {
         (self.end - self.marks.last().map_or(0, |m| m.at as usize)) as u64

@@ -93,9 +93,9 @@ pub(super) async fn read_all(log: &Log<SimRt>) -> Vec<u8> {
     bytes
 }
 
-/// Overwrites the first segment's file.
-async fn store(rt: &SimRt, bytes: &[u8]) {
-    let file = rt.open(&segment(0), Open::Write).await.unwrap();
+/// Overwrites a segment's file.
+pub(super) async fn store(rt: &SimRt, base: Offset, bytes: &[u8]) {
+    let file = rt.open(&segment(base), Open::Write).await.unwrap();
     let len = bytes.len().next_multiple_of(BLOCK);
     let mut chunk = rt.memory().chunk(len.max(1)).await;
     chunk.spare()[..len].fill(0);
@@ -107,7 +107,7 @@ async fn store(rt: &SimRt, bytes: &[u8]) {
 
 /// What is left of a log whose file holds `bytes`.
 async fn recovered(rt: &SimRt, bytes: &[u8]) -> (Offset, Vec<u8>) {
-    store(rt, bytes).await;
+    store(rt, 0, bytes).await;
     let log = reopen(rt, CONFIG, Opening::default()).await.unwrap();
     (log.end_offset(), read_all(&log).await)
 }
@@ -164,7 +164,7 @@ fn bytes_behind_a_cut_never_come_back() {
     sim.run_until(async {
         let mut bytes = batches.concat();
         bytes[batches[0].len() + 100] ^= 1;
-        store(&rt, &bytes).await;
+        store(&rt, 0, &bytes).await;
         let log = reopen(&rt, CONFIG, Opening::default()).await.unwrap();
         assert_eq!(log.end_offset(), 1);
         // As long as the damaged batch, and in its place: the third one would follow it exactly.

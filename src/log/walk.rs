@@ -12,7 +12,7 @@ use crate::base::ids::{LeaderEpoch, Offset};
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::{BatchHeader, NO_TIMESTAMP};
+use crate::wire::batch::{BatchHeader, MAGIC, NO_TIMESTAMP};
 use crate::wire::compression::INFLATED_MAX;
 
 /// The walking buffer's first and largest size in bytes.
@@ -20,6 +20,10 @@ const FIRST_WINDOW: u64 = 64 << 10;
 const WINDOW: u64 = 1 << 20;
 /// Bytes of a batch header.
 pub(super) const HEADER: usize = 61;
+/// Where the format's version stands in it.
+const MAGIC_AT: usize = 16;
+/// Places that look like a batch of which checksums are computed before others have their turn.
+const CANDIDATES_PER_TURN: usize = 16;
 
 /// A segment's file seen through one buffer.
 pub(super) struct Walk<'a, R: Rt> {
@@ -260,22 +264,200 @@ impl<'a, R: Rt> Walk<'a, R> {
         Ok(next.is_ok_and(earlier))
     }
 
-    /// Where it goes on behind the damaged batch at `at`, and those that follow it; `None` when that was not flushed, or is not to be found.
+    /// Where it goes on behind the damaged batch at `at`, and those that follow it; `None` when that
+    /// was not flushed, or is not to be found.
     async fn behind(&mut self, at: &End, bad: &Bad) -> Result<Option<End>, LogError> {
-        let (mut place, mut len) = (*at, bad.len.filter(|_| at.next < self.bounds.flushed));
+        if at.next >= self.bounds.flushed {
+            return Ok(None);
+        }
+        // Its length may be what is damaged, and lead past sound batches: those come first.
+        let told = self.by_lengths(at, bad).await?;
+        let found = self.scan(at, told).await?.or(told);
+        let nothing = || (self.bounds.flushed == Offset::MAX).then_some(End { position: self.size, ..*at });
+        Ok(found.or_else(nothing))
+    }
+
+    /// The next sound batch, by the length of each damaged one.
+    async fn by_lengths(&mut self, at: &End, bad: &Bad) -> Result<Option<End>, LogError> {
+        let (mut place, mut len) = (*at, bad.len);
         while let Some(step) = len {
             place.position += step;
             if place.position >= self.size {
-                return Ok(Some(place).filter(|_| self.bounds.flushed == Offset::MAX));
+                return Ok(None);
             }
             match self.judge(&place, Trust::Complete).await? {
-                Ok(sound) if sound.base_offset <= self.bounds.flushed => return Ok(Some(End { next: sound.base_offset, ..place })),
-                Ok(_) => return Ok(None),
+                Ok(sound) if sound.base_offset > self.bounds.flushed => return Ok(None),
+                Ok(sound) => return Ok(Some(End { next: sound.base_offset, ..place })),
                 Err(bad) => len = bad.len,
             }
         }
         Ok(None)
     }
+
+    /// The next sound batch at any byte behind the start of the damaged one at `at`, before `told`.
+    /// Records may hold what looks like a batch, so that one counts only where sound ones follow it
+    /// up to `told`; without that, where the file or another header does, or where it is the next
+    /// one by its offset.
+    async fn scan(&mut self, at: &End, told: Option<End>) -> Result<Option<End>, LogError> {
+        let upto = told.map_or(self.size, |told| told.position);
+        let damaged = BatchHeader::parse(self.at(at.position, HEADER).await?);
+        let expected = damaged.ok().and_then(|header| end_of_header(&header));
+        let (mut position, mut spent) = (at.position + 1, 0);
+        while let Some(candidate) = self.candidate(at, position, upto).await? {
+            let place = End { position: candidate, ..*at };
+            if let Ok(header) = self.judge(&place, Trust::Complete).await? {
+                let behind = End { position: candidate + header.total_len() as u64, next: header.next_offset(), ..*at };
+                let confirmed = match told {
+                    Some(told) => self.leads_to(behind, told.position).await?,
+                    None if Some(header.base_offset) == expected => true,
+                    None => self.is_followed(&behind).await?,
+                };
+                if confirmed {
+                    return Ok(Some(End { next: header.base_offset, ..place }));
+                }
+            }
+            position = candidate + 1;
+            // Each may have cost a checksum; others have their turn.
+            spent += 1;
+            if spent % CANDIDATES_PER_TURN == 0 {
+                self.rt.yield_now().await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first place from `position` on, before `upto`, where the bytes look like the header of a
+    /// flushed batch that can follow `at`.
+    async fn candidate(&mut self, at: &End, mut position: u64, upto: u64) -> Result<Option<u64>, LogError> {
+        let (size, bounds) = (self.size, self.bounds);
+        let offsets = at.next..=bounds.flushed.min(bounds.limit - 1);
+        while position < upto && position + HEADER as u64 <= size {
+            let bytes = self.at(position, HEADER).await?;
+            let places = bytes.len().saturating_sub(HEADER - 1).max(1);
+            let fits = |n: &usize| {
+                bytes.get(n + MAGIC_AT).is_some_and(|magic| *magic == MAGIC as u8)
+                    && BatchHeader::parse(&bytes[*n..]).is_ok_and(|header| {
+                        let end = position + (*n + header.total_len()) as u64;
+                        offsets.contains(&header.base_offset) && end <= size
+                    })
+            };
+            let found = (0..places).take_while(|n| position + (*n as u64) < upto).find(fits);
+            if let Some(n) = found {
+                return Ok(Some(position + n as u64).filter(|found| found + HEADER as u64 <= size));
+            }
+            position += places as u64;
+        }
+        Ok(None)
+    }
+
+    /// Whether sound batches lie between `from` and `position`, which is the end of the last one.
+    async fn leads_to(&mut self, mut from: End, position: u64) -> Result<bool, LogError> {
+        while from.position < position {
+            let Ok(header) = self.judge(&from, Trust::Complete).await? else { return Ok(false) };
+            from.position += header.total_len() as u64;
+            from.next = header.next_offset();
+        }
+        Ok(from.position == position)
+    }
+
+    /// Whether the file ends at `behind`, or a header that can be the next one stands there.
+    async fn is_followed(&mut self, behind: &End) -> Result<bool, LogError> {
+        if behind.position >= self.size {
+            return Ok(true);
+        }
+        let next = BatchHeader::parse(self.at(behind.position, HEADER).await?);
+        Ok(next.is_ok_and(|next| next.base_offset >= behind.next && next.base_offset < self.bounds.limit))
+    }
+
+    /// Looks for the batch that holds `offset`, or the next one, from the batch at `from` on.
+    pub async fn find(&mut self, from: End, offset: Offset) -> Result<Found, LogError> {
+        let mut at = from;
+        while at.position < self.size {
+            let bad = match self.judge(&at, Trust::Complete).await? {
+                Ok(header) if header.next_offset() > offset => return Ok(Found::Sound(at)),
+                Ok(header) => {
+                    at.position += header.total_len() as u64;
+                    at.next = header.next_offset();
+                    continue;
+                }
+                Err(bad) => bad,
+            };
+            let behind = self.behind(&at, &bad).await?.filter(|behind| behind.position < self.size);
+            match behind {
+                Some(behind) if behind.next <= offset => at = behind,
+                _ => {
+                    let end = behind.map_or(self.size, |behind| behind.position);
+                    let whole = bad.len.is_some_and(|len| at.position + len == end);
+                    let (position, reason) = (at.position, bad.reason);
+                    let next = behind.map(|behind| behind.next);
+                    return Ok(Found::Damaged { position, end, whole, next, reason });
+                }
+            }
+        }
+        Ok(Found::Nothing)
+    }
+
+    /// Whether the batch that holds `offset` has this largest timestamp (ms). A batch at or before it
+    /// lies at `from`.
+    pub async fn has_time(&mut self, from: u64, offset: Offset, ms: i64) -> Result<bool, LogError> {
+        let (mut position, mut next) = (from, self.bounds.base);
+        while position < self.size {
+            self.window = 2 * BLOCK as u64;
+            let Ok(header) = BatchHeader::parse(self.at(position, HEADER).await?) else { return Ok(false) };
+            let Some(end) = end_of_header(&header).filter(|_| header.base_offset >= next) else { return Ok(false) };
+            if header.base_offset > offset {
+                return Ok(false);
+            }
+            if end > offset {
+                return Ok(self.with_time(position, header).await?.max_timestamp == ms);
+            }
+            next = end;
+            position += header.total_len() as u64;
+        }
+        Ok(false)
+    }
+}
+
+/// The offset behind the batch of a header that may be damaged.
+fn end_of_header(header: &BatchHeader) -> Option<Offset> {
+    let delta = Offset::from(header.last_offset_delta);
+    header.base_offset.checked_add(delta)?.checked_add(1).filter(|_| delta >= 0)
+}
+
+/// Whether the index entry of offset `last` can be that of the batch that `bytes` begin with. An
+/// older Kafka's tells the first one of several that were appended together, and the last offset of
+/// all.
+pub(super) fn fits_entry(mut bytes: &[u8], base: Offset, last: Offset) -> bool {
+    let mut next = base;
+    while let Ok(header) = BatchHeader::parse(bytes) {
+        let Some(end) = end_of_header(&header).filter(|end| header.base_offset >= next && *end <= last + 1) else {
+            return false;
+        };
+        if end == last + 1 {
+            return true;
+        }
+        let Some(rest) = bytes.get(header.total_len()..) else { return false };
+        (bytes, next) = (rest, end);
+    }
+    false
+}
+
+/// See [`Walk::find`].
+pub(super) enum Found {
+    /// It is here, and sound.
+    Sound(End),
+    /// It is among the damaged bytes.
+    Damaged {
+        position: u64,
+        end: u64,
+        /// One batch with a whole header, as far as can be said.
+        whole: bool,
+        /// The offset of the batch at `end`, if there is one.
+        next: Option<Offset>,
+        reason: &'static str,
+    },
+    /// There is none.
+    Nothing,
 }
 
 /// Builds the index of a complete segment, or of one whose end is known, from its batches. The next segment begins at `limit`.
@@ -291,26 +473,40 @@ pub(super) async fn walk_index<R: Rt>(
     let file = rt.open(path, Open::Read).await.map_err(LogError::io_or_exhausted("open", path))?;
     let mut walk = Walk::<R>::new(rt, &file, path, size, Bounds::complete(base, limit));
     let mut each = |header: &BatchHeader, position| note(&mut index, base, header, position);
-    let end = walk.batches(End::start(base), Trust::Flushed, &mut each).await?;
+    let end = walk.batches(End::start(base), Trust::Complete, &mut each).await?;
     match end.reason {
         None => Ok(index),
         Some(reason) => Err(LogError::corrupt(path, end.position, reason)),
     }
 }
 
-/// True if one of the batches at these positions of a complete segment does not tell its largest
-/// timestamp.
-pub(super) async fn lacks_times<R: Rt>(rt: &R, path: &Path, size: u64, positions: &[u32]) -> Result<bool, LogError> {
+/// Whether the largest timestamp (ms) of a stored time index of a complete segment, and the offset of
+/// its batch, are those of a batch, which lies at `from` or behind, and the batches at these positions
+/// tell their largest timestamp.
+pub(super) async fn proves_times<R: Rt>(
+    rt: &R,
+    path: &Path,
+    segment: (Offset, u64),
+    positions: &[u32],
+    largest: (u64, Offset, i64),
+) -> Result<bool, LogError> {
+    let (base, size) = segment;
+    let (from, offset, ms) = largest;
     let file = rt.open(path, Open::Read).await.map_err(LogError::io_or_exhausted("open", path))?;
-    let mut walk = Walk::<R>::new(rt, &file, path, size, Bounds::complete(0, Offset::MAX));
+    let mut walk = Walk::<R>::new(rt, &file, path, size, Bounds::complete(base, Offset::MAX));
     for position in positions.iter().filter(|position| u64::from(**position) < size) {
         walk.window = 2 * BLOCK as u64;
         let header = BatchHeader::parse(walk.at((*position).into(), HEADER).await?);
         if header.is_ok_and(|header| header.time_unknown()) {
-            return Ok(true);
+            return Ok(false);
         }
     }
-    Ok(false)
+    walk.has_time(from, offset, ms).await
+}
+
+/// [`Walk::has_time`] of the segment of `base`, whose batches end at `size`.
+pub(super) async fn has_time<R: Rt>(rt: &R, path: &Path, segment: (Offset, u64), largest: (u64, Offset, i64)) -> Result<bool, LogError> {
+    proves_times(rt, path, segment, &[], largest).await
 }
 
 /// The offset behind the last batch of the complete segment of `base` at `path`; an error unless all of its batches are sound.

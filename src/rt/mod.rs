@@ -102,6 +102,8 @@ pub trait Rt: Clone + 'static {
     fn interrupt_recv(&self, socket: &Self::Socket);
     /// Sends all pieces, in order. One call at a time per socket.
     fn send(&self, socket: &Self::Socket, pieces: Vec<Bytes>) -> impl Future<Output = io::Result<()>>;
+    /// Bytes of what was sent that the peer's side has received.
+    fn acknowledged(&self, socket: &Self::Socket) -> u64;
     /// Ends both directions; waiting operations return.
     fn shutdown(&self, socket: &Self::Socket);
 

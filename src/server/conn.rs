@@ -58,6 +58,10 @@ pub struct Conn<R: Rt> {
     read_to_end: Cell<bool>,
     closed: Cell<bool>,
     last_active: Cell<Duration>,
+    /// Responses are with the runtime.
+    sending: Cell<bool>,
+    /// See [`Conn::note_progress`].
+    acknowledged: Cell<u64>,
     /// The reader holds an empty chunk that it could do without.
     holds_chunk: Cell<bool>,
     /// When the frame began that is not complete yet.
@@ -94,6 +98,8 @@ impl<R: Rt> Conn<R> {
             read_to_end: Cell::new(false),
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
+            sending: Cell::new(false),
+            acknowledged: Cell::new(0),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
             index: Cell::new(usize::MAX),
@@ -194,11 +200,25 @@ impl<R: Rt> Conn<R> {
                 self.ready.notified().await;
                 continue;
             }
-            if let Err(e) = self.server.rt.send(&self.socket, pieces).await {
+            self.sending.set(true);
+            let sent = self.server.rt.send(&self.socket, pieces).await;
+            self.sending.set(false);
+            if let Err(e) = sent {
                 tracing::debug!("{}: send: {e}", self.peer);
                 return self.close();
             }
             self.touch();
+        }
+    }
+
+    /// Counts as activity what the client has received, since the last call, of responses that are
+    /// being sent.
+    pub fn note_progress(&self) {
+        if self.sending.get() {
+            let acknowledged = self.server.rt.acknowledged(&self.socket);
+            if self.acknowledged.replace(acknowledged) != acknowledged {
+                self.touch();
+            }
         }
     }
 

@@ -128,6 +128,7 @@ impl<R: Rt> Server<R> {
             let now = self.rt.now().mono;
             let mut stalled = Vec::new();
             for conn in self.all() {
+                conn.note_progress();
                 let quiet = now.saturating_sub(conn.last_active());
                 if quiet >= self.config.connections_max_idle {
                     tracing::debug!("{}: closed after {} s without a byte (connections.max.idle.ms)", conn.peer, quiet.as_secs());

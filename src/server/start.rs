@@ -14,6 +14,7 @@ use super::Server;
 use super::admission::{Admission, Limits};
 use crate::api::{BrokerView, Endpoint, OffsetsTopic};
 use crate::base::config::{Config, Listener};
+use crate::base::fatal;
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
 use crate::shard::control::Control;
@@ -65,17 +66,14 @@ impl Process {
 /// Runs a broker until a signal stops it. The error says what went wrong, where, and what to do.
 pub fn run(config: Config) -> Result<(), String> {
     let started = Instant::now();
-    // A core that panics must not leave its siblings serving.
-    let say = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        say(panic);
-        std::process::abort();
-    }));
+    fatal::abort_on_panic();
     let allowed = uring::allowed_cpus();
     let cores = config.cores.unwrap_or(allowed.len());
     if cores == 0 || cores > allowed.len() {
         return Err(format!("corelane.cores={cores}: this process may use {} CPUs (affinity mask): 1 to {}", allowed.len(), allowed.len()));
     }
+    let limits = uring::raise_limits().map_err(|e| format!("cannot read the limits of this process: {e}"))?;
+    uring::check(cores, limits)?;
     let _locks = dirs::lock_all(&config.log_dirs)?;
     let settings = Settings {
         cpus: allowed[..cores].to_vec(),
@@ -83,13 +81,12 @@ pub fn run(config: Config) -> Result<(), String> {
         send_zc_bytes: config.send_zc_bytes,
         spin: config.spin,
     };
-    let files = uring::raise_file_limit().map_err(|e| format!("cannot read the limit of open files: {e}"))?;
-    let process = Arc::new(Process::new(config, cores, started, usize::try_from(files).unwrap_or(usize::MAX)));
+    let files = usize::try_from(limits.files).unwrap_or(usize::MAX);
+    let process = Arc::new(Process::new(config, cores, started, files));
     let stop_asked = process.stop_asked.clone();
     let post: Post<<Uring as Rt>::Accepted> = crate::shard::post(cores);
     let main = process.clone();
-    let run = uring::run(settings, |remote| watch_signals(remote, stop_asked), move |rt| core_main(rt, post.clone(), main.clone()));
-    run.map_err(|e| format!("cannot start the cores: {e} (is io_uring allowed here? see tuning/README.md)"))?;
+    uring::run(settings, |remote| watch_signals(remote, stop_asked), move |rt| core_main(rt, post.clone(), main.clone()))?;
     process.result.lock().map_err(|_| "a core has panicked".to_owned())?.clone()
 }
 
@@ -97,27 +94,28 @@ pub fn run(config: Config) -> Result<(), String> {
 /// once, unless it follows so closely that it is the same request: wrappers signal the process and its group. SIGHUP and SIGQUIT stay
 /// ignored where the process was started so, by nohup say. SIGXFSZ is caught so that a write above `ulimit -f` fails instead of ending
 /// the process.
-fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) {
+fn watch_signals(remote: Remote, stop_asked: Arc<AtomicBool>) -> Result<(), String> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGXFSZ};
     let ignored = std::fs::read_to_string("/proc/self/status").map_or(0, |status| ignored_signals(&status));
     let unless_ignored = [SIGHUP, SIGQUIT].into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0);
-    let mut signals = match signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGXFSZ].into_iter().chain(unless_ignored)) {
-        Ok(signals) => signals,
-        Err(e) => return tracing::warn!("signals cannot be watched ({e}): a stop will not be clean"),
-    };
-    std::thread::spawn(move || {
+    let cannot = |e: std::io::Error| format!("cannot watch signals: {e}");
+    let watched = [SIGINT, SIGTERM, SIGXFSZ].into_iter().chain(unless_ignored);
+    let mut signals = signal_hook::iterator::Signals::new(watched).map_err(cannot)?;
+    let watch = move || {
         let mut first: Option<Instant> = None;
         for signal in signals.forever() {
             if signal == SIGXFSZ {
                 continue;
             }
             if first.get_or_insert_with(Instant::now).elapsed() > SAME_REQUEST && signal != SIGHUP {
-                crate::base::fatal::fatal("stopped by a second signal");
+                fatal::fatal("stopped by a second signal");
             }
             stop_asked.store(true, Ordering::SeqCst);
             remote.unpark(crate::shard::CONTROLLER_CORE);
         }
-    });
+    };
+    let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(watch);
+    thread.map(drop).map_err(|e| format!("cannot start the thread that watches signals: {e}"))
 }
 
 /// The mask of ignored signals in the text of `/proc/self/status`.
@@ -164,7 +162,11 @@ async fn lead<R: Rt>(shard: &Shard<R>, process: &Arc<Process>) -> Result<(), Str
     let mut late = pin!(shard.rt().sleep(STOP_WITHIN));
     let stopped = poll_fn(|cx| match stop.as_mut().poll(cx) {
         Poll::Ready(result) => Poll::Ready(result),
-        Poll::Pending => late.as_mut().poll(cx).map(|()| Err(format!("the stop took more than {} s", STOP_WITHIN.as_secs()))),
+        // A core waits for its disk, say: the others would wait for that core.
+        Poll::Pending => late.as_mut().poll(cx).map(|()| {
+            let before = serving.as_ref().err().map_or(String::new(), |reason| format!("{reason}; then "));
+            fatal::fatal(&format!("{before}the stop took more than {} s", STOP_WITHIN.as_secs()))
+        }),
     });
     let stopped = stopped.await;
     serving?;
@@ -271,6 +273,19 @@ async fn listen<R: Rt>(rt: &R, address: SocketAddr) -> std::io::Result<R::Listen
     }
 }
 
+/// True for errors of accept(2) that tell of the connection, or of its network, and not of this
+/// process: the next one can be accepted at once.
+fn of_one_connection(error: &std::io::Error) -> bool {
+    use libc::{ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, ENETDOWN, ENETUNREACH};
+    use libc::{ENONET, ENOPROTOOPT, ENOTCONN, EOPNOTSUPP, EPROTO, ETIMEDOUT};
+    #[rustfmt::skip]
+    let all = [
+        ECONNABORTED, ENOTCONN, EPROTO, ETIMEDOUT, EINTR, ENETDOWN, ENETUNREACH, EHOSTDOWN,
+        EHOSTUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+    ];
+    error.raw_os_error().is_some_and(|errno| all.contains(&errno))
+}
+
 /// Accepts connections and gives each to the core with the fewest.
 async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, listener: R::Listener) {
     let rt = shard.rt().clone();
@@ -279,6 +294,10 @@ async fn accept<R: Rt>(shard: Shard<R>, process: Arc<Process>, index: usize, lis
         let (accepted, peer) = match rt.accept(&listener).await {
             Ok(new) => new,
             Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => return,
+            Err(e) if of_one_connection(&e) => {
+                tracing::debug!("a connection was gone before it was accepted: {e}");
+                continue;
+            }
             Err(e) => {
                 // Out of descriptors, say: those that are open go on.
                 tracing::warn!("cannot accept a connection: {e}");

@@ -22,6 +22,8 @@ const PORTS: u16 = 32768;
 struct Stream {
     pieces: VecDeque<(Duration, Vec<u8>)>,
     bytes: usize,
+    /// Bytes that the receiver has had.
+    taken: u64,
     arrived: Duration,
     /// The sender is gone: end of the stream behind the pieces.
     ended: bool,
@@ -64,6 +66,11 @@ impl End {
         outbound.wake();
     }
 
+    /// Bytes sent that the other end has received.
+    pub fn acknowledged(&self) -> u64 {
+        lock(&self.outbound).taken
+    }
+
     /// Wakes whoever receives.
     pub fn wake_receiver(&self) {
         lock(&self.inbound).wake();
@@ -84,6 +91,7 @@ impl End {
                     stream.pieces.pop_front();
                 }
                 stream.bytes -= got.len();
+                stream.taken += got.len() as u64;
                 stream.wake();
                 exec.note(got.len() as u64);
                 return Poll::Ready(Ok(got));

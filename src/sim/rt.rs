@@ -224,6 +224,10 @@ impl Rt for SimRt {
         Ok(())
     }
 
+    fn acknowledged(&self, socket: &SimSocket) -> u64 {
+        socket.0.end.acknowledged()
+    }
+
     fn shutdown(&self, socket: &SimSocket) {
         socket.0.end.shutdown();
     }

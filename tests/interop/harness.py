@@ -66,8 +66,10 @@ def temp_dir():
 class Broker:
     """A broker process of its own, on a data directory that outlives restarts."""
 
-    def __init__(self, directory=None, port=None, cores=2, start=True, **overrides):
+    def __init__(self, directory=None, port=None, cores=2, start=True, confine=None, **overrides):
+        """`confine` runs in the broker's process before the broker does: see confine.py."""
         self.directory = directory or temp_dir()
+        self.confine = confine
         self.data = os.path.join(self.directory, "data")
         self.log = os.path.join(self.directory, "broker.log")
         self.port = port or free_port()
@@ -116,12 +118,13 @@ class Broker:
             return not self.used or c.call("ApiVersions", 0).ErrorCode == 0
         return False
 
-    def spawn(self):
-        """The process as such, its output appended to the log."""
+    def spawn(self, output=None):
+        """The process as such, its output appended to the log unless it goes elsewhere."""
         # KAFKA_ names are settings to a broker, and ours for the tests is none.
         environment = {k: v for k, v in os.environ.items() if k != "KAFKA_LIBS"}
         with open(self.log, "ab") as log:
-            return subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.directory, env=environment)
+            log = log if output is None else output
+            return subprocess.Popen(self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=self.directory, env=environment, preexec_fn=self.confine)
 
     def command(self):
         if KAFKA:

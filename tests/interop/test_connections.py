@@ -1,5 +1,8 @@
 """A thousand clients at once."""
 
+import socket
+import struct
+
 from harness import eventually
 from raw import Connection, batch, fetch_body, parse_batches, produce_body, values
 
@@ -54,6 +57,17 @@ def test_connections_come_and_go(broker):
                 c.send("Metadata", 9, {"Topics": None})  # gone before the answer
             else:
                 assert c.call("ApiVersions", 0).ErrorCode == 0
+
+
+def test_connections_that_are_reset_at_once(broker):
+    """As health checks do: each is gone before it is accepted, and holds up nobody."""
+    for _ in range(600):
+        with socket.create_connection(broker.address) as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with Connection(broker.address, timeout=20) as c:
+        assert c.call("ApiVersions", 0).ErrorCode == 0
+    with open(broker.log) as log:
+        assert "cannot accept" not in log.read()
 
 
 def open_sockets(broker):

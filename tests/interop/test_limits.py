@@ -6,8 +6,9 @@ import socket
 import struct
 import time
 
-from harness import Broker, eventually
-from raw import Closed, Connection, batch, produce_body
+from confine import confined, some_user
+from harness import KAFKA, Broker, eventually
+from raw import Closed, Connection, batch, fetch_body, produce_body
 
 MESSAGE_TOO_LARGE, TOPIC_DELETION_DISABLED = 10, 73
 
@@ -119,3 +120,61 @@ def test_deletion_switched_off():
         answer = c.call("DeleteTopics", 5, {"TopicNames": ["kept"], "TimeoutMs": 30000}).Responses[0]
         assert answer.ErrorCode == TOPIC_DELETION_DISABLED, answer
         c.produce_ok("kept", 0, batch([b"x"]))
+
+
+def fill_topic(c, topic, batches, partitions=1):
+    """Stores so many batches of 900 kB in each partition of a new topic."""
+    c.create_topic(topic, partitions)
+    for n in range(batches):
+        for partition in range(partitions):
+            c.produce_ok(topic, partition, batch([b"%03d" % n + b"x" * 900_000]))
+
+
+def test_responses_larger_than_the_lockable_memory():
+    """Sends without a copy pin pages, which an unprivileged user may do to 8 MiB only; answers beyond that arrive all the same.
+
+    With two cores half of the partitions lie in the memory of the core that does not send them.
+    """
+    user = some_user()
+    if KAFKA or user is None:
+        return print("not root: nothing tested")
+    with Broker(start=False) as broker:
+        broker.confine = confined(broker.directory, user, MEMLOCK=8 << 20)
+        broker.start()
+        with Connection(broker.address) as c:
+            fill_topic(c, "large", 4, partitions=4)
+
+        def fetch(n):
+            with Connection(broker.address, timeout=30) as c:
+                c.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                c.send("Fetch", 11, fetch_body("large", {n % 4: 0}, max_bytes=8 << 20, partition_max=8 << 20))
+                # All are asked before any is read.
+                time.sleep(0.5)
+                for part in c.receive().Responses[0].Partitions:
+                    assert part.ErrorCode == 0 and len(part.Records) > 3_600_000, len(part.Records)
+
+        for _ in range(2):
+            in_threads([lambda n=n: fetch(n) for n in range(8)])
+
+
+def test_a_slow_reader_is_not_idle():
+    """Who reads all the time, however slowly, has his answer whole; who stops is closed."""
+    with Broker(connections_max_idle_ms=3000) as broker:
+        with Connection(broker.address) as c:
+            fill_topic(c, "large", 24)
+        ask = fetch_body("large", {0: 0}, max_bytes=50 << 20, partition_max=50 << 20)
+        with Connection(broker.address) as slow, Connection(broker.address) as deaf:
+            for c in (slow, deaf):
+                c.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+                c.send("Fetch", 11, ask)
+            left = struct.unpack(">i", slow.exactly(4))[0]
+            assert left > 20_000_000, left
+            started = time.monotonic()
+            while left:
+                left -= len(slow.exactly(min(left, 100_000)))
+                time.sleep(0.05)
+            assert time.monotonic() - started > 6, "it was not slow"
+            deaf.socket.settimeout(60)
+            with contextlib.suppress(ConnectionResetError, Closed):
+                deaf.receive()
+                raise AssertionError("one that does not read was not closed")

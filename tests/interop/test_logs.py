@@ -14,7 +14,7 @@ import time
 
 from harness import KAFKA, Broker, eventually, free_port, java, temp_dir
 from powercut import Machine
-from raw import Connection, batch, parse_batches, values
+from raw import Connection, batch, parse_batches, produce_body, values
 from test_groups import commit_body, fetch, find
 
 OFFSET_OUT_OF_RANGE, UNKNOWN_TOPIC_OR_PARTITION, REQUEST_TIMED_OUT, INVALID_TOPIC, POLICY_VIOLATION, KAFKA_STORAGE_ERROR = 1, 3, 7, 17, 44, 56
@@ -302,6 +302,42 @@ def test_stalled_disk():
             assert [(a.ErrorCode, a.BaseOffset) for a in answers] == [(0, 1)]
             for p in slow:
                 assert values(c.fetch_all("t", p)) == [b"0", b"1"][: 2 if p == slow[0] else 1]
+        assert broker.terminate() == 0
+    finally:
+        broker.kill()
+        machine.down()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_stop_with_a_stalled_disk():
+    """A stop waits for a disk that does not answer for 30 s; then the process ends, as soon as the kernel lets it, and says why."""
+    if KAFKA:
+        return  # its threads wait for the disk
+    directory = temp_dir()
+    try:
+        machine = Machine(directory)
+    except (AssertionError, OSError) as error:
+        print(f"not allowed to make a file system: nothing tested ({error})")
+        return
+    broker = Broker(directory=directory, start=False, **{"log.dirs": os.path.join(machine.mount, "data")})
+    try:
+        broker.start()
+        with Connection(broker.address) as c:
+            c.create_topic("t", 2)
+            for p in range(2):
+                c.produce_ok("t", p, batch([b"0"]))
+            os.kill(machine.disk.pid, signal.SIGSTOP)
+            try:
+                for p in range(2):
+                    c.send("Produce", 9, produce_body("t", {p: batch([b"1"])}))
+                broker.process.send_signal(signal.SIGTERM)
+                eventually(lambda: "the stop took more than" in open(broker.log).read(), 60)
+            finally:
+                os.kill(machine.disk.pid, signal.SIGCONT)
+        assert broker.process.wait(30) == 2, broker.log_tail()
+        broker.start()
+        with Connection(broker.address) as c:
+            assert all(values(c.fetch_all("t", p))[:1] == [b"0"] for p in range(2))
         assert broker.terminate() == 0
     finally:
         broker.kill()

@@ -642,9 +642,7 @@ def test_directory_missing():
                 broker.start()
                 broker.terminate()
             said = without(broker, "clean", order, "more")
-            assert (
-                said is None or os.path.join(broker.directory, "more") in said or "more" in said
-            ), said
+            assert said is None or "not in log.dirs" in said, said
             broker.order("more")
             said = broker.refuses()
             assert "metadata" in said, said

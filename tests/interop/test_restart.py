@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import pty
 import shutil
@@ -13,7 +14,7 @@ import threading
 import time
 
 from harness import CORELANE, KAFKA, START_SECONDS, Broker, eventually, free_port, temp_dir, write_properties
-from raw import GZIP, Closed, Connection, batch, fetch_body, produce_body, values
+from raw import GZIP, Closed, Connection, batch, fetch_body, parse_batches, produce_body, values
 
 OUT_OF_ORDER_SEQUENCE_NUMBER, INVALID_PRODUCER_EPOCH, UNKNOWN_TOPIC_OR_PARTITION, KAFKA_STORAGE_ERROR = 45, 47, 3, 56
 
@@ -267,37 +268,101 @@ def test_a_flipped_bit_in_a_complete_segment():
                 stop()
 
 
-def test_what_a_log_loses_is_set_aside():
-    """The rest of a segment whose batches cannot be followed stays beside it, whatever starts next; Kafka opens the directory too."""
+def flushed_log(broker, **settings):
+    """Fills a topic with 40 batches of one length and kills the broker once the checkpoint has them. Path of the segment, its batches."""
+    with Connection(broker.address) as c:
+        c.create_topic("t", **settings)
+        for n in range(40):
+            c.produce_ok("t", 0, batch([b"%06d" % n + b"x" * 500], timestamps=[1_700_000_000_000 + n * 1000]))
+    checkpoint = os.path.join(broker.data, "recovery-point-offset-checkpoint")
+    eventually(lambda: os.path.exists(checkpoint) and "t 0 40\n" in open(checkpoint).read())
+    broker.kill()
+    path = os.path.join(broker.data, "t-0", "0" * 20 + ".log")
+    with open(path, "rb") as f:
+        data = f.read()
+    length = 12 + int.from_bytes(data[8:12], "big")
+    return path, [data[n * length : (n + 1) * length] for n in range(40)]
+
+
+def test_a_damaged_length_costs_one_batch():
+    """Below the recovery point: one that leads to the next batch but one, into the middle of another, behind the file."""
     if KAFKA:
         return
+    for byte, bit in ((11, 1), (10, 2), (8, 0x40)):
+        with Broker(log_flush_offset_checkpoint_interval_ms=100) as broker:
+            path, batches = flushed_log(broker)
+            flip(path, 5 * len(batches[0]) + byte, bit)
+            for stop in (broker.kill, broker.terminate, broker.kill):
+                broker.start()
+                with Connection(broker.address) as c:
+                    assert c.list_offset("t", 0, -1).Offset == 40
+                    for offset in (*range(5), *range(6, 40)):
+                        part = c.fetch("t", {0: offset}, partition_max=1)[0]
+                        assert part.ErrorCode == 0 and part.Records == batches[offset], (byte, offset, part.ErrorCode)
+                    assert c.fetch("t", {0: 5})[0].ErrorCode == 56
+                stop()
+            assert not [f for f in os.listdir(os.path.dirname(path)) if f.endswith((".corrupt", ".torn"))]
 
-    def damage(directory, bases, length):
-        path = os.path.join(directory, f"{bases[1]:020}.log")
+
+def test_a_flipped_bit_in_an_index():
+    """No record is skipped, by offset or by time, and what was made anew is stored."""
+    if KAFKA:
+        return
+    first = 1_700_000_000_000
+    for name, size, at, up in ((".index", 8, 3, 0), (".index", 8, 6, 1), (".timeindex", 12, 6, 0), (".timeindex", 12, 11, 1)):
+        with Broker() as broker:
+            with Connection(broker.address) as c:
+                c.create_topic("t")
+                for n in range(60):
+                    c.produce_ok("t", 0, batch([b"%06d" % n + b"x" * 1500], timestamps=[first + n * 1000]))
+            broker.terminate()
+            path = os.path.join(broker.data, "t-0", "0" * 20 + name)
+            with open(path, "rb") as f:
+                whole = f.read()
+            entries = [whole[n : n + size] for n in range(0, len(whole), size)]
+            # A bit that hides something, and leaves the entries ascending.
+            for entry, bit in itertools.product(range(1, len(entries)), range(7, -1, -1)):
+                flipped = bytearray(entries[entry])
+                flipped[at] ^= 1 << bit
+                changed = [*entries[:entry], bytes(flipped), *entries[entry + 1 :]]
+                if changed == sorted(changed) and (flipped[at] >> bit) & 1 == up:
+                    break
+            else:
+                raise AssertionError("no such bit")
+            with open(path, "wb") as f:
+                f.write(b"".join(changed))
+            broker.start()
+            with Connection(broker.address) as c:
+                for offset in range(59, -1, -1):
+                    part = c.fetch("t", {0: offset}, partition_max=1)[0]
+                    assert part.ErrorCode == 0 and int(values(parse_batches(part.Records))[0][:6]) == offset, (name, at, offset)
+                    assert c.list_offset("t", 0, first + offset * 1000).Offset == offset, (name, at)
+            broker.terminate()
+            with open(path, "rb") as f:
+                assert f.read() == whole, (name, at)
+
+
+def test_what_a_log_loses_is_set_aside():
+    """Where no sound batch follows, the end of the last segment stays beside it, whatever starts next."""
+    if KAFKA:
+        return
+    with Broker(log_flush_offset_checkpoint_interval_ms=100) as broker:
+        path, batches = flushed_log(broker)
+        directory, lost = os.path.dirname(path), b"\x7f" * len(b"".join(batches[20:]))
         with open(path, "r+b") as f:
-            f.seek(5 * length + 8)
-            f.write(b"\x7f")
-        with open(path, "rb") as f:
-            lost.append(f.read()[5 * length :])
-
-    lost = []
-    with Broker() as broker:
-        bases, _ = damaged_logs(broker, damage)
-        directory = os.path.join(broker.data, "t-0")
+            f.seek(len(b"".join(batches[:20])))
+            f.write(lost)
         for stop in (broker.kill, broker.terminate, broker.terminate):
             broker.start()
             with Connection(broker.address) as c:
-                got = [int(v[:6]) for v in values(c.fetch_all("t", 0))]
-                assert got[:100] == [*range(bases[1] + 5), *range(bases[2], 100)], got
-                with Connection(broker.address) as other:
-                    sizes = other.call("DescribeLogDirs", 4, {"Topics": None}).Results[0].Topics
-                    size = next(p.PartitionSize for t in sizes if t.Name == "t" for p in t.Partitions)
-                assert size == sum(os.path.getsize(os.path.join(directory, f"{base:020}.log")) for base in bases) or stop == broker.kill
+                eventually(lambda: c.list_offset("t", 0, -1).ErrorCode == 0)
+                assert [int(v[:6]) for v in values(c.fetch_all("t", 0))] == [*range(20)]
             aside = [f for f in os.listdir(directory) if f.endswith(".corrupt")]
             assert len(aside) == 1, aside
             with open(os.path.join(directory, aside[0]), "rb") as f:
-                assert f.read().endswith(lost[0])
+                assert f.read().rstrip(b"\0").endswith(lost)
             stop()
+        assert os.path.getsize(path) == 20 * len(batches[0])
         with open(broker.log, errors="replace") as log:
             said = log.read()
         assert said.count("set aside in") == 1 and aside[0] in said, said[-2000:]

@@ -195,6 +195,34 @@ def test_broken_pipe(broker):
     assert done.stdout == "a longer line\n" and "panicked" not in done.stderr, done
 
 
+def test_output_that_cannot_be_written(broker):
+    """A disk without room behind standard output: no tool ends as if all had been written."""
+    made(broker, "tw", 1)
+    assert ours(broker, "console-producer", "--topic", "tw", stdin="x\n" * 10)[0] == 0
+    connect = ["--bootstrap-server", broker.bootstrap]
+    for command in (
+        ["topics", *connect, "--list"],
+        ["topics", *connect, "--list", "--format", "json"],
+        ["console-consumer", *connect, "--topic", "tw", "--from-beginning", "--max-messages", "5"],
+        ["consumer-groups", *connect, "--list", "--format", "json"],
+        ["configs", *connect, "--describe", "--topic", "tw"],
+        ["get-offsets", *connect, "--topic", "tw"],
+        ["dump-log", "--files", "of-no-kind"],
+        ["--help"],
+        ["--version"],
+        ["topics", "--help"],
+    ):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([CORELANE, *command], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert done.returncode == 1 and "No space left on device" in done.stderr, (command, done)
+        assert "panicked" not in done.stderr, (command, done)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as closed:
+            done = subprocess.run([CORELANE, *command], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
+        assert "panicked" not in done.stderr and "Broken pipe" not in done.stderr, (command, done)
+
+
 def test_offsets(broker):
     made(broker, "to", 12)
     assert ours(broker, "console-producer", "--topic", "to", stdin="x\n" * 30)[0] == 0
@@ -325,6 +353,46 @@ def check_resets(broker):
     assert ours(broker, "consumer-groups", "--delete", "--group", "g1") == (0, text, "")
     code, out, err = ours(broker, "consumer-groups", "--delete", "--group", "g1")
     assert "* Group 'g1' could not be deleted due to: org.apache.kafka.common.errors.GroupIdNotFoundException: The group id does not exist." in out, out
+
+
+def test_offsets_of_partitions_that_do_not_exist(broker):
+    made(broker, "tn", 2)
+    reset = ("consumer-groups", "--reset-offsets", "--group", "gn", "--dry-run")
+    same(broker, [
+        (*reset, "--topic", "tn:0,7", "--to-earliest"),
+        (*reset, "--topic", "tn:7", "--to-offset", "3"),
+        (*reset, "--topic", "tn:1,7", "--shift-by", "1"),
+        (*reset, "--topic", "tn:1,7", "--to-current"),
+        (*reset, "--topic", "tn-gone", "--to-earliest"),
+    ])
+    plan = os.path.join(temp_dir(), "plan.csv")
+    with open(plan, "w") as file:
+        file.write("tn,0,1\ntn,9,1\n")
+    code, out, err = ours(broker, *reset, "--from-file", plan)
+    assert code == 0 and 'failed due to The partitions "tn-9" do not exist' in out, (code, out, err)
+
+
+def test_files_with_a_byte_order_mark(broker):
+    """Editors put one in front; it is no part of the first name in the file."""
+    made(broker, "tk", 1)
+    assert ours(broker, "console-producer", "--topic", "tk", stdin="x\n" * 3)[0] == 0
+    path = os.path.join(temp_dir(), "file")
+
+    def with_file(text, tool, *args):
+        with open(path, "w", encoding="utf-8-sig") as file:
+            file.write(text)
+        return ours(broker, tool, *args, path)
+
+    code, out, err = with_file("tk,0,2\n", "consumer-groups", "--reset-offsets", "--group", "gk", "--execute", "--from-file")
+    assert code == 0 and out.split()[-4:] == ["gk", "tk", "0", "2"], (code, out, err)
+    offsets = json.dumps({"partitions": [{"topic": "tk", "partition": 0, "offset": 1}], "version": 1})
+    code, out, err = with_file(offsets, "delete-records", "--offset-json-file")
+    assert code == 0 and "low_watermark: 1" in out, (code, out, err)
+    code, out, err = with_file("request.timeout.ms=x\n", "topics", "--list", "--command-config")
+    assert code == 1 and "Invalid value x for configuration request.timeout.ms" in err, (code, out, err)
+    code, out, err = with_file("retention.ms=86400000\n", "configs", "--alter", "--topic", "tk", "--add-config-file")
+    assert code == 0, (code, out, err)
+    assert "retention.ms=86400000" in ours(broker, "configs", "--describe", "--topic", "tk")[1]
 
 
 def test_formatters_of_the_offsets_topic():

@@ -20,11 +20,17 @@ impl fmt::Display for BadProperties {
 /// The pairs of a file, in its order; of equal keys the last is meant to win. Bytes that are not UTF-8 are taken as ISO-8859-1, which
 /// is what Java takes all of them for.
 pub fn parse(content: &[u8]) -> Result<Vec<(String, String)>, BadProperties> {
+    let content = without_byte_order_mark(content);
     let text = match std::str::from_utf8(content) {
         Ok(text) => text.to_owned(),
         Err(_) => content.iter().map(|&b| b as char).collect(),
     };
     logical_lines(&text).into_iter().map(|(number, line)| pair(&line).map_err(|reason| BadProperties { line: number, reason })).collect()
+}
+
+/// The content of a text file without the byte-order mark that some editors put in front of UTF-8.
+pub fn without_byte_order_mark(content: &[u8]) -> &[u8] {
+    content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(content)
 }
 
 /// Lines without comments and blanks, continued ones joined, each with the number of its first line.
@@ -116,6 +122,13 @@ mod tests {
 
     fn is(text: &str, key: &str, value: &str) {
         assert_eq!(one(text), (key.to_owned(), value.to_owned()), "{text:?}");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_first_key() {
+        is("\u{feff}a=1", "a", "1");
+        is("\u{feff}#comment\na=\u{feff}", "a", "\u{feff}");
+        assert_eq!(parse(b"\xef\xbb\xbfa=\xe4").unwrap(), [("a".to_owned(), "\u{e4}".to_owned())]);
     }
 
     #[test]

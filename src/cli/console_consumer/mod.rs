@@ -329,17 +329,18 @@ fn consume(mut source: Source, printer: &mut Printer, patience: Option<Duration>
                 break;
             }
         };
-        let (before, mut out) = (printer.count, Vec::new());
+        let (before, mut out, mut ends) = (printer.count, Vec::new(), Vec::new());
         let printed = chunks.iter().try_for_each(|chunk| {
-            if let Some(next) = printer.print(chunk, &mut out)? {
-                source.consumed(&chunk.partition, next);
-            }
+            ends.extend(printer.print(chunk, &mut out)?.map(|next| (&chunk.partition, next)));
             Ok(())
         });
-        if io::stdout().write_all(&out).and_then(|()| io::stdout().flush()).is_err() {
+        if let Err(error) = io::stdout().write_all(&out).and_then(|()| io::stdout().flush()) {
             eprintln!("Unable to write to standard out, closing consumer.");
+            result = Err(error.into());
             break;
         }
+        // What was not printed is not consumed either.
+        ends.into_iter().for_each(|(partition, next)| source.consumed(partition, next));
         if printed.is_err() {
             result = printed;
             break;

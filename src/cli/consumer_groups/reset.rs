@@ -1,6 +1,7 @@
 //! `consumer-groups --reset-offsets`: where to, what of it is possible, and doing it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::path::Path;
 
 use jiff::{SpanRelativeTo, Timestamp};
@@ -8,6 +9,7 @@ use jiff::{SpanRelativeTo, Timestamp};
 use super::super::tool::{Failure, Outcome, print, usage};
 use super::table::{Column, fixed, growing, last, table};
 use super::{ConsumerGroups, partitions, told, told_bare};
+use crate::base::config::properties::without_byte_order_mark;
 use crate::base::error::ErrorCode;
 use crate::base::ids::Offset;
 use crate::client::admin::TopicPartition;
@@ -51,6 +53,7 @@ impl ConsumerGroups {
                 print(&format!("\nError: No reset plan for group {group} found\n"))?;
                 return Ok(Offsets::new());
             };
+            must_exist(client, &wanted.keys().cloned().collect())?;
             return within_log(client, wanted.clone());
         }
         let scope: BTreeSet<TopicPartition> = if self.all_topics {
@@ -58,6 +61,7 @@ impl ConsumerGroups {
         } else {
             partitions(client, &self.topics)?.into_iter().collect()
         };
+        must_exist(client, &scope)?;
         if let Some(offset) = self.to_offset {
             return within_log(client, scope.into_iter().map(|partition| (partition, offset)).collect());
         }
@@ -92,13 +96,29 @@ impl ConsumerGroups {
 
     /// The file of --from-file: the offsets of each group.
     fn read_plan(&self, path: &Path) -> Outcome<BTreeMap<String, Offsets>> {
-        let text = std::fs::read_to_string(path).map_err(|error| Failure::Failed(format!("cannot read {}: {error}", path.display())))?;
+        let failed = |reason: &dyn Display| Failure::Failed(format!("cannot read {}: {reason}", path.display()));
+        let content = std::fs::read(path).map_err(|error| failed(&error))?;
+        let text = str::from_utf8(without_byte_order_mark(&content)).map_err(|error| failed(&error))?;
         let only = match self.groups.as_slice() {
             [group] => Some(group.as_str()),
             _ => None,
         };
-        parse_plan(&text, only).map_err(|text| Failure::Failed(format!("{}: {text}", path.display())))
+        parse_plan(text, only).map_err(|text| Failure::Failed(format!("{}: {text}", path.display())))
     }
+}
+
+/// Refuses partitions that their topics do not have. Whether there is such a topic is not asked here.
+fn must_exist(client: &mut Client, scope: &BTreeSet<TopicPartition>) -> Outcome {
+    let names: BTreeSet<&str> = scope.iter().map(|(topic, _)| topic.as_str()).collect();
+    let topics = client.topics(&names.into_iter().collect::<Vec<_>>(), false).map_err(told_bare)?;
+    let has: BTreeMap<&str, BTreeSet<i32>> =
+        topics.iter().map(|topic| (topic.topic.name.as_str(), topic.partitions.iter().map(|p| p.index).collect())).collect();
+    let lacks = |(topic, index): &&TopicPartition| has.get(topic.as_str()).is_some_and(|known| !known.contains(index));
+    let missing: Vec<String> = scope.iter().filter(lacks).map(|(topic, index)| format!("{topic}-{index}")).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Told(format!("The partitions \"{}\" do not exist", missing.join(","))))
 }
 
 fn committed(client: &mut Client, group: &str) -> Outcome<Offsets> {

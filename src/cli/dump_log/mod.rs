@@ -73,13 +73,16 @@ pub struct DumpLog {
 enum Failed {
     /// For the user.
     Message(String),
-    /// Nobody reads what is printed.
-    Output,
+    /// Nobody reads what is printed: the end of a pipe is closed.
+    Unread,
 }
 
 impl From<io::Error> for Failed {
-    fn from(_: io::Error) -> Failed {
-        Failed::Output
+    fn from(error: io::Error) -> Failed {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Failed::Unread,
+            _ => Failed::Message(format!("cannot write to standard output: {error}")),
+        }
     }
 }
 
@@ -143,7 +146,7 @@ impl DumpLog {
                 let _ = findings.print(&mut io::stderr().lock());
                 ExitCode::SUCCESS
             }
-            Err(Failed::Output) => ExitCode::FAILURE,
+            Err(Failed::Unread) => ExitCode::FAILURE,
             Err(Failed::Message(message)) => {
                 eprintln!("{message}");
                 ExitCode::FAILURE

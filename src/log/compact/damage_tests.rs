@@ -1,13 +1,14 @@
 //! Cleanings that meet what they cannot read: it stays, and they go on.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 
 use super::*;
 use crate::base::ids::Uuid;
-use crate::base::limits::BLOCK;
 use crate::log::cache::Cache;
+use crate::log::damage_tests::flip;
+use crate::log::tests::path;
 use crate::log::{LogConfig, NoReplay, Opening, Read};
 use crate::sim::{Sim, SimRt};
 use crate::wire::batch::{BatchSpec, Inflation, build_batch};
@@ -15,10 +16,6 @@ use crate::wire::compression::Compression;
 
 const CONFIG: LogConfig = LogConfig { segment_bytes: 20_000, file_delete_delay_ms: 100, ..LogConfig::DEFAULT };
 const RULES: Rules = Rules { delete_retention_ms: 0, min_lag_ms: 0, max_lag_ms: i64::MAX, min_dirty_ppm: 0 };
-
-fn path() -> PathBuf {
-    PathBuf::from("/data/t-0")
-}
 
 async fn open(rt: &SimRt, opening: Opening) -> Log<SimRt> {
     rt.create_dir_all(Path::new("/data")).unwrap();
@@ -131,9 +128,7 @@ async fn damage(rt: &SimRt, log: &Log<SimRt>, offset: Offset, at: usize) -> Offs
         let state = log.0.state.borrow();
         state.segments[state.segment_of(offset)].base
     };
-    let name = files::name(&path(), base, "log");
-    let mut bytes = rt.read_file(&name).unwrap();
-    let len = bytes.len();
+    let bytes = rt.read_file(&files::name(&path(), base, "log")).unwrap();
     let mut position = 0;
     loop {
         let header = BatchHeader::parse(&bytes[position..]).unwrap();
@@ -142,13 +137,7 @@ async fn damage(rt: &SimRt, log: &Log<SimRt>, offset: Offset, at: usize) -> Offs
         }
         position += header.total_len();
     }
-    bytes[position + at] ^= 0x10;
-    bytes.resize(len.next_multiple_of(BLOCK), 0);
-    let file = rt.open(&name, Open::Write).await.unwrap();
-    let mut chunk = rt.memory().chunk(bytes.len()).await;
-    chunk.spare()[..bytes.len()].copy_from_slice(&bytes);
-    rt.write_at(&file, 0, chunk.window(0..bytes.len()), true).await.unwrap();
-    rt.truncate(&file, len as u64).await.unwrap();
+    flip(rt, base, position + at, &[]).await;
     base
 }
 

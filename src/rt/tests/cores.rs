@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{World, on_both};
 use crate::base::limits::{BLOCK, REGION};
 use crate::rt::notify::Notify;
+use crate::rt::uring::{self, Settings};
 use crate::rt::{Class, Rt};
 
 on_both! {
@@ -173,4 +174,18 @@ async fn tasks_and_time<W: World>(world: Rc<W>) {
     rt.random(&mut a);
     rt.random(&mut b);
     assert_ne!(a, b);
+}
+
+/// A core that cannot be set up ends the others, and nothing runs on them.
+#[test]
+fn all_cores_start_or_none() {
+    let allowed = crate::rt::uring::allowed_cpus();
+    for missing in [0, 1, 2] {
+        let mut cpus = vec![allowed[0]; 3];
+        cpus[missing] = 100_000;
+        let settings = Settings { cpus, memory_per_core: 16 << 20, send_zc_bytes: 0, spin: Duration::ZERO };
+        let ended = uring::run(settings, |_| Ok(()), |_| async { panic!("not all cores are there") });
+        let error = ended.unwrap_err();
+        assert!(error.starts_with(&format!("cannot start core {missing}: ")), "{error}");
+    }
 }

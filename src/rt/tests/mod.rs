@@ -224,7 +224,7 @@ fn on_real_cores<M: Future<Output = ()> + 'static>(cores: usize, scenario: impl 
         spin: Duration::from_micros(20),
     };
     let (path, shared, begun) = (dir.path().to_owned(), Arc::new(Shared::default()), Instant::now());
-    uring::run(settings, |_| {}, move |rt| scenario(Rc::new(Real { rt, dir: path.clone(), shared: shared.clone() }))).unwrap();
+    uring::run(settings, |_| Ok(()), move |rt| scenario(Rc::new(Real { rt, dir: path.clone(), shared: shared.clone() }))).unwrap();
     assert!(begun.elapsed() < PATIENCE);
 }
 

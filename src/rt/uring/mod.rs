@@ -2,8 +2,10 @@
 //!
 //! Nothing outside this module names glommio or io-uring.
 
+mod cores;
 mod file;
 mod net;
+mod preflight;
 mod pump;
 mod receive;
 mod ring;
@@ -13,7 +15,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -23,19 +25,23 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use glommio::{Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
+use glommio::TaskQueueHandle;
 
 use super::mem::{Chunk, Memory, Window};
 use super::{Class, DirEntry, Open, Rt};
 use crate::base::limits::BLOCK;
 use crate::base::time::Now;
-use pump::Pump;
 use receive::Receives;
 use ring::Ring;
 use timers::Timers;
 
+pub use cores::run;
+pub use preflight::{check, raise_limits};
 #[cfg(test)]
 use ring::Features;
+
+/// Log filter for the runtime library: it warns of unregistered memory that nobody uses.
+pub const RUNTIME_LOG_FILTER: &str = "glommio=error";
 
 /// How the cores are set up.
 #[derive(Clone, Debug)]
@@ -108,119 +114,6 @@ pub struct Uring(Rc<Core>);
 /// The CPUs that this process may use, in order: what `taskset` or a cpuset allows.
 pub fn allowed_cpus() -> Vec<usize> {
     core_affinity::get_core_ids().unwrap_or_default().into_iter().map(|c| c.id).collect()
-}
-
-/// Raises this process's soft limit of open files to its hard one, as every broker's documentation asks for; the limit then in force.
-pub fn raise_file_limit() -> io::Result<u64> {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure is ours.
-    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    let raised = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
-    // SAFETY: the structure is ours, and is only read.
-    let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) } == 0;
-    Ok(if done { raised.rlim_cur } else { limit.rlim_cur })
-}
-
-/// Runs `main` on every core, on threads of their own, until all have returned and nothing is in flight. `ready` is called once with a
-/// handle that wakes cores, before the first `main` runs.
-pub fn run<F, M>(settings: Settings, ready: impl FnOnce(Remote), main: F) -> io::Result<()>
-where
-    F: Fn(Uring) -> M + Clone + Send + 'static,
-    M: Future<Output = ()> + 'static,
-{
-    let mut peers = Vec::new();
-    for _ in &settings.cpus {
-        // SAFETY: a fresh eventfd, owned from here on.
-        let doorbell = unsafe {
-            let fd = libc::eventfd(0, libc::EFD_CLOEXEC);
-            if fd < 0 {
-                return Err(io::Error::last_os_error());
-            }
-            OwnedFd::from_raw_fd(fd)
-        };
-        peers.push(Peer { doorbell, parked: AtomicBool::new(false) });
-    }
-    let peers: Arc<[Peer]> = peers.into();
-    ready(Remote(peers.clone()));
-    let mut handles = Vec::new();
-    for (index, cpu) in settings.cpus.iter().enumerate() {
-        let (peers, settings, main) = (peers.clone(), settings.clone(), main.clone());
-        let builder = LocalExecutorBuilder::new(Placement::Fixed(*cpu))
-            .name(&format!("core-{index}"))
-            .io_memory(64 << 10)
-            .ring_depth(128)
-            .preempt_timer(pump::PREEMPT);
-        let handle = builder
-            .spawn(move || async move {
-                match start_core(index, peers, &settings) {
-                    Ok((rt, pump)) => {
-                        let pump = glommio::spawn_local_into(pump.run(), rt.0.foreground).expect("the queue exists");
-                        rt.counted(main(rt.clone())).await;
-                        rt.counted(rt.drain()).await;
-                        pump.await;
-                    }
-                    Err(e) => crate::base::fatal::fatal(&format!("core {index}: {e}")),
-                }
-            })
-            .map_err(|e| io::Error::other(e.to_string()))?;
-        handles.push(handle);
-    }
-    for handle in handles {
-        handle.join().map_err(|e| io::Error::other(e.to_string()))?;
-    }
-    Ok(())
-}
-
-/// Tries of setting up a part of a core while the kernel has no memory for it, besides the last.
-const SET_UP_TRIES: u32 = 20;
-/// Pause between two tries.
-const SET_UP_PAUSE: Duration = Duration::from_millis(100);
-
-/// Sets up a part of a core, again for a while where the kernel has no memory for it: the rings of
-/// processes that were killed a moment ago are given back late.
-fn patient<T>(mut set_up: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    for _ in 0..SET_UP_TRIES {
-        match set_up() {
-            Err(e) if e.raw_os_error() == Some(libc::ENOMEM) => std::thread::sleep(SET_UP_PAUSE),
-            done => return done,
-        }
-    }
-    set_up()
-}
-
-fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Result<(Uring, Pump)> {
-    let executor = glommio::executor();
-    let foreground = executor.create_task_queue(Shares::Static(1000), Latency::NotImportant, "foreground");
-    let background = executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background");
-    let ring = Rc::new(patient(|| Ring::new(&peers[index].doorbell))?);
-    let memory = Memory::new(settings.memory_per_core);
-    memory.set_registrar(Some(ring.clone()));
-    let home = peers.clone();
-    memory.set_notify(Box::new(move || home[index].unpark()));
-    let receives = patient(|| Receives::new(ring.clone()))?;
-    if index == 0 {
-        tracing::info!("io_uring: {}", ring.features());
-    }
-    let send_zc_bytes = if ring.features().send_zc { settings.send_zc_bytes } else { 0 };
-    let core = Rc::new(Core {
-        index,
-        peers,
-        ring,
-        timers: Rc::default(),
-        receives,
-        memory,
-        polls: Cell::new(0),
-        turn: RefCell::default(),
-        foreground,
-        background,
-        start: Instant::now(),
-        send_zc_bytes,
-        spin: settings.spin,
-        stopping: Cell::new(false),
-    });
-    Ok((Uring(core.clone()), Pump::new(core)))
 }
 
 impl Uring {
@@ -357,6 +250,10 @@ impl Rt for Uring {
 
     async fn send(&self, socket: &net::Socket, pieces: Vec<Bytes>) -> io::Result<()> {
         socket.send(&self.0.ring, &self.0.memory, pieces, self.0.send_zc_bytes).await
+    }
+
+    fn acknowledged(&self, socket: &net::Socket) -> u64 {
+        socket.acknowledged()
     }
 
     fn shutdown(&self, socket: &net::Socket) {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use io_uring::{cqueue, opcode, squeue};
 
 use super::receive::{GROUP, Receives};
-use super::ring::{Keep, Operation, Outcome, Ring, interrupt, peer, raw};
+use super::ring::{Keep, Operation, Outcome, PeerAddress, Ring, interrupt, raw};
 use crate::base::limits::SMALL_RECEIVE;
 use crate::rt::mem::{Chunk, Memory};
 
@@ -52,15 +52,20 @@ impl Listener {
         address.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
     }
 
-    /// The next connection.
+    /// The next connection. Its peer is asked for with it: one that was reset meanwhile has none.
     pub async fn accept(&self, ring: &Rc<Ring>) -> io::Result<(Accepted, SocketAddr)> {
-        let entry = opcode::Accept::new(raw(&self.fd), std::ptr::null_mut(), std::ptr::null_mut()).flags(libc::SOCK_CLOEXEC).build();
-        // SAFETY: no address is passed.
-        let outcome = unsafe { ring.start(Some(self.fd.clone()), entry, Keep::Accepted) }.await;
+        let mut peer = Box::<PeerAddress>::default();
+        let (address, len) = peer.as_out();
+        let entry = opcode::Accept::new(raw(&self.fd), address, len).flags(libc::SOCK_CLOEXEC);
+        let keep = Keep::Accepted(peer);
+        // SAFETY: the address is kept by the operation; moving the box does not move it.
+        let operation = unsafe { ring.start(Some(self.fd.clone()), entry.build(), keep) };
+        let outcome = operation.await;
         let fd = outcome.count()? as i32;
         // SAFETY: a fresh descriptor that the kernel just gave us.
         let fd = unsafe { <OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(fd) };
-        let peer = peer(&fd)?;
+        let Some(Keep::Accepted(peer)) = outcome.keep else { unreachable!("an accept keeps the address") };
+        let peer = peer.address().ok_or_else(|| io::Error::other("not an internet socket"))?;
         Ok((Accepted(fd), peer))
     }
 }
@@ -120,20 +125,20 @@ impl Socket {
     pub async fn send(&self, ring: &Rc<Ring>, memory: &Memory, mut pieces: Vec<Bytes>, zero_copy_from: usize) -> io::Result<()> {
         pieces.retain(|p| !p.is_empty());
         let mut pieces = pieces.into_iter().peekable();
+        let slot = |piece: &Bytes| self.zero_copy_slot(memory, piece, zero_copy_from);
         while let Some(first) = pieces.next() {
-            let large = |piece: &Bytes| self.0.zero_copy.get() && zero_copy_from > 0 && piece.len() >= zero_copy_from;
-            if large(&first) {
-                self.send_slice(ring, first, Some(memory)).await?;
+            if slot(&first).is_some() {
+                self.send_slice(ring, first, slot).await?;
                 continue;
             }
             let mut batch = vec![first];
             while batch.len() < VECTORS
-                && let Some(piece) = pieces.next_if(|p| !large(p))
+                && let Some(piece) = pieces.next_if(|p| slot(p).is_none())
             {
                 batch.push(piece);
             }
             if batch.len() == 1 {
-                self.send_slice(ring, batch.remove(0), None).await?;
+                self.send_slice(ring, batch.remove(0), |_| None).await?;
             } else {
                 self.send_message(ring, batch).await?;
             }
@@ -141,25 +146,36 @@ impl Socket {
         Ok(())
     }
 
-    /// Sends one slice; without a copy when `registered` names the memory it may lie in.
-    async fn send_slice(&self, ring: &Rc<Ring>, mut piece: Bytes, registered: Option<&Memory>) -> io::Result<()> {
+    /// The registered region that `piece` lies in, if it goes without a copy. Of other memory,
+    /// another core's above all, the kernel would pin pages for each send, and charge them to the
+    /// limit of locked memory.
+    fn zero_copy_slot(&self, memory: &Memory, piece: &Bytes, from: usize) -> Option<u16> {
+        let large = self.0.zero_copy.get() && from > 0 && piece.len() >= from;
+        if large { memory.slot_of(piece.as_ptr()) } else { None }
+    }
+
+    /// Sends one slice, without a copy as long as `slot` finds it in a registered region.
+    async fn send_slice(&self, ring: &Rc<Ring>, mut piece: Bytes, slot: impl Fn(&Bytes) -> Option<u16>) -> io::Result<()> {
+        const REPORT_USAGE: u16 = 1 << 3;
+        const FLAGS: i32 = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         while !piece.is_empty() {
             let (address, len) = (piece.as_ptr(), piece.len().min(1 << 30) as u32);
             let fd = raw(&self.0.fd);
-            const REPORT_USAGE: u16 = 1 << 3;
-            let entry = match registered {
-                Some(memory) => opcode::SendZc::new(fd, address, len)
-                    .buf_index(memory.slot_of(address))
-                    .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-                    .zc_flags(REPORT_USAGE)
-                    .build(),
-                None => opcode::Send::new(fd, address, len).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build(),
+            let slot = slot(&piece);
+            let entry = match slot {
+                Some(slot) => opcode::SendZc::new(fd, address, len).buf_index(Some(slot)).flags(FLAGS).zc_flags(REPORT_USAGE).build(),
+                None => opcode::Send::new(fd, address, len).flags(FLAGS).build(),
             };
-            let zero_copy = registered.is_some().then(|| self.0.zero_copy.clone());
+            let zero_copy = slot.map(|_| self.0.zero_copy.clone());
             // SAFETY: the slice is kept until the last completion, for zero-copy sends the kernel's notification.
             let operation = unsafe { ring.start(Some(self.0.fd.clone()), entry, Keep::Slice { _piece: piece.clone(), zero_copy }) };
-            let sent = sent(&operation.await)?;
-            let _ = piece.split_to(sent);
+            let outcome = operation.await;
+            if slot.is_some() && matches!(-outcome.result, libc::ENOMEM | libc::ENOBUFS) {
+                // The kernel has no room for its side of a send without a copy: this connection copies.
+                self.0.zero_copy.set(false);
+                continue;
+            }
+            let _ = piece.split_to(sent(&outcome)?);
         }
         Ok(())
     }
@@ -198,6 +214,17 @@ impl Socket {
         let keep = Keep::Message { pieces, _header: header, _vectors: vectors };
         // SAFETY: header, vectors and slices are kept by the operation; moving the boxes does not move what they point to.
         unsafe { ring.start(Some(self.0.fd.clone()), entry, keep) }
+    }
+
+    /// See [`crate::rt::Rt::acknowledged`]; 0 where the kernel does not tell.
+    pub fn acknowledged(&self) -> u64 {
+        // SAFETY: all-zero is valid for this structure of numbers.
+        let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+        let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+        let fd = self.0.fd.as_raw_fd();
+        // SAFETY: the kernel fills in at most `len` bytes of a structure of that size.
+        unsafe { libc::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &mut len) };
+        info.tcpi_bytes_acked
     }
 
     /// Ends both directions.

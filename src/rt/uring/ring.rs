@@ -19,6 +19,7 @@ use bytes::Bytes;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{IoUring, Probe, cqueue, opcode, squeue};
 use slab::Slab;
+use socket2::{SockAddr, SockAddrStorage};
 
 use crate::rt::mem::{Chunk, Registrar, Window};
 
@@ -39,8 +40,8 @@ const DOORBELL: u64 = u64::MAX - 1;
 pub enum Keep {
     /// Nothing but the descriptor.
     Fd,
-    /// Nothing yet: the result is a descriptor of its own, closed if nobody takes it.
-    Accepted,
+    /// The address of a peer to come. The result is a descriptor of its own, closed if nobody takes it.
+    Accepted(Box<PeerAddress>),
     /// A name, ending in a zero byte.
     Path { _path: CString },
     /// A chunk that is received or read into.
@@ -105,6 +106,8 @@ pub struct Ring {
     completed: RefCell<Vec<cqueue::Entry>>,
     features: Features,
     region_slots: RefCell<Vec<u16>>,
+    /// A region could not be registered, which was said.
+    refused: Cell<bool>,
     /// Receive buffers that the kernel picked for operations whose future was dropped.
     pub unclaimed: RefCell<Vec<u16>>,
     doorbell: RawFd,
@@ -147,6 +150,7 @@ impl Ring {
             completed: RefCell::new(Vec::with_capacity(256)),
             features,
             region_slots: RefCell::new((0..REGION_SLOTS as u16).rev().collect()),
+            refused: Cell::new(false),
             unclaimed: RefCell::default(),
             doorbell: doorbell.as_raw_fd(),
         };
@@ -337,7 +341,7 @@ impl Ring {
         if let Some(buffer) = cqueue::buffer_select(flags) {
             self.unclaimed.borrow_mut().push(buffer);
         }
-        if matches!(slot.keep, Some(Keep::Accepted)) && result >= 0 {
+        if matches!(slot.keep, Some(Keep::Accepted(_))) && result >= 0 {
             // SAFETY: a fresh descriptor that the kernel gave to this operation and nobody has seen.
             drop(unsafe { OwnedFd::from_raw_fd(result) });
         }
@@ -379,7 +383,12 @@ impl Registrar for Ring {
         match done {
             Ok(_) => Some(slot),
             Err(e) => {
-                tracing::warn!("cannot register memory with io_uring ({e}): raise the limit on locked memory; going on without");
+                if !self.refused.replace(true) {
+                    tracing::warn!(
+                        "cannot register memory with io_uring ({e}): raise the limit of locked memory; \
+                         going on without: disk and network copy more"
+                    );
+                }
                 self.region_slots.borrow_mut().push(slot);
                 None
             }
@@ -480,8 +489,28 @@ pub fn raw(fd: &Rc<OwnedFd>) -> io_uring::types::Fd {
     io_uring::types::Fd(fd.as_raw_fd())
 }
 
-/// The peer of a connected socket.
-pub fn peer(fd: &OwnedFd) -> io::Result<SocketAddr> {
-    let stream = socket2::SockRef::from(fd);
-    stream.peer_addr()?.as_socket().ok_or_else(|| io::Error::other("not an internet socket"))
+/// The address of a connection's peer, which the kernel fills in.
+pub struct PeerAddress {
+    storage: SockAddrStorage,
+    len: libc::socklen_t,
+}
+
+impl Default for PeerAddress {
+    fn default() -> PeerAddress {
+        let storage = SockAddrStorage::zeroed();
+        PeerAddress { len: storage.size_of(), storage }
+    }
+}
+
+impl PeerAddress {
+    /// Where the kernel puts the address and its length.
+    pub fn as_out(&mut self) -> (*mut libc::sockaddr, *mut libc::socklen_t) {
+        ((&raw mut self.storage).cast(), &raw mut self.len)
+    }
+
+    /// The address, if it is one of the internet.
+    pub fn address(self) -> Option<SocketAddr> {
+        // SAFETY: the storage holds the address that the kernel has put there, or zeros.
+        unsafe { SockAddr::new(self.storage, self.len) }.as_socket()
+    }
 }
