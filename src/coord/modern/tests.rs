@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::classic;
 use super::commit::may_commit;
-use super::group::{Group, GroupState};
+use super::group::{Group, GroupState, Resolved};
 use super::heartbeat::{Request, heartbeat};
 use super::leave::{Leave, expired, leave};
 use super::member::{MemberState, Partitions};
@@ -289,10 +289,37 @@ fn static_members_are_removed_by_their_instance_alone() {
 }
 
 #[test]
-fn an_empty_group_takes_commits_without_an_epoch() {
-    let commits = |generation| {
-        let who = Membership { member_id: "a".into(), instance_id: None, generation };
-        may_commit(&Group::default(), &who, true).map(|guard| guard.is_none())
+fn only_an_empty_group_takes_commits_without_an_epoch() {
+    let mut f = fixture();
+    let commits = |group: &Group, generation| {
+        let who = Membership { member_id: "b".into(), instance_id: None, generation };
+        may_commit(group, &who, true).map(|guard| guard.is_none())
     };
-    assert_eq!([-1, 0, 1].map(commits), [Ok(true), Err(ErrorCode::UnknownMemberId), Err(ErrorCode::UnknownMemberId)]);
+    let unknown = Err(ErrorCode::UnknownMemberId);
+    assert_eq!([-1, 0, 1].map(|generation| commits(&f.group, generation)), [Ok(true), unknown, unknown]);
+    f.heard(&join("a"));
+    assert_eq!(commits(&f.group, -1), unknown);
+    f.heard(&join("b"));
+    assert_eq!(commits(&f.group, 3), Ok(true));
+}
+
+#[test]
+fn memory_of_targets_and_of_what_patterns_match() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    let before = f.group.bytes();
+    let mut grown = |change: Change| {
+        f.group.apply(&change);
+        f.group.bytes() - before
+    };
+    let matched = |topics: &[&str]| {
+        let topics = topics.iter().map(|&topic| topic.to_owned()).collect();
+        Change::Regex("p".into(), Some(Resolved { topics, version: 0, timestamp_ms: 0 }))
+    };
+    assert_eq!(grown(matched(&["ten letters"])), 48 + 11);
+    assert_eq!(grown(matched(&["u", "v"])), 2 * 49, "in place of the former");
+    assert_eq!(grown(Change::Regex("p".into(), None)), 0);
+    let few = grown(Change::Target("b".into(), Some(parts(&[7]))));
+    let many = grown(Change::Target("b".into(), Some(parts(&[7, 8, 9, 10]))));
+    assert_eq!((many, grown(Change::Target("b".into(), None))), (2 * few, 0));
 }
