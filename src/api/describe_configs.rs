@@ -1,5 +1,7 @@
 //! DescribeConfigs (32): every setting of a topic, a group or this broker, where its value comes from, and what it would else be.
 
+use std::collections::BTreeSet;
+
 use super::error_text;
 use crate::base::config::table::{self, Key, Kind};
 use crate::base::error::ErrorCode;
@@ -10,20 +12,24 @@ use crate::cluster::names;
 use crate::cluster::settings::{Configs, Source, Synonym};
 use crate::cluster::topic_config;
 use crate::cluster::view::BrokerView;
+use crate::wire::codec::DescribeConfigsRequest;
 use crate::wire::codec::describe_configs_request::DescribeConfigsResource;
 use crate::wire::codec::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym};
-use crate::wire::codec::{DescribeConfigsRequest, DescribeConfigsResponse};
 
 type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 
-/// The answer. Topics, groups and brokers have settings; other kinds of resources do not exist in this broker.
-pub fn respond(request: &DescribeConfigsRequest, image: &Image, broker: &BrokerView) -> DescribeConfigsResponse {
-    let mut response = DescribeConfigsResponse::default();
-    response.results = request.resources.iter().map(|resource| describe(resource, request, image, broker)).collect();
-    response
+/// Bytes of the answer for one resource, about.
+pub const RESOURCE_BYTES: usize = 8 << 10;
+
+/// Takes out resources that are named twice: a short request would get a long answer.
+pub fn distinct(request: &mut DescribeConfigsRequest) {
+    let mut seen = BTreeSet::new();
+    request.resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
 }
 
-fn describe(
+/// The answer for one resource. Topics, groups and brokers have settings; other kinds of resources do
+/// not exist in this broker.
+pub fn describe(
     resource: &DescribeConfigsResource,
     request: &DescribeConfigsRequest,
     image: &Image,
@@ -171,6 +177,13 @@ fn wire_type(kind: Kind) -> i8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::codec::DescribeConfigsResponse;
+
+    fn respond(request: &DescribeConfigsRequest, image: &Image, broker: &BrokerView) -> DescribeConfigsResponse {
+        let mut response = DescribeConfigsResponse::default();
+        response.results = request.resources.iter().map(|resource| describe(resource, request, image, broker)).collect();
+        response
+    }
     use crate::api::testing::{broker, image, in_every_version};
     use crate::wire::versions::ApiKey;
 

@@ -48,6 +48,23 @@ pub fn respond(request: &MetadataRequest, version: i16, image: &Image, broker: &
     response
 }
 
+/// Bytes that making the answer takes, about.
+pub fn answer_bytes(request: &MetadataRequest, image: &Image) -> usize {
+    const TOPIC: usize = 300;
+    const PARTITION: usize = 400;
+    let partitions: usize = match &request.topics {
+        Some(topics) if !topics.is_empty() => {
+            let named = |topic: &MetadataRequestTopic| match &topic.name {
+                Some(name) => image.topic(name),
+                None => image.topic_by_id(topic.topic_id.into()),
+            };
+            return topics.iter().map(|topic| TOPIC + named(topic).map_or(0, |topic| topic.partitions.len() * PARTITION)).sum();
+        }
+        _ => image.topics().map(|topic| topic.partitions.len()).sum(),
+    };
+    image.topics().len() * TOPIC + partitions * PARTITION
+}
+
 /// The topics asked for; none: all. Version 0 has no null and says "all" by asking for nothing.
 fn asked(request: &MetadataRequest, version: i16) -> Option<&[MetadataRequestTopic]> {
     request.topics.as_deref().filter(|topics| version > 0 || !topics.is_empty())

@@ -23,10 +23,15 @@ pub struct Plan {
     pub topics: Vec<TopicResult>,
     /// Topic and partition of each item in `topics`.
     places: Vec<(u32, u32)>,
+    /// Errors of records that may still be listed.
+    listable: usize,
 }
 
 /// Inflated bytes of all batches of one request together.
 const INFLATED_MAX_OF_REQUEST: usize = 16 * INFLATED_MAX;
+/// Records of all batches of one request whose errors are listed: seven bytes of a request are not to
+/// become a hundred of an answer.
+const RECORD_ERRORS_OF_REQUEST: usize = 1000;
 /// What a batch costs of a step's budget besides its inflated bytes: a decoder is made for it.
 const COST_COMPRESSED: usize = 8 << 10;
 /// The same for a batch that is not compressed.
@@ -63,13 +68,18 @@ impl Planner {
     /// Nothing checked yet.
     pub fn new(request: ProduceRequest, context: Context) -> Planner {
         let topics = Vec::with_capacity(request.topics.len());
-        let plan = Plan { items: Vec::new(), topics, places: Vec::new() };
+        let plan = Plan { topics, ..Plan::new() };
         Planner { request, context, plan, topic: 0, checker: None, inflatable: INFLATED_MAX_OF_REQUEST }
     }
 
     /// Who is to have the records before the answer.
     pub fn acks(&self) -> i16 {
         self.request.acks
+    }
+
+    /// How long (ms) the client waits for the answer.
+    pub fn timeout_ms(&self) -> i32 {
+        self.request.timeout_ms
     }
 
     /// Goes on until `budget` inflated bytes were spent; true when all is checked.
@@ -109,13 +119,19 @@ impl Planner {
         self.checker.is_none()
     }
 
-    /// The plan, once all is checked.
-    pub fn finish(self) -> Plan {
-        self.plan
+    /// The plan, once all is checked. What was asked is forgotten: the items hold on to what they
+    /// need of it.
+    pub fn take(&mut self) -> Plan {
+        self.request.topics.clear();
+        std::mem::replace(&mut self.plan, Plan::new())
     }
 }
 
 impl Plan {
+    fn new() -> Plan {
+        Plan { items: Vec::new(), topics: Vec::new(), places: Vec::new(), listable: RECORD_ERRORS_OF_REQUEST }
+    }
+
     /// Takes in what became of the next partition of a topic.
     fn put(&mut self, topic: usize, index: i32, checked: Result<ProduceItem, PartitionResult>) {
         let partitions = &mut self.topics[topic].partitions;
@@ -125,7 +141,12 @@ impl Plan {
                 self.items.push(item);
                 refused(ErrorCode::UnknownServerError)
             }
-            Err(result) => result,
+            Err(mut result) => {
+                result.record_errors.truncate(self.listable);
+                result.record_errors.shrink_to_fit();
+                self.listable -= result.record_errors.len();
+                result
+            }
         };
         partitions.push(PartitionResult { index, ..result });
     }
@@ -138,6 +159,14 @@ impl Plan {
         result.base_offset = produced.base_offset;
         result.log_append_time_ms = produced.log_append_time;
         result.log_start_offset = produced.log_start_offset;
+    }
+
+    /// Refuses all items.
+    pub fn refuse(&mut self, code: ErrorCode) {
+        self.items.clear();
+        for item in 0..self.places.len() {
+            self.answer(item, &Produced::refused(code));
+        }
     }
 
     /// True when something was refused: with acks=0 the only way to say so is to close the connection.
@@ -236,12 +265,12 @@ fn rejected(rejection: Rejection) -> PartitionResult {
 }
 
 /// What the producer waits for: its own choice, unless the topic promises more or less.
-fn level(acks: i16, policy: AckPolicy, flush_messages: i64) -> Option<Level> {
+fn level(acks: i16, policy: AckPolicy, flush_messages: i64) -> Level {
     match (acks, policy) {
-        (0, _) => None,
-        _ if flush_messages == 1 => Some(Level::Flushed),
-        (_, AckPolicy::Flushed) | (-1, AckPolicy::Default) => Some(Level::Flushed),
-        _ => Some(Level::Written),
+        (0, _) => Level::Written,
+        _ if flush_messages == 1 => Level::Flushed,
+        (_, AckPolicy::Flushed) | (-1, AckPolicy::Default) => Level::Flushed,
+        _ => Level::Written,
     }
 }
 
@@ -297,7 +326,7 @@ mod tests {
     fn a_request_is_checked_in_steps_as_in_one_go() {
         let mut at_once = planner();
         assert!(at_once.step(&mut usize::MAX.clone()));
-        let at_once = at_once.finish();
+        let at_once = at_once.take();
         // Results of items are not known yet.
         let (pending, unknown) = (ErrorCode::UnknownServerError, ErrorCode::UnknownTopicOrPartition);
         assert_eq!(codes(&at_once), [vec![unknown], vec![pending, ErrorCode::InvalidRecord, pending, unknown]]);
@@ -308,7 +337,7 @@ mod tests {
             within += usize::from(!planner.between_batches());
         }
         assert!(steps >= 32 && within >= 30, "{steps} {within}");
-        let plan = planner.finish();
+        let plan = planner.take();
         assert_eq!(plan.topics, at_once.topics);
         let items = |plan: &Plan| plan.items.iter().map(|item| (item.key, item.header)).collect::<Vec<_>>();
         assert_eq!(items(&plan), items(&at_once));
@@ -316,11 +345,24 @@ mod tests {
     }
 
     #[test]
+    fn the_errors_of_a_request_are_bounded() {
+        let mut plan = Plan::new();
+        plan.topics.push(TopicResult::default());
+        for index in 0..100 {
+            let record_errors = (0..50).map(|n| (n, "bad".to_owned())).collect();
+            plan.put(0, index, Err(PartitionResult { record_errors, ..refused(ErrorCode::InvalidRecord) }));
+        }
+        let listed = plan.topics[0].partitions.iter().map(|p| p.record_errors.len());
+        assert_eq!(listed.sum::<usize>(), RECORD_ERRORS_OF_REQUEST);
+        assert_eq!(plan.topics[0].partitions[99].code, ErrorCode::InvalidRecord);
+    }
+
+    #[test]
     fn a_request_has_a_limit_too() {
         let mut planner = planner();
         planner.inflatable = 3 << 19;
         assert!(planner.step(&mut usize::MAX.clone()));
-        let plan = planner.finish();
+        let plan = planner.take();
         assert_eq!(codes(&plan)[1][1], ErrorCode::MessageTooLarge);
         assert_eq!(plan.items.len(), 2, "the others are not affected");
     }
@@ -328,11 +370,11 @@ mod tests {
     #[test]
     fn acknowledgement_levels() {
         use AckPolicy::*;
-        assert_eq!(level(0, Flushed, i64::MAX), None);
-        assert_eq!(level(1, Default, i64::MAX), Some(Level::Written));
-        assert_eq!(level(-1, Default, i64::MAX), Some(Level::Flushed));
-        assert_eq!(level(-1, Written, i64::MAX), Some(Level::Written));
-        assert_eq!(level(1, Flushed, i64::MAX), Some(Level::Flushed));
-        assert_eq!(level(1, Written, 1), Some(Level::Flushed));
+        assert_eq!(level(0, Flushed, i64::MAX), Level::Written);
+        assert_eq!(level(1, Default, i64::MAX), Level::Written);
+        assert_eq!(level(-1, Default, i64::MAX), Level::Flushed);
+        assert_eq!(level(-1, Written, i64::MAX), Level::Written);
+        assert_eq!(level(1, Flushed, i64::MAX), Level::Flushed);
+        assert_eq!(level(1, Written, 1), Level::Flushed);
     }
 }

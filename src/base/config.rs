@@ -91,8 +91,6 @@ pub struct Config {
     pub socket_request_max_bytes: usize,
     /// A connection without requests is closed after this time.
     pub connections_max_idle: Duration,
-    /// Produce requests in work at a time on one core; no more are read meanwhile.
-    pub queued_max_requests: usize,
     /// Most bytes of one fetch response.
     pub fetch_max_bytes: usize,
     /// Fetch sessions in all.
@@ -202,7 +200,6 @@ impl Config {
             delete_topic_enable: settings.flag("delete.topic.enable")?,
             socket_request_max_bytes: settings.number("socket.request.max.bytes")?,
             connections_max_idle: Duration::from_millis(settings.number("connections.max.idle.ms")?),
-            queued_max_requests: settings.number("queued.max.requests")?,
             fetch_max_bytes: settings.number("fetch.max.bytes")?,
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),

@@ -45,7 +45,8 @@ pub fn abort_on_panic() {
             while REFUSED.swap(true, Ordering::SeqCst) {
                 std::thread::park();
             }
-            logs::say(&format!("corelane: cannot start the cores: {}", message(panic)));
+            let remedy = "raise the limits of threads (ulimit -u, systemd TasksMax=) and of open files";
+            logs::say(&format!("corelane: cannot start the cores: {}: {remedy}", message(panic)));
             logs::flush(LAST_LINES);
             std::process::exit(1);
         }

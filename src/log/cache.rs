@@ -7,7 +7,8 @@ use std::rc::{Rc, Weak};
 use super::files::REMOVALS;
 use super::read::{COLD_READS, Gate};
 use crate::base::ids::Offset;
-use crate::rt::mem::Memory;
+use crate::base::limits::REGION;
+use crate::rt::mem::{Memory, Wanted};
 
 /// Whoever holds cached spans.
 pub(super) trait Holder {
@@ -37,6 +38,8 @@ struct Entry {
 struct Inner {
     /// Second-chance order: read entries go round once more.
     entries: RefCell<VecDeque<Entry>>,
+    /// Spans of mappings larger than a region, of which there is little room: the first to go.
+    large: RefCell<VecDeque<Entry>>,
     bytes: Cell<usize>,
     /// Logs with an append chunk.
     active: Cell<usize>,
@@ -48,7 +51,8 @@ struct Inner {
 impl Default for Inner {
     fn default() -> Inner {
         let (cold_reads, removals) = (Gate::new(COLD_READS), Gate::new(REMOVALS));
-        Inner { entries: RefCell::default(), bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads, removals }
+        let large = RefCell::default();
+        Inner { entries: RefCell::default(), large, bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads, removals }
     }
 }
 
@@ -70,8 +74,12 @@ impl Cache {
     pub fn new(memory: &Memory) -> Cache {
         let cache = Cache(Rc::new(Inner { memory: Some(memory.clone()), ..Inner::default() }));
         let weak = Rc::downgrade(&cache.0);
-        memory.set_reclaim(Rc::new(move |bytes| {
+        memory.set_reclaim(Rc::new(move |wanted| {
             let Some(inner) = weak.upgrade() else { return };
+            let bytes = match wanted {
+                Wanted::Any(bytes) => bytes,
+                Wanted::Large(bytes) => return Cache(inner).reclaim_large(bytes),
+            };
             // What was taken above the budget has to come back too, or whoever asks would wait for nothing.
             let above = inner.memory.as_ref().map_or(0, |m| (m.used() + bytes).saturating_sub(m.budget()));
             Cache(inner).reclaim(above);
@@ -86,16 +94,36 @@ impl Cache {
 
     /// Gives up at least `bytes`, if there are as many. Slices of them that are still being sent keep their memory until then.
     pub fn reclaim(&self, bytes: usize) {
+        let freed = self.reclaim_from(&self.0.large, bytes);
+        self.reclaim_from(&self.0.entries, bytes.saturating_sub(freed));
+    }
+
+    /// As [`Cache::reclaim`], of mappings larger than a region.
+    fn reclaim_large(&self, bytes: usize) {
+        if self.reclaim_from(&self.0.large, bytes) >= bytes {
+            return;
+        }
+        // The others may be among those that take appends.
+        let entries = std::mem::take(&mut *self.0.entries.borrow_mut());
+        let (active, others): (VecDeque<Entry>, VecDeque<Entry>) = entries.into_iter().partition(|entry| entry.key.is_none());
+        *self.0.entries.borrow_mut() = others;
+        let active = RefCell::new(active);
+        self.reclaim_from(&active, bytes);
+        self.0.entries.borrow_mut().extend(active.into_inner());
+    }
+
+    /// The bytes that were freed.
+    fn reclaim_from(&self, entries: &RefCell<VecDeque<Entry>>, bytes: usize) -> usize {
         let mut freed = 0;
         // Twice round: the first pass only takes the marks of recent reading away.
-        let mut visits = 2 * self.0.entries.borrow().len();
+        let mut visits = 2 * entries.borrow().len();
         while freed < bytes && visits > 0 {
             visits -= 1;
-            let Some(entry) = self.0.entries.borrow_mut().pop_front() else { break };
+            let Some(entry) = entries.borrow_mut().pop_front() else { break };
             let Some(holder) = entry.holder.upgrade() else { continue };
             let visit = entry.key.map_or_else(|| holder.visit_active(), |key| holder.visit(key));
             match visit {
-                Visit::Keep => self.0.entries.borrow_mut().push_back(entry),
+                Visit::Keep => entries.borrow_mut().push_back(entry),
                 Visit::Gone(n) => {
                     freed += n;
                     self.forget(n);
@@ -103,6 +131,7 @@ impl Cache {
                 Visit::GaveUp(n) => freed += n,
             }
         }
+        freed
     }
 
     /// Called when spans have become ones that could be given up. Who waits for memory looks again only when some comes back.
@@ -125,7 +154,8 @@ impl Cache {
     /// Takes a span into account.
     pub(super) fn insert(&self, holder: Weak<dyn Holder>, key: Offset, bytes: usize) {
         self.0.bytes.set(self.0.bytes.get() + bytes);
-        self.0.entries.borrow_mut().push_back(Entry { holder, key: Some(key) });
+        let entries = if bytes > REGION { &self.0.large } else { &self.0.entries };
+        entries.borrow_mut().push_back(Entry { holder, key: Some(key) });
     }
 
     /// Takes note of a log with a span that takes appends: it is asked for that when memory is short.
@@ -152,7 +182,7 @@ impl Cache {
     /// How many entries the cache keeps.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
-        self.0.entries.borrow().len()
+        self.0.entries.borrow().len() + self.0.large.borrow().len()
     }
 
     /// `bytes` of spans went without being asked.
@@ -162,6 +192,8 @@ impl Cache {
 
     /// Drops the entries of holders that are gone.
     pub(super) fn sweep(&self) {
-        self.0.entries.borrow_mut().retain(|entry| entry.holder.strong_count() > 0);
+        for entries in [&self.0.entries, &self.0.large] {
+            entries.borrow_mut().retain(|entry| entry.holder.strong_count() > 0);
+        }
     }
 }

@@ -70,23 +70,28 @@ pub fn read<R: Rt>(rt: &R, data_dir: &Path, name: &str) -> Result<Offsets, LogEr
 /// properly, or had been when the process started and was not opened since.
 pub type Entries = BTreeMap<(TopicId, i32), Opening>;
 
-/// The text form: version 0, the count, then lines of
-/// `TOPIC_ID PARTITION RECOVERY_POINT LOG_START CLEANED CLEAN`, the last one 0 or 1.
+/// The text form: version 1, the count, lines of
+/// `TOPIC_ID PARTITION RECOVERY_POINT LOG_START CLEANED CLEAN`, the last one 0 or 1, and a checksum.
+/// Version 0 has none.
 fn encode_own(entries: &Entries) -> String {
-    let mut text = format!("0\n{}\n", entries.len());
+    let mut text = format!("1\n{}\n", entries.len());
     for ((topic, partition), entry) in entries {
         let Opening { recovery_point, log_start, cleaned, clean } = entry;
         let clean = u8::from(*clean);
         text.push_str(&format!("{topic} {partition} {recovery_point} {log_start} {cleaned} {clean}\n"));
     }
-    text
+    files::with_checksum(text)
 }
 
 /// Reads the text form; the error says what is wrong.
 fn parse_own(text: &str) -> Result<Entries, String> {
+    let text = match text.starts_with("0\n") {
+        true => text,
+        false => files::without_checksum(text).ok_or("its checksum is not that of its text")?,
+    };
     let mut lines = text.lines();
-    if lines.next() != Some("0") {
-        return Err("its version is not 0".into());
+    if !matches!(lines.next(), Some("0" | "1")) {
+        return Err("its version is neither 0 nor 1".into());
     }
     let count: usize = lines.next().and_then(|l| l.parse().ok()).ok_or("its second line is no count")?;
     let mut entries = Entries::new();
@@ -159,7 +164,14 @@ mod tests {
         let other = Opening { recovery_point: i64::MAX, ..Opening::default() };
         let ids = [TopicId::from_random([1; 16]), TopicId::from_random([2; 16])];
         let entries = Entries::from([((ids[0], 0), entry), ((ids[0], 1), other), ((ids[1], 0), other)]);
-        assert_eq!(parse_own(&encode_own(&entries)), Ok(entries));
+        assert_eq!(parse_own(&encode_own(&entries)).as_ref(), Ok(&entries));
+        let text = encode_own(&entries);
+        for at in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] ^= 1;
+            assert!(parse_own(&String::from_utf8_lossy(&damaged)).is_err(), "{at}");
+            assert!(parse_own(&text[..at]).is_err(), "{at}");
+        }
         let line = format!("{} 0 20 15 3 1", ids[0]);
         assert!(parse_own(&format!("0\n1\n{line}\n")).is_ok());
         for bad in ["", "1\n0\n", "0\nx\n", "0\n1\nt 0 20 15 3 1\n"] {

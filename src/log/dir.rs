@@ -17,6 +17,8 @@ const DIRECTORY_ID: &str = "directory.id";
 /// In the directory of Kafka's metadata log, once that was taken over; Kafka leaves the file alone.
 const TAKEN_OVER: &str = "corelane-taken-over";
 const CLEAN: &str = ".kafka_cleanshutdown";
+/// Key of the stop's id in the clean marker.
+const STOP: &str = "corelaneStopId";
 
 /// Held while the process uses a data directory.
 #[derive(Debug)]
@@ -159,9 +161,34 @@ pub async fn identify<R: Rt>(rt: &R, data_dirs: &[PathBuf], cluster_id: Option<S
     Ok(identities)
 }
 
-/// True when the last process ended properly.
-pub fn is_clean<R: Rt>(rt: &R, data_dir: &Path) -> Result<bool, LogError> {
-    files::read_text(rt, &data_dir.join(CLEAN)).map(|text| text.is_some())
+/// The mark of a proper end: the content of the clean marker's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CleanMark(String);
+
+impl CleanMark {
+    /// The mark of one stop: its id is the same in all directories. Kafka, and versions before the
+    /// id, write none; Kafka passes over what it does not know.
+    pub fn new(broker_epoch: i64, stop: Option<Uuid>) -> CleanMark {
+        let stop = stop.map(|id| format!(",\"{STOP}\":\"{id}\"")).unwrap_or_default();
+        CleanMark(format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}{stop}}}"))
+    }
+
+    /// The mark of a stop that is now, for all directories.
+    pub fn of_this_stop<R: Rt>(rt: &R, broker_epoch: i64) -> CleanMark {
+        CleanMark::new(broker_epoch, Some(random_id(rt)))
+    }
+
+    /// Id of the stop, as it is written; `None` where there is none.
+    pub fn stop(&self) -> Option<&str> {
+        let (_, behind) = self.0.split_once(STOP)?;
+        // What is damaged is not the id of any other directory.
+        Some(behind.trim_start_matches(['"', ':']).trim_end_matches(['"', '}']))
+    }
+}
+
+/// The mark of the last process, if that ended properly.
+pub fn clean_mark<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<CleanMark>, LogError> {
+    files::read_text(rt, &data_dir.join(CLEAN)).map(|text| text.map(CleanMark))
 }
 
 /// True when the last process ended properly. The sign is removed, durably: if this process does not, the next start will know.
@@ -177,10 +204,9 @@ pub async fn take_clean<R: Rt>(rt: &R, data_dir: &Path) -> Result<bool, LogError
 }
 
 /// The last thing of a proper end, after all logs were closed and the checkpoints written.
-pub async fn mark_clean<R: Rt>(rt: &R, data_dir: &Path, broker_epoch: i64) -> Result<(), LogError> {
+pub async fn mark_clean<R: Rt>(rt: &R, data_dir: &Path, mark: &CleanMark) -> Result<(), LogError> {
     let path = data_dir.join(CLEAN);
-    let text = format!("{{\"version\":0,\"brokerEpoch\":{broker_epoch}}}");
-    rt.replace_file(&path, text.into_bytes()).await.map_err(LogError::io("write", &path))
+    rt.replace_file(&path, mark.0.clone().into_bytes()).await.map_err(LogError::io("write", &path))
 }
 
 /// True when the Kafka metadata log in `dir` was taken over before.
@@ -211,7 +237,12 @@ pub struct PartitionDir {
     pub topic_id: Uuid,
 }
 
-/// Name of a partition's directory.
+/// The name that a partition's directory has.
+pub fn partition_name(dir: &Path) -> String {
+    dir.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The path of a partition's directory.
 pub fn partition_dir(data_dir: &Path, topic: &str, partition: i32) -> PathBuf {
     data_dir.join(format!("{topic}-{partition}"))
 }
@@ -247,15 +278,14 @@ pub fn list<R: Rt>(rt: &R, data_dir: &Path) -> Result<Content, LogError> {
 /// Takes a partition's directory out of the way, as Kafka does with one that no topic claims: renamed
 /// to `TOPIC-PARTITION.ID-stray`, it keeps all that is in it. Returns its new path.
 pub async fn set_aside<R: Rt>(rt: &R, dir: &Path) -> Result<PathBuf, LogError> {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let name = partition_name(dir);
     files::rename_with(rt, dir, before_suffix(&name, "future").unwrap_or(&name), "stray").await
 }
 
 /// Removes a partition's directory of a deleted topic. It is renamed to `TOPIC-PARTITION.ID-delete`
 /// first: what a crash leaves of it must not pass for the partition of a topic with the same name.
 pub async fn remove<R: Rt>(rt: &R, dir: &Path) -> Result<(), LogError> {
-    let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let gone = files::rename_with(rt, dir, &name, "delete").await?;
+    let gone = files::rename_with(rt, dir, &partition_name(dir), "delete").await?;
     rt.remove_dir_all(&gone).map_err(LogError::removing(&gone))
 }
 

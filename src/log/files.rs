@@ -4,10 +4,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Inner;
 use super::cache::Cache;
 use super::error::LogError;
 use super::index::Index;
+use super::{Inner, dir};
 use crate::base::ids::{Offset, TopicId};
 use crate::rt::{Class, Open, Rt};
 
@@ -30,6 +30,29 @@ pub(super) fn name(dir: &Path, base: Offset, kind: &str) -> PathBuf {
 pub(super) fn base_of(name: &str, kind: &str) -> Option<Offset> {
     let digits = name.strip_suffix(kind)?.strip_suffix('.')?;
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The right to make files in a log's directory, for who is not the writer and does not hold
+/// [`Inner::upkeep`]: a deletion waits for it, because the path may be that of a new topic's
+/// directory after it.
+pub(super) struct Making<'a, R: Rt>(&'a Inner<R>);
+
+impl<'a, R: Rt> Making<'a, R> {
+    /// `None` once the log is deleted.
+    pub fn begin(log: &'a Inner<R>) -> Option<Making<'a, R>> {
+        if log.deleted.get() {
+            return None;
+        }
+        log.state.borrow_mut().making += 1;
+        Some(Making(log))
+    }
+}
+
+impl<R: Rt> Drop for Making<'_, R> {
+    fn drop(&mut self) {
+        self.0.state.borrow_mut().making -= 1;
+        self.0.wake_waiters();
+    }
 }
 
 /// Makes the directory of a new log with an empty first segment. Nothing of it is flushed: an empty log that a crash takes away is made
@@ -102,6 +125,19 @@ pub(super) fn read_text<R: Rt>(rt: &R, path: &Path) -> Result<Option<String>, Lo
     Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
+/// A text file of our own, with a last line that tells the checksum of all before it.
+pub(super) fn with_checksum(text: String) -> String {
+    let crc = crc32c::crc32c(text.as_bytes());
+    format!("{text}crc32c {crc:08x}\n")
+}
+
+/// What [`with_checksum`] was given; `None` where the text is not what it has made.
+pub(super) fn without_checksum(text: &str) -> Option<&str> {
+    let (start, _) = text.strip_suffix('\n')?.rmatch_indices('\n').next()?;
+    let content = &text[..=start];
+    (with_checksum(content.to_owned()) == text).then_some(content)
+}
+
 /// The topic id that a partition's directory belongs to; zero if it does not say. A file that a crash has left empty says nothing either:
 /// the log had no batch yet.
 pub(super) fn topic_id<R: Rt>(rt: &R, dir: &Path) -> Result<TopicId, LogError> {
@@ -169,12 +205,16 @@ pub(super) async fn write_closing<R: Rt>(log: &Inner<R>, snapshot: Vec<u8>) -> R
 /// Renames the directory to Kafka's `TOPIC-PARTITION.ID-delete`, and removes that in the background; what is left of it by then goes at the next
 /// start. A directory that has become another topic's is left alone.
 pub(super) async fn remove<R: Rt>(log: &Inner<R>) -> Result<(), LogError> {
-    let (owner, ours) = (topic_id(&log.rt, &log.dir)?, log.topic_id.get());
+    let owner = match topic_id(&log.rt, &log.dir) {
+        // Damaged since the log was opened: what stays would be in the way of the next topic of the name.
+        Err(LogError::Corrupt { .. }) => TopicId::ZERO,
+        owner => owner?,
+    };
+    let ours = log.topic_id.get();
     if owner != ours && !owner.is_zero() && !ours.is_zero() {
         return Err(LogError::taken(&log.dir));
     }
-    let name = log.dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let gone = rename_with(&log.rt, &log.dir, &name, "delete").await?;
+    let gone = rename_with(&log.rt, &log.dir, &dir::partition_name(&log.dir), "delete").await?;
     let (rt, cache) = (log.rt.clone(), log.cache.clone());
     log.rt.spawn(Class::Background, async move {
         let segments = rt.list(&gone).unwrap_or_default().into_iter().filter(|entry| entry.name.contains(".log"));

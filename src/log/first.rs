@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use super::error::LogError;
-use super::{Inner, Log, files};
+use super::{Inner, Log, Opening, files};
 use crate::base::ids::{Offset, TopicId};
 use crate::rt::Rt;
 
@@ -14,13 +14,18 @@ use crate::rt::Rt;
 const NAME: &str = "corelane-log-start";
 
 fn encode(topic_id: TopicId, start: Offset) -> String {
-    format!("version: 0\ntopic_id: {topic_id}\nlog_start: {start}\n")
+    files::with_checksum(format!("version: 1\ntopic_id: {topic_id}\nlog_start: {start}\n"))
 }
 
 /// Topic id and first offset; `None` where the text is not what was once encoded.
 fn parse(text: &str) -> Option<(TopicId, Offset)> {
-    let mut lines = text.lines();
-    if lines.next()? != "version: 0" {
+    // Version 0 has no checksum.
+    let content = match text.starts_with("version: 0\n") {
+        true => text,
+        false => files::without_checksum(text)?,
+    };
+    let mut lines = content.lines();
+    if !matches!(lines.next()?, "version: 0" | "version: 1") {
         return None;
     }
     let topic_id = lines.next()?.strip_prefix("topic_id: ")?.parse().ok()?;
@@ -29,8 +34,9 @@ fn parse(text: &str) -> Option<(TopicId, Offset)> {
 }
 
 /// The first offset that the directory of a topic's partition tells; 0 if it tells none. A zero id:
-/// the directory does not say whose it is otherwise.
-pub(super) fn read<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<Offset, LogError> {
+/// the directory does not say whose it is otherwise. Where the file is damaged, the start that was
+/// stored when the log was closed is in the checkpoint too.
+pub(super) async fn read<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId, opening: &Opening) -> Result<Offset, LogError> {
     let path = dir.join(NAME);
     let Some(text) = files::read_text(rt, &path)? else { return Ok(0) };
     match parse(&text) {
@@ -39,8 +45,24 @@ pub(super) fn read<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<Offse
             tracing::warn!("{}: is of the topic {id}, not of {topic_id}: ignored", path.display());
             Ok(0)
         }
+        None if opening.clean => {
+            let start = opening.log_start;
+            tracing::warn!("{}: damaged: written anew, with the start {start} of the checkpoint", path.display());
+            // As a whole, or not at all: a crash leaves the damaged one.
+            let text = encode(topic_id, start).into_bytes();
+            rt.replace_file(&path, text).await.map_err(LogError::io_or_exhausted("write", &path))?;
+            Ok(start)
+        }
         // Going on would serve records that were deleted.
-        None => Err(LogError::corrupt(&path, 0, "it does not tell the log's first offset")),
+        None => Err(LogError::corrupt(
+            &path,
+            0,
+            format!(
+                "it does not tell the log's first offset. If it is removed, the log starts at offset {} or at its first \
+                 segment, and records that were deleted behind that are back",
+                opening.log_start
+            ),
+        )),
     }
 }
 
@@ -97,17 +119,26 @@ mod tests {
     use super::*;
     use crate::base::ids::Uuid;
     use crate::base::prng::Prng;
+    use crate::log::Log;
     use crate::log::tests::{CONFIG, ID, batch_of, create, path, reopen};
-    use crate::log::{Log, Opening};
     use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
     #[test]
     fn text_round_trips_and_bad_text_is_refused() {
         let id = TopicId::from_random([7; 16]);
         assert_eq!(parse(&encode(id, 15)), Some((id, 15)));
+        let before = format!("version: 0\ntopic_id: {id}\nlog_start: 15\n");
+        assert_eq!(parse(&before), Some((id, 15)));
+        for text in [before, encode(id, 15)] {
+            for bad in ["", &text[..text.len() - 5], &text.replace("15", "-1"), &format!("{text}x\n")] {
+                assert_eq!(parse(bad), None, "{bad:?}");
+            }
+        }
         let text = encode(id, 15);
-        for bad in ["", &text[..text.len() - 5], &text.replace("15", "-1"), &format!("{text}x\n")] {
-            assert_eq!(parse(bad), None, "{bad:?}");
+        for at in 0..text.len() {
+            let mut damaged = text.clone().into_bytes();
+            damaged[at] ^= 1;
+            assert_eq!(parse(&String::from_utf8_lossy(&damaged)), None, "{at}");
         }
     }
 
@@ -169,8 +200,15 @@ mod tests {
                 let log = reopen(&rt, CONFIG, Opening::default()).await.unwrap();
                 assert_eq!((log.start_offset(), log.end_offset()), (start, 20));
             }
-            rt.write_file(&path().join(NAME), b"version: 0\n".to_vec()).await.unwrap();
+            // Damaged, it is told by a checkpoint of a clean stop alone, which makes it anew.
+            let damaged = encode(ID, 15).replace("15", "14").into_bytes();
+            rt.write_file(&path().join(NAME), damaged).await.unwrap();
             assert!(reopen(&rt, CONFIG, Opening::default()).await.is_err());
+            let closed = Opening { recovery_point: 20, clean: true, log_start: 15, cleaned: 0 };
+            for opening in [closed, Opening::default()] {
+                let log = reopen(&rt, CONFIG, opening).await.unwrap();
+                assert_eq!((log.start_offset(), log.end_offset()), (15, 20));
+            }
         });
     }
 

@@ -83,6 +83,6 @@ fn small_files() {
     let dir = std::path::Path::new("/data");
     put(dir, ".kafka_cleanshutdown", bytes);
     assert!(sim.run_until(dir::take_clean(&rt, dir)).unwrap());
-    sim.run_until(dir::mark_clean(&rt, dir, 42)).unwrap();
+    sim.run_until(dir::mark_clean(&rt, dir, &dir::CleanMark::new(42, None))).unwrap();
     assert_eq!(rt.read_file(&dir.join(".kafka_cleanshutdown")).unwrap(), bytes);
 }

@@ -4,7 +4,7 @@
 //! may lie there are offline, not empty, and a missing metadata log is no reason for a new one.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::error::LogError;
 use super::files;
@@ -12,7 +12,7 @@ use crate::base::ids::Uuid;
 use crate::rt::Rt;
 
 /// The file's name; one that Kafka does not know and leaves alone.
-const NAME: &str = "corelane-log-dirs";
+pub const NAME: &str = "corelane-log-dirs";
 
 /// The content of the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,24 +25,38 @@ pub struct KnownDirs {
     pub paths: BTreeMap<Uuid, String>,
 }
 
+/// What a data directory says of all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StoredDirs {
+    /// It has no such file.
+    Missing,
+    /// The file, with this path, is not what was once written.
+    Damaged(PathBuf),
+    /// The file's content.
+    Whole(KnownDirs),
+}
+
 impl KnownDirs {
-    /// The text form; the last line says that it is whole.
+    /// The text form; the last line is a checksum. In version 0 it only says that the text is whole.
     fn encode(&self) -> String {
-        let mut text = format!("version=0\nrevision={}\n", self.revision);
+        let mut text = format!("version=1\nrevision={}\n", self.revision);
         if let Some(id) = self.metadata {
             text.push_str(&format!("metadata={id}\n"));
         }
         for (id, path) in &self.paths {
             text.push_str(&format!("directory.{id}={}\n", path.replace('\n', " ")));
         }
-        text.push_str("end=0\n");
-        text
+        files::with_checksum(text)
     }
 
     /// `None` where the text is not what was once encoded.
     fn parse(text: &str) -> Option<KnownDirs> {
-        let mut lines = text.strip_suffix("end=0\n")?.lines();
-        if lines.next()? != "version=0" {
+        let content = match text.starts_with("version=0\n") {
+            true => text.strip_suffix("end=0\n")?,
+            false => files::without_checksum(text)?,
+        };
+        let mut lines = content.lines();
+        if !matches!(lines.next()?, "version=0" | "version=1") {
             return None;
         }
         let revision = lines.next()?.strip_prefix("revision=")?.parse().ok()?;
@@ -60,12 +74,11 @@ impl KnownDirs {
         Some(known)
     }
 
-    /// Reads the file in a data directory; `None` where there is none.
-    pub fn read<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<KnownDirs>, LogError> {
+    /// Reads the file in a data directory.
+    pub fn read<R: Rt>(rt: &R, data_dir: &Path) -> Result<StoredDirs, LogError> {
         let path = data_dir.join(NAME);
-        let Some(text) = files::read_text(rt, &path)? else { return Ok(None) };
-        let known = KnownDirs::parse(&text);
-        known.map(Some).ok_or_else(|| LogError::corrupt(&path, 0, "it is no list of log directories"))
+        let Some(text) = files::read_text(rt, &path)? else { return Ok(StoredDirs::Missing) };
+        Ok(KnownDirs::parse(&text).map_or(StoredDirs::Damaged(path), StoredDirs::Whole))
     }
 
     /// Replaces the file in a data directory.
@@ -85,10 +98,16 @@ mod tests {
         let paths = BTreeMap::from([(ids[0], "/a=b".to_owned()), (ids[1], "/c".to_owned())]);
         let known = KnownDirs { revision: 7, metadata: Some(ids[0]), paths };
         let text = known.encode();
-        assert_eq!(KnownDirs::parse(&text), Some(known));
+        assert_eq!(KnownDirs::parse(&text).as_ref(), Some(&known));
+        let before = "version=0\nrevision=7\nmetadata={0}\ndirectory.{0}=/a=b\ndirectory.{1}=/c\nend=0\n";
+        let before = before.replace("{0}", &ids[0].to_string()).replace("{1}", &ids[1].to_string());
+        assert_eq!(KnownDirs::parse(&before), Some(known));
         assert_eq!(KnownDirs::parse(&KnownDirs::default().encode()), Some(KnownDirs::default()));
         for cut in 0..text.len() {
             assert_eq!(KnownDirs::parse(&text[..cut]), None, "{cut}");
+            let mut damaged = text.clone().into_bytes();
+            damaged[cut] ^= 1;
+            assert_eq!(KnownDirs::parse(&String::from_utf8_lossy(&damaged)), None, "{cut}");
         }
         for bad in ["version=1\nrevision=0\nend=0\n", "version=0\nrevision=0\nx=1\nend=0\n"] {
             assert_eq!(KnownDirs::parse(bad), None, "{bad:?}");

@@ -57,6 +57,7 @@ use std::task::{Poll, Waker};
 
 use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 use crate::base::prng::Prng;
+use crate::rt::mem::Memory;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::batch::{BatchHeader, Stamp};
@@ -232,7 +233,7 @@ impl<R: Rt> Log<R> {
         replay: &mut dyn Replay,
     ) -> Result<Log<R>, LogError> {
         let topic_id = files::topic_id(rt, dir)?;
-        let stored_start = first::read(rt, dir, topic_id)?;
+        let stored_start = first::read(rt, dir, topic_id, &opening).await?;
         let opening = Opening { log_start: opening.log_start.max(stored_start), ..opening };
         let mut state = recover::open(rt, dir, config, opening, replay).await?;
         let last = state.last_segment();
@@ -390,6 +391,11 @@ impl<R: Rt> Log<R> {
     pub fn set_topic_id(&self, topic_id: TopicId) {
         self.0.topic_id.set(topic_id);
         self.0.state.borrow_mut().settled = false;
+    }
+
+    /// The memory that it is cached in.
+    pub fn memory(&self) -> &Memory {
+        self.0.rt.memory()
     }
 
     /// First offset to serve.

@@ -43,6 +43,16 @@ pub struct ReadPlan {
     max_bytes: usize,
     upto: Offset,
     min_one: bool,
+    /// Waits for memory, and for other reads of the log.
+    patient: bool,
+}
+
+impl ReadPlan {
+    /// For a reader that holds memory already: if it waited for more, readers could wait for each
+    /// other without end. It gets nothing where there is none.
+    pub fn impatient(self) -> ReadPlan {
+        ReadPlan { patient: false, ..self }
+    }
 }
 
 /// Lets so many in at a time. One cold read per log: the second reader of the same place finds it in the cache. And a few per core: more
@@ -118,6 +128,8 @@ enum Loaded {
     Span,
     /// Compaction has left nothing before this offset, where the next segment begins.
     NothingBefore(Offset),
+    /// There is no memory, and the reader does not wait for it.
+    NoRoom,
 }
 
 /// An entry of an index.
@@ -196,7 +208,7 @@ impl<R: Rt> Log<R> {
         while at < upto {
             let Some(span) = state.covering(at) else {
                 if pieces.is_empty() {
-                    return Read::Miss(ReadPlan { offset: at, max_bytes, upto, min_one });
+                    return Read::Miss(ReadPlan { offset: at, max_bytes, upto, min_one, patient: true });
                 }
                 break;
             };
@@ -215,19 +227,26 @@ impl<R: Rt> Log<R> {
         Read::Hit(pieces)
     }
 
-    /// Reads what [`Log::read`] did not find in memory. It may return less than there is, but not nothing.
+    /// Reads what [`Log::read`] did not find in memory. It may return less than there is, but not nothing, unless the plan is impatient.
     pub async fn read_cold(&self, plan: ReadPlan) -> Result<Vec<Bytes>, LogError> {
         let again = |offset| match self.read(offset, plan.max_bytes, plan.upto, plan.min_one) {
             Read::Hit(pieces) => Some(pieces),
             Read::Miss(_) => None,
         };
         let mut offset = plan.offset;
-        let turn = self.0.gate.enter().await;
+        let turn = match plan.patient {
+            true => Some(self.0.gate.enter().await),
+            false => self.0.gate.try_enter(),
+        };
+        if turn.is_none() {
+            return Ok(Vec::new());
+        }
         let pieces = loop {
             if let Some(pieces) = again(offset) {
                 return Ok(pieces);
             }
-            match self.0.load(offset).await? {
+            match self.0.load(offset, plan.patient).await? {
+                Loaded::NoRoom => return Ok(Vec::new()),
                 Loaded::Span => break again(offset),
                 Loaded::NothingBefore(base) => offset = base,
             }
@@ -283,7 +302,7 @@ impl<R: Rt> Log<R> {
             let cold = log.0.state.borrow().covering(next).is_none();
             if cold && !log.0.deleted.get() {
                 // Whoever wants the piece will be told of the failure.
-                let _ = log.0.load(next).await;
+                let _ = log.0.load(next, true).await;
                 log.0.cache.relieve();
             }
             log.0.reading_ahead.set(false);
@@ -293,7 +312,7 @@ impl<R: Rt> Log<R> {
 
 impl<R: Rt> Inner<R> {
     /// Brings the batch that holds `offset`, or the next one of its segment, and what fits behind it, into the cache.
-    async fn load(&self, offset: Offset) -> Result<Loaded, LogError> {
+    async fn load(&self, offset: Offset, patient: bool) -> Result<Loaded, LogError> {
         self.known_damage(offset)?;
         let mut place = self.place(offset).await?;
         let mut least = 0;
@@ -311,7 +330,14 @@ impl<R: Rt> Inner<R> {
             let len = (block_ceil(place.limit).max(start + BLOCK as u64) - start).min(place.want(start).max(least));
             let memory = self.rt.memory();
             // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
-            let chunk = if len > memory.budget() as u64 / 2 { memory.chunk_now(len as usize) } else { memory.chunk(len as usize).await };
+            let chunk = match patient {
+                true if len > memory.budget() as u64 / 2 => memory.chunk_now(len as usize),
+                true => memory.chunk(len as usize).await,
+                false => match memory.try_chunk(len as usize) {
+                    Some(chunk) => chunk,
+                    None => return Ok(Loaded::NoRoom),
+                },
+            };
             let turn = self.cache.cold_reads().enter().await;
             let (result, chunk) = self.rt.read_at(&file, start, chunk, len as usize).await;
             drop(turn);

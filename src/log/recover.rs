@@ -2,11 +2,13 @@
 //!
 //! No byte of a batch is removed here: what the log cannot keep is set aside, see [`aside`].
 
+use std::ops::Range;
 use std::path::Path;
 
 use super::error::LogError;
 use super::index::{Index, Stored, TimesKnown};
 use super::recovery_point::{self, RecoveryPoint};
+use super::span::{block_ceil, block_floor};
 use super::state::{Segment, State};
 use super::walk::{Bounds, End, Ending, HEADER, Trust, Walk, ending, note, walk_index};
 use super::{LogConfig, Opening, Replay, aside, compact, files};
@@ -337,8 +339,10 @@ impl<R: Rt> Opener<'_, R> {
         let file = self.file(at, if check { Open::Write } else { Open::Read }).await?;
         let path = files::name(self.dir, base, "log");
         let (replay_from, replay) = (self.replay_from, &mut *self.replay);
+        let mut last = None;
         let mut each = |header: &BatchHeader, position: u64| {
             note(&mut index, base, header, position);
+            last = Some(position);
             if header.base_offset >= replay_from {
                 replay.batch(header);
             }
@@ -372,6 +376,9 @@ impl<R: Rt> Opener<'_, R> {
             self.cut = true;
             lost = self.cut_segment(&file, bounds, size, &end, reason).await?;
         }
+        if let Some(last) = last.filter(|_| check && self.flushed_one_by_one && successor.is_none()) {
+            self.write_again(&file, &path, last..end.position).await?;
+        }
         // Read back, but perhaps never flushed, unless the log ends just where it was flushed to. Zeros
         // behind the last batch may come back.
         let read_back = end.position > from.position && end.next != self.flushed;
@@ -387,6 +394,20 @@ impl<R: Rt> Opener<'_, R> {
         segment.allocated = end.position;
         segment.index = Some(index);
         Ok(end.next)
+    }
+
+    /// Writes the log's last batch once more. Its flush may have failed, which ended the process: the
+    /// bytes are read back then, but no later flush need cover them.
+    async fn write_again(&self, file: &R::File, path: &Path, batch: Range<u64>) -> Result<(), LogError> {
+        let start = block_floor(batch.start);
+        let len = (block_ceil(batch.end) - start) as usize;
+        let (read, mut chunk) = self.rt.read_at(file, start, self.rt.memory().chunk_now(len), len).await;
+        read.map_err(LogError::io("read", path))?;
+        // Padding up to a whole block, which is cut off again.
+        let missing = len.saturating_sub(chunk.len());
+        chunk.spare()[..missing].fill(0);
+        self.rt.write_at(file, start, chunk.window(0..len), true).await.map_err(LogError::io("write", path))?;
+        self.rt.truncate(file, batch.end).await.map_err(LogError::io("truncate", path))
     }
 
     /// Cuts a segment at `end`; what lies behind is set aside. It must never come back as the batches

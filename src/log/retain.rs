@@ -129,6 +129,7 @@ impl<R: Rt> Log<R> {
 impl<R: Rt> Inner<R> {
     /// Stores the index of a complete segment, unless that is deleted meanwhile.
     pub(super) async fn store_index(&self, base: Offset, index: &Index) {
+        let Some(_making) = files::Making::begin(self) else { return };
         let gone = || self.state.borrow_mut().segment_at(base).is_none();
         if !gone() {
             files::write_index(&self.rt, &self.dir, base, index).await;
@@ -263,6 +264,8 @@ impl<R: Rt> Inner<R> {
         let delay = Duration::from_millis(self.config.get().file_delete_delay_ms.max(0) as u64);
         self.rt.spawn(Class::Background, async move {
             rt.sleep(delay).await;
+            // The path may have become that of a new topic's: its files of these names are of no use
+            // to it either.
             for path in marked {
                 let segment = path.to_string_lossy().ends_with(".log.deleted");
                 let removed = if segment { files::remove_segment(&rt, &cache, &path).await } else { rt.unlink(&path).await };

@@ -1,5 +1,6 @@
 //! Tests of rolling and of deleting from the front, over the simulated machine.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
@@ -278,5 +279,50 @@ fn a_large_segment_is_removed_in_pieces() {
         assert!((MIB..10 * MIB).contains(&left), "{left}");
         rt.sleep(Duration::from_secs(1)).await;
         assert!(!names(&rt).contains(&"0.log.deleted".to_owned()));
+    });
+}
+
+/// A look-up that makes an index holds nothing that a deletion waits for otherwise.
+#[test]
+fn a_deleted_log_makes_no_files_in_the_directory_of_its_successor() {
+    for seed in 0..200 {
+        let sim = Sim::new(seed, 1);
+        let config = LogConfig { segment_bytes: 4096, ..CONFIG };
+        filled(&sim, config, 60);
+        let rt = sim.rt(0);
+        for kind in ["index", "timeindex"] {
+            rt.remove_file(&files::name(&path(), 0, kind)).unwrap();
+        }
+        sim.run_until(async {
+            let closed = Opening { recovery_point: 60, clean: true, ..Opening::default() };
+            let log = reopen(&rt, config, closed).await.unwrap();
+            let look_up = async {
+                let _ = log.offset_for_timestamp(1005, 60).await;
+            };
+            let delete = async {
+                rt.sleep(Duration::from_micros(sim.below(1500))).await;
+                log.delete().await.unwrap();
+                create(&rt, config).await
+            };
+            let _ = futures_lite::future::zip(look_up, delete).await;
+            let names: BTreeSet<String> = rt.list(&path()).unwrap().into_iter().map(|entry| entry.name).collect();
+            let made = ["00000000000000000000.log", "partition.metadata"].map(str::to_owned);
+            assert_eq!(names, BTreeSet::from(made), "seed {seed}");
+        });
+    }
+}
+
+/// Else the next topic of the name could not begin.
+#[test]
+fn a_log_whose_metadata_was_damaged_while_it_was_open_is_deleted() {
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        append(&log, 1000);
+        log.flush().await.unwrap();
+        rt.write_file(&path().join("partition.metadata"), b"version: 0\nuopic_id: x".to_vec()).await.unwrap();
+        log.delete().await.unwrap();
+        assert!(rt.list(&path()).is_err());
     });
 }

@@ -194,6 +194,8 @@ pub(super) struct State<F> {
     pub gather: Gather,
     /// Bases of complete segments whose index files are being written.
     pub storing: BTreeSet<Offset>,
+    /// How many others are making files in the log's directory, see [`super::files::Making`].
+    pub making: usize,
     /// Bytes appended since a recovery point was last set.
     pub behind_point: u64,
     /// The content of a new recovery point, to be stored when all below the offset is flushed.
@@ -241,6 +243,7 @@ impl<F> State<F> {
             snapshots: Vec::new(),
             gather: Gather::default(),
             storing: BTreeSet::new(),
+            making: 0,
             behind_point: 0,
             point: None,
             storing_point: false,
@@ -251,7 +254,7 @@ impl<F> State<F> {
 
     /// Some task makes or changes files of the log.
     pub fn at_work(&self) -> bool {
-        self.running || self.storing_point || !self.storing.is_empty()
+        self.running || self.storing_point || !self.storing.is_empty() || self.making > 0
     }
 
     pub fn last_segment(&mut self) -> &mut Segment<F> {

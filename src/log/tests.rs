@@ -452,7 +452,7 @@ fn a_data_directory_knows_whose_it_is_and_how_it_was_left() {
         assert!(identify(Some("other"), 1).await.unwrap_err().to_string().contains("belongs to cluster"));
         assert!(identify(None, 2).await.unwrap_err().to_string().contains("node.id 1"));
         assert!(!dir::take_clean(&rt, data).await.unwrap());
-        dir::mark_clean(&rt, data, 3).await.unwrap();
+        dir::mark_clean(&rt, data, &dir::CleanMark::new(3, None)).await.unwrap();
         assert!(dir::take_clean(&rt, data).await.unwrap());
         assert!(!dir::take_clean(&rt, data).await.unwrap());
     });

@@ -20,8 +20,9 @@ pub struct ProduceItem {
     pub header: BatchHeader,
     /// The batch as it was received; copied once, into the append chunk.
     pub records: Bytes,
-    /// What the producer waits for; `None` for acks=0.
-    pub level: Option<Level>,
+    /// When the batch counts as done. With acks=0 nobody is told, but the broker counts what is on
+    /// its way.
+    pub level: Level,
     /// The topic stamps batches with the broker's clock.
     pub log_append_time: bool,
 }
@@ -45,12 +46,14 @@ pub struct Produced {
     pub log_append_time: i64,
     /// First offset of the log; -1 where unknown.
     pub log_start_offset: Offset,
+    /// The entry of log.dirs that the partition is in; `None` where it has no replica.
+    pub disk: Option<u16>,
 }
 
 impl Produced {
     /// A refusal.
     pub fn refused(code: ErrorCode) -> Produced {
-        Produced { code, base_offset: -1, log_append_time: -1, log_start_offset: -1 }
+        Produced { code, base_offset: -1, log_append_time: -1, log_start_offset: -1, disk: None }
     }
 }
 

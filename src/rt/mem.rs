@@ -37,6 +37,8 @@ struct Home {
     returns: SegQueue<(usize, usize)>,
     /// Bytes of mappings larger than a region that are charged to the budget.
     large: AtomicUsize,
+    /// Bytes on the heap that are charged to the budget.
+    heap: AtomicUsize,
     waiting: AtomicBool,
     /// Something has come back while a task waited.
     came_back: AtomicBool,
@@ -49,8 +51,32 @@ struct Region {
     free: Box<[u8; REGION / BLOCK]>,
 }
 
-/// Frees cached blocks when called with the bytes wanted.
-type Reclaim = Rc<dyn Fn(usize)>;
+/// What is to be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// So many bytes for a new block.
+    Any(usize),
+    /// So many bytes of mappings larger than a region.
+    Large(usize),
+}
+
+/// Frees cached blocks.
+type Reclaim = Rc<dyn Fn(Wanted)>;
+
+/// Tasks that wait for memory, in turn.
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<(u64, Waker)>,
+    next: u64,
+}
+
+impl Line {
+    fn wake_first(&self) {
+        if let Some((_, waker)) = self.waiting.front() {
+            waker.wake_by_ref();
+        }
+    }
+}
 
 /// A core's regions and what is free in them. It has no `Drop`: at exit blocks may still be referenced from other cores, so regions stay mapped until the process ends.
 struct Pool {
@@ -60,7 +86,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    waiters: RefCell<VecDeque<Waker>>,
+    /// Those who wait for blocks, and those who wait for mappings larger than a region: the ones do not
+    /// stand behind the others.
+    lines: [RefCell<Line>; 2],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -94,14 +122,46 @@ impl Drop for Block {
         } else {
             self.home.returns.push((address, self.capacity));
         }
+        self.home.gave_back();
+    }
+}
+
+impl Home {
+    /// Something has come back: tells the core, if a task of it waits.
+    fn gave_back(&self) {
         // Pairs with the fence in `Memory::poll_room`: either the waiter sees what we gave back, or we see the waiter.
         fence(Ordering::SeqCst);
-        if self.home.waiting.load(Ordering::Relaxed)
-            && !self.home.came_back.swap(true, Ordering::AcqRel)
-            && let Some(notify) = self.home.notify.get()
+        if self.waiting.load(Ordering::Relaxed)
+            && !self.came_back.swap(true, Ordering::AcqRel)
+            && let Some(notify) = self.notify.get()
         {
             notify();
         }
+    }
+}
+
+/// Bytes on the heap that count as used, for as long as this lives.
+pub struct Credit {
+    home: Arc<Home>,
+    bytes: usize,
+}
+
+impl Drop for Credit {
+    fn drop(&mut self) {
+        self.home.heap.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.home.gave_back();
+    }
+}
+
+/// Bytes of the heap with their credit.
+struct Charged {
+    bytes: Bytes,
+    _credit: Credit,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -236,6 +296,7 @@ impl Memory {
         let home = Home {
             returns: SegQueue::new(),
             large: AtomicUsize::new(0),
+            heap: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             came_back: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -246,7 +307,7 @@ impl Memory {
             used: Cell::new(0),
             regions: RefCell::default(),
             free: RefCell::default(),
-            waiters: RefCell::default(),
+            lines: Default::default(),
             reclaim: RefCell::default(),
             registrar: RefCell::default(),
         }))
@@ -257,7 +318,7 @@ impl Memory {
         *self.0.registrar.borrow_mut() = registrar;
     }
 
-    /// Who frees cached blocks when the budget is reached: called with the bytes wanted.
+    /// Who frees cached blocks when the budget is reached.
     pub fn set_reclaim(&self, reclaim: Reclaim) {
         *self.0.reclaim.borrow_mut() = Some(reclaim);
     }
@@ -267,10 +328,23 @@ impl Memory {
         let _ = self.0.home.notify.set(notify);
     }
 
-    /// Bytes in blocks that are held by somebody.
+    /// Bytes in blocks that are held by somebody, and those on the heap that are charged.
     pub fn used(&self) -> usize {
         self.collect();
-        self.0.used.get() + self.0.home.large.load(Ordering::Relaxed)
+        let home = &self.0.home;
+        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes of the heap as used for as long as a part of the result lives.
+    pub fn charged(&self, bytes: Bytes) -> Bytes {
+        let (home, len) = (self.0.home.clone(), bytes.len());
+        home.heap.fetch_add(len, Ordering::Relaxed);
+        Bytes::from_owner(Charged { bytes, _credit: Credit { home, bytes: len } })
+    }
+
+    /// More is used than the budget allows, or a task waits for memory.
+    pub fn scarce(&self) -> bool {
+        self.contended() || self.used() > self.0.budget
     }
 
     /// The pool's limit in bytes.
@@ -282,10 +356,7 @@ impl Memory {
     pub fn try_chunk(&self, size: usize) -> Option<Chunk> {
         let size = round(size);
         if self.used() + size > self.0.budget {
-            let reclaim = self.0.reclaim.borrow().clone();
-            if let Some(reclaim) = reclaim {
-                reclaim(size);
-            }
+            self.reclaim(Wanted::Any(size));
             if self.used() + size > self.0.budget {
                 return None;
             }
@@ -296,7 +367,8 @@ impl Memory {
     /// As [`Memory::try_chunk`], waiting in turn until there is room. A size above the budget is given when nothing else is in use.
     pub async fn chunk(&self, size: usize) -> Chunk {
         let size = size.min(self.0.budget / 2).max(1);
-        poll_fn(|cx| self.poll_room(cx, || self.try_chunk(size))).await
+        let mut place = Place { memory: self, line: usize::from(size > REGION), ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.try_chunk(size))).await
     }
 
     /// A chunk at once, over the budget if need be: for input that was admitted before.
@@ -319,18 +391,20 @@ impl Memory {
         if more == 0 || !chunk.block.large {
             return;
         }
-        poll_fn(|cx| self.poll_room(cx, || self.try_charge(chunk, charged, more))).await
+        let mut place = Place { memory: self, line: 1, ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
     fn try_charge(&self, chunk: &Chunk, charged: usize, more: usize) -> Option<()> {
         if self.used() + more > self.0.budget {
-            let reclaim = self.0.reclaim.borrow().clone();
-            if let Some(reclaim) = reclaim {
-                reclaim(more);
-            }
+            self.reclaim(Wanted::Any(more));
         }
         // Half is kept for all that is smaller. Alone one may go over: a request above the whole budget still has to be answered.
-        let large = self.0.home.large.load(Ordering::Relaxed);
+        let large = || self.0.home.large.load(Ordering::Relaxed);
+        if large() > charged && large() + more > self.0.budget / 2 {
+            self.reclaim(Wanted::Large(large() + more - self.0.budget / 2));
+        }
+        let large = large();
         if large > charged && (large + more > self.0.budget / 2 || self.used() + more > self.0.budget) {
             return None;
         }
@@ -343,12 +417,15 @@ impl Memory {
     pub fn turn(&self) {
         self.collect();
         // A mapping of its own comes back without a trace in `returns`: the flag is what tells.
-        if self.0.waiters.borrow().is_empty() || !self.0.home.came_back.swap(false, Ordering::AcqRel) {
-            return;
+        if self.contended() && self.0.home.came_back.swap(false, Ordering::AcqRel) {
+            self.0.lines.iter().for_each(|line| line.borrow().wake_first());
         }
-        self.0.home.waiting.store(false, Ordering::Relaxed);
-        for waker in std::mem::take(&mut *self.0.waiters.borrow_mut()) {
-            waker.wake();
+    }
+
+    fn reclaim(&self, wanted: Wanted) {
+        let reclaim = self.0.reclaim.borrow().clone();
+        if let Some(reclaim) = reclaim {
+            reclaim(wanted);
         }
     }
 
@@ -376,19 +453,7 @@ impl Memory {
 
     /// True while a task waits for memory.
     pub fn contended(&self) -> bool {
-        !self.0.waiters.borrow().is_empty()
-    }
-
-    /// What `attempt` gives, or a place among those who are woken when memory comes back.
-    fn poll_room<T>(&self, cx: &Context<'_>, attempt: impl Fn() -> Option<T>) -> Poll<T> {
-        if let Some(given) = attempt() {
-            return Poll::Ready(given);
-        }
-        self.0.waiters.borrow_mut().push_back(cx.waker().clone());
-        self.0.home.waiting.store(true, Ordering::Relaxed);
-        // What another core gave back before it could see the flag, it has told nobody of: hence a second look.
-        fence(Ordering::SeqCst);
-        attempt().map_or(Poll::Pending, Poll::Ready)
+        self.0.lines.iter().any(|line| !line.borrow().waiting.is_empty())
     }
 
     fn collect(&self) {
@@ -491,6 +556,63 @@ impl Memory {
     }
 }
 
+/// A place in the line of those who wait for memory; given up when dropped.
+struct Place<'a> {
+    memory: &'a Memory,
+    line: usize,
+    ticket: Option<u64>,
+}
+
+impl Place<'_> {
+    /// What `attempt` gives, once all who came before have had theirs.
+    fn poll<T>(&mut self, cx: &Context<'_>, attempt: impl Fn() -> Option<T>) -> Poll<T> {
+        let pool = &self.memory.0;
+        let line = &pool.lines[self.line];
+        let first = match (self.ticket, line.borrow().waiting.front()) {
+            (None, first) => first.is_none(),
+            (Some(ticket), first) => first.is_some_and(|(first, _)| *first == ticket),
+        };
+        if let Some(given) = first.then(&attempt).flatten() {
+            return Poll::Ready(given);
+        }
+        self.wait(cx.waker());
+        // What another core gave back before it could see the flag, it has told nobody of: hence a second look.
+        pool.home.waiting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        first.then(attempt).flatten().map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn wait(&mut self, waker: &Waker) {
+        let mut line = self.memory.0.lines[self.line].borrow_mut();
+        match self.ticket {
+            Some(ticket) => {
+                let at = line.waiting.iter().position(|(waiting, _)| *waiting == ticket);
+                line.waiting[at.expect("it is in the line until it is dropped")].1.clone_from(waker);
+            }
+            None => {
+                let ticket = line.next;
+                line.next += 1;
+                line.waiting.push_back((ticket, waker.clone()));
+                self.ticket = Some(ticket);
+            }
+        }
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let Some(ticket) = self.ticket else { return };
+        let mut line = self.memory.0.lines[self.line].borrow_mut();
+        line.waiting.retain(|(waiting, _)| *waiting != ticket);
+        // There may be room for more than one.
+        line.wake_first();
+        drop(line);
+        if !self.memory.contended() {
+            self.memory.0.home.waiting.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
 fn round(size: usize) -> usize {
     if size > REGION { size.div_ceil(BLOCK) * BLOCK } else { size.max(BLOCK).next_power_of_two() }
 }
@@ -533,6 +655,37 @@ mod tests {
         assert_eq!(memory.used(), 0);
         memory.trim();
         assert!(memory.0.regions.borrow().is_empty());
+    }
+
+    #[test]
+    fn memory_is_given_in_turn_and_large_requests_stand_apart() {
+        let memory = Memory::new(4 << 20);
+        let held: Vec<Chunk> = (0..4).map(|_| memory.try_chunk(1 << 20).unwrap()).collect();
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut first = Box::pin(memory.chunk(2 << 20));
+        let mut second = Box::pin(memory.chunk(BLOCK));
+        assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
+        let mut held = held.into_iter();
+        drop(held.next());
+        assert!(second.as_mut().poll(&mut cx).is_pending(), "it came later");
+        assert!(first.as_mut().poll(&mut cx).is_pending());
+        drop(held.next());
+        let Poll::Ready(_given) = first.as_mut().poll(&mut cx) else { panic!("there is room") };
+        assert!(second.as_mut().poll(&mut cx).is_pending(), "nothing is left");
+        drop(second);
+        assert!(!memory.contended());
+    }
+
+    #[test]
+    fn bytes_of_the_heap_are_charged_while_a_part_of_them_lives() {
+        let memory = Memory::new(1 << 20);
+        let bytes = memory.charged(Bytes::from(vec![1; 1 << 20]));
+        assert!(memory.try_chunk(1).is_none());
+        let part = bytes.slice(5..6);
+        drop(bytes);
+        assert!(memory.try_chunk(1).is_none());
+        drop(part);
+        assert!(memory.try_chunk(1 << 20).is_some());
     }
 
     #[test]

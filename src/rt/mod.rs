@@ -77,6 +77,8 @@ pub trait Rt: Clone + 'static {
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static);
     /// This core's memory.
     fn memory(&self) -> &Memory;
+    /// Says what the core is at now: the log names it where a turn takes long.
+    fn doing(&self, _what: &'static str) {}
     /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.
     fn random(&self, out: &mut [u8]);
 

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use slab::Slab;
 
 use super::Server;
-use super::produce::Unchecked;
+use super::produce::Queue;
 use super::replies::Replies;
 use crate::base::limits::{PIPELINE, REGION, SMALL_RECEIVE};
 use crate::rt::mem::Chunk;
@@ -45,8 +45,8 @@ pub struct Conn<R: Rt> {
     pub listener: usize,
     socket: R::Socket,
     replies: RefCell<Replies>,
-    /// Produce requests that are not checked yet.
-    pub(super) unchecked: Unchecked,
+    /// Produce requests that are not handed to the partitions yet.
+    pub(super) queue: Queue,
     /// There is something to send, or nothing will come any more.
     ready: Notify,
     /// The reader may go on.
@@ -58,8 +58,12 @@ pub struct Conn<R: Rt> {
     read_to_end: Cell<bool>,
     closed: Cell<bool>,
     last_active: Cell<Duration>,
-    /// Responses are with the runtime.
-    sending: Cell<bool>,
+    /// Bytes handed to the socket that have not left, and since when the first of them have not.
+    sending: Cell<Option<(usize, Duration)>>,
+    /// Since when answers have waited for those of earlier requests.
+    queued_since: Cell<Option<Duration>>,
+    /// Requests that wait for room for their answers.
+    unanswered: RefCell<Slab<Rc<Notify>>>,
     /// See [`Conn::note_progress`].
     acknowledged: Cell<u64>,
     /// The reader holds an empty chunk that it could do without.
@@ -90,7 +94,7 @@ impl<R: Rt> Conn<R> {
             listener,
             socket,
             replies: RefCell::default(),
-            unchecked: Unchecked::default(),
+            queue: Queue::default(),
             ready: Notify::default(),
             room: Notify::default(),
             gone: Notify::default(),
@@ -98,7 +102,9 @@ impl<R: Rt> Conn<R> {
             read_to_end: Cell::new(false),
             closed: Cell::new(false),
             last_active: Cell::new(rt.now().mono),
-            sending: Cell::new(false),
+            sending: Cell::new(None),
+            queued_since: Cell::new(None),
+            unanswered: RefCell::default(),
             acknowledged: Cell::new(0),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
@@ -127,6 +133,8 @@ impl<R: Rt> Conn<R> {
     pub fn reply(&self, place: u64, pieces: Vec<Bytes>) {
         if self.replies.borrow_mut().put(place, pieces) {
             self.ready.notify();
+        } else if self.queued_since.get().is_none() {
+            self.queued_since.set(Some(self.server.rt.now().mono));
         }
     }
 
@@ -134,6 +142,8 @@ impl<R: Rt> Conn<R> {
     pub fn close(&self) {
         if !self.closed.replace(true) {
             self.server.rt.shutdown(&self.socket);
+            // They may hold memory that the requests in work wait for.
+            self.replies.borrow_mut().forget();
             self.server.leave(self);
         }
         self.ready.notify();
@@ -157,7 +167,8 @@ impl<R: Rt> Conn<R> {
     }
 
     fn end_waits(&self) {
-        self.waiting.borrow().iter().for_each(|(_, event)| event.notify());
+        let all = [&self.waiting, &self.unanswered];
+        all.iter().for_each(|waiting| waiting.borrow().iter().for_each(|(_, event)| event.notify()));
     }
 
     /// Requests in work.
@@ -168,6 +179,39 @@ impl<R: Rt> Conn<R> {
     /// When the last byte came or went.
     pub fn last_active(&self) -> Duration {
         self.last_active.get()
+    }
+
+    /// Since when answers have been held that the client has not taken.
+    pub fn answers_since(&self) -> Option<Duration> {
+        let sending = self.sending.get().map(|(_, since)| since);
+        [sending, self.queued_since.get()].into_iter().flatten().min()
+    }
+
+    /// Bytes of answers that have not left.
+    fn unsent(&self) -> usize {
+        self.replies.borrow().queued_bytes() + self.sending.get().map_or(0, |(bytes, _)| bytes)
+    }
+
+    /// Whether a large answer may be made at once for the request that took `place`: its client has
+    /// taken those before it, but for a share of the memory.
+    pub fn may_answer(&self, place: u64) -> bool {
+        self.is_next(place) || (self.unsent() < self.server.answer_share() && !self.server.rt.memory().contended())
+    }
+
+    /// Whether the answer to the request that took `place` is the next to be sent.
+    fn is_next(&self, place: u64) -> bool {
+        self.closed.get() || self.replies.borrow().is_first(place)
+    }
+
+    /// Resolves when the answer to the request that took `place` is the next to be sent: an answer that
+    /// waited for others would hold memory that those may wait for.
+    pub async fn room_for_answer(&self, place: u64) {
+        while !self.is_next(place) {
+            let event = Rc::new(Notify::default());
+            let place = self.unanswered.borrow_mut().insert(event.clone());
+            let _leave = Leave { waiting: &self.unanswered, place };
+            event.notified().await;
+        }
     }
 
     /// When the request began that has not been received whole.
@@ -193,6 +237,10 @@ impl<R: Rt> Conn<R> {
         loop {
             let pieces = self.replies.borrow_mut().take_ready();
             self.room.notify();
+            self.unanswered.borrow().iter().for_each(|(_, event)| event.notify());
+            if self.replies.borrow().queued_bytes() == 0 {
+                self.queued_since.set(None);
+            }
             if pieces.is_empty() {
                 if self.closed.get() || (self.read_to_end.get() && self.outstanding() == 0) {
                     return self.close();
@@ -200,9 +248,12 @@ impl<R: Rt> Conn<R> {
                 self.ready.notified().await;
                 continue;
             }
-            self.sending.set(true);
+            let bytes = pieces.iter().map(Bytes::len).sum();
+            self.sending.set(Some((bytes, self.server.rt.now().mono)));
+            self.server.unsent.set(self.server.unsent.get() + bytes);
             let sent = self.server.rt.send(&self.socket, pieces).await;
-            self.sending.set(false);
+            self.server.unsent.set(self.server.unsent.get() - bytes);
+            self.sending.set(None);
             if let Err(e) = sent {
                 tracing::debug!("{}: send: {e}", self.peer);
                 return self.close();
@@ -214,7 +265,7 @@ impl<R: Rt> Conn<R> {
     /// Counts as activity what the client has received, since the last call, of responses that are
     /// being sent.
     pub fn note_progress(&self) {
-        if self.sending.get() {
+        if self.sending.get().is_some() {
             let acknowledged = self.server.rt.acknowledged(&self.socket);
             if self.acknowledged.replace(acknowledged) != acknowledged {
                 self.touch();
@@ -244,7 +295,18 @@ impl<R: Rt> Conn<R> {
         }
     }
 
-    /// Waits until another request may be read: a place in the pipeline, room for its answer, room in the mailboxes.
+    /// When the first of the produce requests began to wait for room on its way to the disk.
+    pub fn waits_for_room(&self) -> Option<Duration> {
+        self.queue.waits_for_room()
+    }
+
+    /// More requests may be read.
+    pub fn read_on(&self) {
+        self.room.notify();
+    }
+
+    /// Waits until another request may be read: a place in the pipeline, room for its answer, room on the way to the disk, room in the
+    /// mailboxes.
     async fn admit(&self) -> io::Result<()> {
         loop {
             if self.closed.get() || self.server.stopping() {
@@ -252,11 +314,14 @@ impl<R: Rt> Conn<R> {
             }
             let full = {
                 let replies = self.replies.borrow();
-                replies.outstanding() >= PIPELINE || replies.queued_bytes() >= QUEUED_BYTES
+                replies.outstanding() >= PIPELINE
+                    || replies.queued_bytes() >= QUEUED_BYTES
+                    || self.sending.get().is_some_and(|(bytes, _)| bytes > QUEUED_BYTES)
+                    || self.waits_for_room().is_some()
             };
             if full {
                 self.room.notified().await;
-            } else if self.server.shard.congested() || self.server.producing.get() >= self.server.config.queued_max_requests {
+            } else if self.server.shard.congested() {
                 self.server.rt.sleep(Duration::from_millis(1)).await;
             } else {
                 return Ok(());

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::conn::Conn;
 use crate::api;
 use crate::base::error::ErrorCode;
+use crate::rt::mem::Chunk;
 use crate::rt::{Class, Rt};
 use crate::shard::message::{Ids, Terms};
 use crate::shard::op::DirSpace;
@@ -19,8 +20,8 @@ use crate::shard::{Image, Lane, MetadataRecord};
 use crate::wire::WireError;
 use crate::wire::codec::{
     AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest, DescribeTopicPartitionsRequest, Encode,
-    IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
+    Encode, IncrementalAlterConfigsRequest, InitProducerIdRequest, ListConfigResourcesRequest, ListOffsetsRequest, MetadataRequest,
     OffsetForLeaderEpochRequest, Request, decode,
 };
 use crate::wire::frame::{RequestHeader, parse_request, response_frame};
@@ -42,10 +43,18 @@ pub(super) fn own_terms(bytes: usize) -> Terms {
     Terms { within: WITHIN, lane: Lane::Takes, bytes }
 }
 
+/// A longer answer is made when there is memory for it.
+const LONG_ANSWER: usize = 64 << 10;
+
+/// Resources that are described before others have their turn.
+const RESOURCES_PER_TURN: usize = 16;
+
 /// One request and the place of its response.
 pub(super) struct Work<R: Rt> {
     pub(super) conn: Rc<Conn<R>>,
     place: u64,
+    /// Memory for the answer, until that is made and charged.
+    room: Option<Chunk>,
     pub(super) api: ApiKey,
     pub(super) version: i16,
     correlation_id: i32,
@@ -66,13 +75,14 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
 
 fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) -> io::Result<()> {
     let Some(api) = ApiKey::from_code(header.api_key) else { return Err(malformed(WireError::UnknownApi(header.api_key))) };
+    conn.server.rt.doing(api.name());
     match api {
         ApiKey::Produce => return super::produce::handle(conn, place, &header, body),
         ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body),
         _ => {}
     }
     let RequestHeader { api_version: version, correlation_id, client_id, .. } = header;
-    let work = Work { conn: conn.clone(), place, api, version, correlation_id };
+    let work = Work { conn: conn.clone(), place, room: None, api, version, correlation_id };
     let server = &conn.server;
     let (image, broker) = (server.shard.image(), server.broker());
     match api {
@@ -89,10 +99,7 @@ fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Byt
             let request: DescribeClusterRequest = work.decode(body)?;
             work.reply(&api::describe_cluster::respond(&request, broker, work.listener()))
         }
-        ApiKey::DescribeConfigs => {
-            let request: DescribeConfigsRequest = work.decode(body)?;
-            work.reply(&api::describe_configs::respond(&request, &image, broker))
-        }
+        ApiKey::DescribeConfigs => describe_configs(work, body),
         ApiKey::DescribeTopicPartitions => {
             let request: DescribeTopicPartitionsRequest = work.decode(body)?;
             work.reply(&api::describe_topic_partitions::respond(&request, &image, broker))
@@ -138,8 +145,27 @@ impl<R: Rt> Work<R> {
     }
 
     pub(super) fn reply(&self, response: &impl Encode) -> io::Result<()> {
-        let frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
+        let mut frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
+        if frame.len() >= LONG_ANSWER {
+            frame = self.conn.server.rt.memory().charged(frame);
+        }
         self.conn.reply(self.place, vec![frame]);
+        Ok(())
+    }
+
+    /// Answers when there is memory for an answer of about so many bytes, and the client has taken
+    /// those before it.
+    fn at_length<F>(mut self, bytes: usize, task: F) -> io::Result<()>
+    where
+        F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
+    {
+        let rt = self.conn.server.rt.clone();
+        rt.clone().spawn(Class::Foreground, async move {
+            self.conn.room_for_answer(self.place).await;
+            self.room = Some(rt.memory().chunk(bytes).await);
+            let done = task(&self).await;
+            self.finish(|_| done);
+        });
         Ok(())
     }
 
@@ -156,7 +182,8 @@ impl<R: Rt> Work<R> {
         Ok(())
     }
 
-    /// Has the controller shard decide on a change; `failed` is the answer when that was not to be had in time.
+    /// Has the controller shard decide on a change, once the requests before it on its connection are answered: a client that does not wait
+    /// for the deletion of a topic may create it anew. `failed` is the answer when that was not to be had in time.
     fn change<M: Encode + Send + 'static>(
         self,
         terms: Terms,
@@ -164,6 +191,7 @@ impl<R: Rt> Work<R> {
         failed: impl FnOnce(ErrorCode) -> M + 'static,
     ) -> io::Result<()> {
         self.later(async move |work| {
+            work.conn.room_for_answer(work.place).await;
             let answer = work.conn.server.shard.control(terms, decide).await;
             work.reply(&answer.unwrap_or_else(failed))
         })
@@ -175,12 +203,12 @@ impl<R: Rt> Work<R> {
         result: impl Future<Output = T> + 'static,
         answer: impl FnOnce(&Work<R>, T) -> io::Result<()> + 'static,
     ) -> io::Result<()> {
-        let Work { conn, place, api, version, correlation_id } = self;
+        let Work { conn, place, api, version, correlation_id, .. } = self;
         let (rt, conn) = (conn.server.rt.clone(), Rc::downgrade(&conn));
         rt.spawn(Class::Foreground, async move {
             let result = result.await;
             let Some(conn) = conn.upgrade() else { return };
-            Work { conn, place, api, version, correlation_id }.finish(|work| answer(work, result));
+            Work { conn, place, room: None, api, version, correlation_id }.finish(|work| answer(work, result));
         });
         Ok(())
     }
@@ -199,15 +227,39 @@ fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: MetadataRequest = work.decode(body)?;
     let server = work.conn.server.clone();
     let missing = api::metadata::plan(&request, work.version, &server.shard.image(), server.broker());
-    if missing.is_empty() {
-        return work.reply(&api::metadata::respond(&request, work.version, &server.shard.image(), server.broker(), work.listener()));
+    let respond = |work: &Work<R>, request: &MetadataRequest| {
+        let server = &work.conn.server;
+        work.reply(&api::metadata::respond(request, work.version, &server.shard.image(), server.broker(), work.listener()))
+    };
+    let bytes = api::metadata::answer_bytes(&request, &server.shard.image());
+    if missing.is_empty() && bytes < LONG_ANSWER {
+        return respond(&work, &request);
     }
-    work.later(async move |work| {
+    work.at_length(bytes, async move |work| {
+        if missing.is_empty() {
+            return respond(work, &request);
+        }
         let broker = server.broker().clone();
         let create = move |image: &_, ids: &mut Ids| (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ());
         // What could not be created is not there, and clients ask again.
         let _ = server.shard.control(terms, create).await;
-        work.reply(&api::metadata::respond(&request, work.version, &server.shard.image(), server.broker(), work.listener()))
+        respond(work, &request)
+    })
+}
+
+fn describe_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+    let mut request: DescribeConfigsRequest = work.decode(body)?;
+    api::describe_configs::distinct(&mut request);
+    let bytes = request.resources.len() * api::describe_configs::RESOURCE_BYTES;
+    work.at_length(bytes, async move |work| {
+        let server = &work.conn.server;
+        let (image, broker) = (server.shard.image(), server.broker());
+        let mut response = DescribeConfigsResponse::default();
+        for some in request.resources.chunks(RESOURCES_PER_TURN) {
+            response.results.extend(some.iter().map(|resource| api::describe_configs::describe(resource, &request, &image, broker)));
+            server.rt.yield_now().await;
+        }
+        work.reply(&response)
     })
 }
 

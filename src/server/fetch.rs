@@ -76,10 +76,10 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
         groups,
         results,
         min_bytes: request.min_bytes.max(0) as usize,
-        max_bytes: (request.max_bytes.max(0) as usize).min(server.config.fetch_max_bytes),
+        max_bytes: request.max_bytes.max(0) as usize,
         deadline: now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
-    if fetch.read_now() && fetch.is_due() {
+    if conn.may_answer(place) && fetch.read_now() && fetch.is_due() {
         fetch.finish();
     } else {
         server.rt.spawn(Class::Foreground, async move { fetch.run().await });
@@ -90,23 +90,31 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
 impl<R: Rt> Fetch<R> {
     /// Reads from this core's memory; false when other cores or the disk are needed.
     fn read_now(&mut self) -> bool {
-        let mut left = self.max_bytes;
+        let most = self.max_bytes();
+        let mut left = most;
         for Group { owner, places, items } in &self.groups {
             // With one owner its order is the request's, and so the first batch may be a large one at once.
             let first = self.groups.len() == 1;
             let Some(read) = self.conn.server.shard.read_now(*owner, items, left, first) else { return false };
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
-        self.groups.len() == 1 || left < self.max_bytes
+        self.groups.len() == 1 || left < most
+    }
+
+    /// Most bytes of records that the answer may have.
+    fn max_bytes(&self) -> usize {
+        self.max_bytes.min(self.conn.server.fetch_max())
     }
 
     async fn read(&mut self) {
-        let mut left = self.max_bytes;
+        self.conn.room_for_answer(self.place).await;
+        let most = self.max_bytes();
+        let mut left = most;
         for Group { owner, places, items } in &self.groups {
-            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1).await;
+            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most).await;
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
-        if self.groups.len() > 1 && left == self.max_bytes {
+        if self.groups.len() > 1 && left == most {
             self.read_first_batch().await;
         }
     }
@@ -119,9 +127,10 @@ impl<R: Rt> Fetch<R> {
             targets.extend(places.iter().zip(items).map(|(place, item)| (*place, *owner, item.clone())));
         }
         targets.sort_unstable_by_key(|(place, ..)| *place);
+        let most = self.max_bytes();
         for (place, owner, item) in targets {
             let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
-            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], self.max_bytes, true).await) > 0 {
+            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, false).await) > 0 {
                 return;
             }
         }
@@ -133,7 +142,7 @@ impl<R: Rt> Fetch<R> {
 
     /// Enough is read, or something has to be said, or time is up.
     fn is_due(&self) -> bool {
-        self.bytes() >= self.min_bytes
+        self.bytes() >= self.min_bytes.min(self.max_bytes())
             || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
             || self.conn.server.stopping()
             || self.conn.has_ended()
@@ -154,7 +163,9 @@ impl<R: Rt> Fetch<R> {
     /// Until a partition grows or time is up. What was read so far is let go: it will be read again.
     async fn wait(&mut self) {
         let rt = self.conn.server.rt.clone();
-        let need_bytes = if self.results.len() == 1 { self.min_bytes.saturating_sub(self.bytes()) } else { 1 };
+        // When there is enough in all, one of them has grown by its share at least.
+        let missing = self.min_bytes.min(self.max_bytes()).saturating_sub(self.bytes());
+        let need_bytes = missing.div_ceil(self.results.len().max(1)).max(1);
         let grown = Rc::new(Grown::default());
         let watcher: Rc<dyn Watcher> = grown.clone();
         let mut watches = Vec::with_capacity(self.groups.len());

@@ -1,6 +1,7 @@
 //! The broker's front: it starts the cores, accepts connections, and turns requests into work for the shards.
 
 pub mod admission;
+mod backlog;
 pub mod conn;
 mod dispatch;
 mod fetch;
@@ -13,6 +14,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -25,16 +27,30 @@ use crate::base::config::Config;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::Shard;
+use backlog::{Backlog, Limits};
 use conn::Conn;
 
 pub use start::run;
 
 /// How often connections are looked at for idleness, and memory is given back.
 const SWEEP: Duration = Duration::from_secs(1);
-/// Under memory pressure a request may take this long to arrive whole.
+/// Under memory pressure a request may take this long to arrive whole, or to get its place on the way to the disk.
 const STALLED: Duration = Duration::from_secs(10);
+/// Under memory pressure a client may take this long to read answers.
+const UNREAD: Duration = Duration::from_secs(3);
+/// The part of a core's memory that the answers to one connection may take at a time: one of so many.
+const ANSWER_SHARE: usize = 16;
+/// Most bytes of records of an answer while much is being sent. A first batch that is larger comes
+/// whole.
+const SCARCE_ANSWER: usize = 64 << 10;
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
+
+/// What the connections of one core may have on the way to the disks. The batches lie in the memory
+/// of the cores that own the partitions, half of which is for them: all cores send to each partition.
+fn backlog_limits(budget: usize, cores: usize, disks: usize) -> Limits {
+    Limits { partition: (budget / 8 / cores).max(1), disk: (budget / 2 / disks.max(1)).max(1) }
+}
 
 /// The server of one core.
 pub struct Server<R: Rt> {
@@ -50,16 +66,23 @@ pub struct Server<R: Rt> {
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
     producing: Cell<usize>,
+    /// Bytes handed to sockets that have not left.
+    unsent: Cell<usize>,
+    /// Batches on their way to the disks.
+    backlog: RefCell<Backlog<Rc<Conn<R>>>>,
     /// Those of them that take longer to check.
     checks: produce::Checks<R>,
+    /// Of each core whether its memory is scarce: answers of one core hold memory of others.
+    scarce: Arc<[AtomicBool]>,
     stopping: Cell<bool>,
 }
 
 impl<R: Rt> Server<R> {
     /// Serves the connections that the shard is handed. `broker` is set before the first.
-    pub fn start(shard: &Shard<R>, config: Arc<Config>, broker: Arc<OnceLock<BrokerView>>) -> Rc<Server<R>> {
+    pub fn start(shard: &Shard<R>, config: Arc<Config>, broker: Arc<OnceLock<BrokerView>>, scarce: Arc<[AtomicBool]>) -> Rc<Server<R>> {
         let rt = shard.rt().clone();
         let slots = (config.max_fetch_sessions / rt.cores()).max(1);
+        let disks = config.log_dirs.len();
         let server = Rc::new(Server {
             shard: shard.clone(),
             config,
@@ -68,7 +91,10 @@ impl<R: Rt> Server<R> {
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
+            unsent: Cell::new(0),
+            backlog: RefCell::new(Backlog::new(backlog_limits(rt.memory().budget(), rt.cores(), disks))),
             checks: produce::Checks::default(),
+            scarce,
             stopping: Cell::new(false),
             rt: rt.clone(),
         });
@@ -97,12 +123,28 @@ impl<R: Rt> Server<R> {
         self.stopping.get()
     }
 
+    /// Bytes that one connection's answers may take at a time, but for the first.
+    fn answer_share(&self) -> usize {
+        self.rt.memory().budget() / ANSWER_SHARE
+    }
+
+    /// Most bytes of records of one answer. They pin what they are read from until their client has
+    /// taken them; once clients that do not read hold much, new answers get little.
+    fn fetch_max(&self) -> usize {
+        let budget = self.rt.memory().budget();
+        let most = if self.unsent.get() > budget / 4 { SCARCE_ANSWER } else { budget / ANSWER_SHARE };
+        most.min(self.config.fetch_max_bytes)
+    }
+
     fn join(&self, conn: &Rc<Conn<R>>) {
         conn.index.set(self.connections.borrow_mut().insert(conn.clone()));
     }
 
     fn leave(&self, conn: &Conn<R>) {
         let left = self.connections.borrow_mut().try_remove(conn.index.get());
+        if conn.waits_for_room().is_some() {
+            self.backlog.borrow_mut().cancel(|waiting| std::ptr::eq(&**waiting, conn));
+        }
         drop(left);
     }
 
@@ -138,23 +180,28 @@ impl<R: Rt> Server<R> {
                 if quiet >= SWEEP {
                     conn.release_chunk();
                 }
-                stalled.extend(conn.frame_since().filter(|since| now.saturating_sub(*since) > STALLED).map(|since| (since, conn)));
+                produce::refuse_late(&conn, now);
+                let waits = [(conn.frame_since(), STALLED), (conn.answers_since(), UNREAD), (conn.waits_for_room(), STALLED)];
+                let late = |(since, most): (Option<Duration>, Duration)| since.filter(|since| now.saturating_sub(*since) > most);
+                stalled.extend(waits.into_iter().filter_map(late).min().map(|since| (since, conn)));
             }
-            if self.rt.memory().contended() {
+            self.scarce[self.rt.core()].store(self.rt.memory().scarce(), Ordering::Relaxed);
+            if self.scarce.iter().any(|scarce| scarce.load(Ordering::Relaxed)) {
                 Self::close_oldest(stalled);
             }
+            self.backlog.borrow_mut().forget_unused();
             self.rt.memory().trim();
         }
     }
 
-    /// Requests that hold memory without ever being complete, as others wait for it: the oldest quarter goes.
+    /// Requests that hold memory without ever being complete, and answers that nobody takes, as others wait for it: the oldest quarter goes.
     fn close_oldest(mut stalled: Vec<(Duration, Rc<Conn<R>>)>) {
         stalled.sort_by_key(|(since, _)| *since);
         stalled.truncate(stalled.len().div_ceil(4));
         if let Some((_, first)) = stalled.first() {
             let count = stalled.len();
             tracing::warn!(
-                "{count} connections closed ({}, …): their requests take too long to arrive while others wait for memory",
+                "{count} connections closed ({}, …): their requests or answers take too long on their way while others wait for memory",
                 first.peer
             );
         }

@@ -11,6 +11,8 @@ pub struct Replies {
     /// Sequence number of the first slot.
     first: u64,
     queued_bytes: usize,
+    /// See [`Replies::forget`].
+    forgetting: bool,
 }
 
 impl Replies {
@@ -24,9 +26,16 @@ impl Replies {
     pub fn put(&mut self, place: u64, pieces: Vec<Bytes>) -> bool {
         let index = (place - self.first) as usize;
         debug_assert!(self.slots[index].is_none(), "one response per request");
+        let pieces = if self.forgetting { Vec::new() } else { pieces };
         self.queued_bytes += pieces.iter().map(Bytes::len).sum::<usize>();
         self.slots[index] = Some(pieces);
         index == 0
+    }
+
+    /// Forgets the responses: nobody takes them any more. Later ones are forgotten as they come.
+    pub fn forget(&mut self) {
+        self.slots.iter_mut().flatten().for_each(Vec::clear);
+        (self.queued_bytes, self.forgetting) = (0, true);
     }
 
     /// All pieces that may be sent now.
@@ -39,6 +48,11 @@ impl Replies {
             if ready.is_empty() { ready = pieces } else { ready.extend(pieces) }
         }
         ready
+    }
+
+    /// True when all requests before the one that took `place` are answered, and their answers taken.
+    pub fn is_first(&self, place: u64) -> bool {
+        place == self.first
     }
 
     /// Requests that are not answered yet.

@@ -39,6 +39,8 @@ const PORT_FREE_WITHIN: Duration = Duration::from_secs(1);
 pub(super) struct Process {
     config: Arc<Config>,
     broker: Arc<OnceLock<BrokerView>>,
+    /// Of each core whether its memory is scarce.
+    scarce: Arc<[AtomicBool]>,
     admission: Admission,
     /// Asks the first core, once it is unparked, to stop.
     pub(super) stop_asked: Arc<AtomicBool>,
@@ -55,6 +57,7 @@ impl Process {
             admission: Admission::new(cores),
             config: Arc::new(config),
             broker: Arc::default(),
+            scarce: (0..cores).map(|_| AtomicBool::new(false)).collect(),
             stop_asked: Arc::default(),
             result: Mutex::new(Ok(())),
             started,
@@ -127,7 +130,7 @@ fn ignored_signals(status: &str) -> u64 {
 /// A core from start to stop.
 pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Arc<Process>) {
     let shard = Shard::start(rt.clone(), post, process.stop_asked.clone(), &process.config);
-    let _server = Server::start(&shard, process.config.clone(), process.broker.clone());
+    let _server = Server::start(&shard, process.config.clone(), process.broker.clone(), process.scarce.clone());
     let (resting, idle) = (shard.clone(), process.config.log_idle);
     rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
     let (retaining, interval) = (shard.clone(), process.config.retention_check_interval);

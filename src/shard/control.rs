@@ -22,6 +22,7 @@ use crate::cluster::journal;
 use crate::cluster::names::METADATA;
 use crate::cluster::queue::Queue;
 use crate::cluster::settings::{BrokerSettings, Configs};
+use crate::log::dir::CleanMark;
 use crate::log::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir};
 use crate::partition::op::Key;
 use crate::rt::notify::Notify;
@@ -242,8 +243,9 @@ impl<R: Rt> Control<R> {
         }
         let dirs = self.places.borrow().paths();
         let offset = self.image.borrow().offset();
+        let mark = CleanMark::of_this_stop(self.shard.rt(), offset);
         for path in dirs {
-            dir::mark_clean(self.shard.rt(), &path, offset).await.map_err(|e| e.to_string())?;
+            dir::mark_clean(self.shard.rt(), &path, &mark).await.map_err(|e| e.to_string())?;
         }
         Ok(())
     }
@@ -256,7 +258,10 @@ impl<R: Rt> Control<R> {
             false => Some("it is larger than a segment of our metadata log".to_owned()),
         };
         let Some(reason) = refused else { return Ok(()) };
-        Err(format!("the metadata of Kafka cannot be stored: {reason}. Nothing was changed"))
+        Err(format!(
+            "the metadata of Kafka cannot be stored: {reason}. Nothing of Kafka's was changed, it can start here again; \
+             an empty {METADATA}-0 was made, and a list of the log directories in each of them"
+        ))
     }
 
     fn position(&self, clean: bool) -> Position {
@@ -270,10 +275,8 @@ impl<R: Rt> Control<R> {
 
     async fn write_checkpoints(&self, positions: &[Position]) -> Result<(), LogError> {
         let (rt, owed) = (self.shard.rt(), self.places.borrow().unstored());
-        if let Some((known, paths)) = owed {
-            for path in paths {
-                known.write(rt, &path).await?;
-            }
+        if let Some(lists) = owed {
+            lists.write(rt).await?;
             self.places.borrow_mut().set_stored();
         }
         let checkpoints = self.places.borrow_mut().checkpoints(positions, &self.image.borrow());

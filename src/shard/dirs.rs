@@ -13,8 +13,8 @@ use crate::cluster::image::Image;
 use crate::cluster::names::METADATA;
 use crate::cluster::record::MetadataRecord;
 use crate::log::checkpoint::{self, Entries, Offsets};
-use crate::log::dir::{self, PartitionDir};
-use crate::log::known_dirs::KnownDirs;
+use crate::log::dir::{self, CleanMark, PartitionDir};
+use crate::log::known_dirs::{self, KnownDirs, StoredDirs};
 use crate::log::{self, LogError, Opening};
 use crate::rt::Rt;
 
@@ -25,8 +25,6 @@ pub use crate::log::dir::lock_all;
 pub(super) const METADATA_ID: Uuid = Uuid([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 /// The metadata log among the partitions.
 pub(super) const METADATA_KEY: Key = (METADATA_ID, 0);
-/// Broker epoch of a clean marker that is put back.
-const UNKNOWN_EPOCH: i64 = -1;
 /// Partitions named in one line of the log.
 const NAMED: usize = 50;
 
@@ -42,7 +40,10 @@ pub(super) struct Found {
 pub(super) struct LogDir {
     pub path: PathBuf,
     pub id: Uuid,
+    /// It was closed, by the same stop as the directory of the metadata log.
     pub clean: bool,
+    /// The mark of the stop that closed it.
+    mark: Option<CleanMark>,
     /// The metadata log, if it is here.
     pub metadata: Option<Found>,
     pub partitions: Vec<Found>,
@@ -52,6 +53,8 @@ pub(super) struct LogDir {
     vanished: Entries,
     /// The checkpoint is Kafka's, or of a version before our own.
     named: bool,
+    /// Partitions, by the checkpoint, whose directories tell the id of no topic.
+    pub mistaken: Vec<Key>,
 }
 
 /// All entries of log.dirs.
@@ -62,8 +65,56 @@ pub struct LogDirs {
     known: KnownDirs,
     /// `known` is what all directories have stored.
     stored: bool,
-    /// Known directories that are not in log.dirs, with their last paths.
-    absent: BTreeMap<Uuid, String>,
+    /// Known directories whose content is not there.
+    absent: BTreeMap<Uuid, Absent>,
+    /// The lists of log directories that are there, where all of them are damaged.
+    damaged: Vec<PathBuf>,
+}
+
+/// A log directory whose content is not there.
+#[derive(Clone, Debug)]
+struct Absent {
+    /// Where it was last seen.
+    path: String,
+    /// It is in log.dirs, but all that it has is its id.
+    emptied: bool,
+}
+
+/// For people: what is missing.
+fn what_is_absent(id: &Uuid, Absent { path, emptied }: &Absent) -> String {
+    match emptied {
+        true => format!("the log directory {id} at {path} has lost its content (it has no {})", known_dirs::NAME),
+        false => format!("the log directory {id}, last seen at {path}, is not in log.dirs"),
+    }
+}
+
+/// The list of log directories, and those that are to have it.
+#[derive(Clone, Debug)]
+pub(super) struct Lists {
+    known: KnownDirs,
+    dirs: Vec<(Uuid, PathBuf)>,
+}
+
+impl Lists {
+    fn new(known: &KnownDirs, dirs: &[LogDir]) -> Lists {
+        Lists { known: known.clone(), dirs: dirs.iter().map(|dir| (dir.id, dir.path.clone())).collect() }
+    }
+
+    /// Stores the list in all of the directories. Those that have none first get one of themselves
+    /// alone, older than all others: whenever this process is killed, a directory that a list names
+    /// has a list. One without has lost its content.
+    pub(super) async fn write<R: Rt>(&self, rt: &R) -> Result<(), LogError> {
+        for (id, path) in &self.dirs {
+            if KnownDirs::read(rt, path)? == StoredDirs::Missing {
+                let paths = BTreeMap::from([(*id, path.display().to_string())]);
+                KnownDirs { paths, ..KnownDirs::default() }.write(rt, path).await?;
+            }
+        }
+        for (_, path) in &self.dirs {
+            self.known.write(rt, path).await?;
+        }
+        Ok(())
+    }
 }
 
 impl LogDir {
@@ -71,7 +122,8 @@ impl LogDir {
     fn read<R: Rt>(rt: &R, path: &Path, id: Uuid) -> Result<LogDir, LogError> {
         let content = dir::list(rt, path)?;
         let own = checkpoint::read_own(rt, path)?;
-        let clean = dir::is_clean(rt, path)?;
+        let mark = dir::clean_mark(rt, path)?;
+        let clean = mark.is_some();
         let is_metadata =
             |dir: &PartitionDir| dir.topic == METADATA && dir.partition == 0 && (dir.topic_id.is_zero() || dir.topic_id == METADATA_ID);
         let (mut partitions, mut vanished, mut named) = (Vec::new(), Entries::new(), false);
@@ -84,6 +136,8 @@ impl LogDir {
                 }
                 // A power failure may take the directory of a log that never held a batch.
                 entries.retain(|_, entry| Opening { clean: false, ..*entry } != Opening::default());
+                // A process that was killed may have opened them.
+                entries.values_mut().for_each(|entry| entry.clean &= clean);
                 vanished = entries;
             }
             None => {
@@ -107,7 +161,22 @@ impl LogDir {
         }
         let metadata = partitions.iter().position(|found| is_metadata(&found.dir)).map(|at| partitions.remove(at));
         let (path, futures) = (path.into(), content.futures);
-        Ok(LogDir { path, id, clean, metadata, partitions, futures, vanished, named })
+        let mistaken = Vec::new();
+        Ok(LogDir { path, id, clean, mark, metadata, partitions, futures, vanished, named, mistaken })
+    }
+
+    /// Counts as one that was not closed.
+    fn distrust(&mut self) {
+        self.clean = false;
+        let found = self.partitions.iter_mut().chain(&mut self.metadata).map(|found| &mut found.opening);
+        found.chain(self.vanished.values_mut()).for_each(|opening| opening.clean = false);
+    }
+
+    /// The partition of `image` that the directory of one, which tells the id of no topic, is by its
+    /// name and by the checkpoint: that names the partition, and there is no directory for it.
+    pub(super) fn is_mistaken(&self, dir: &PartitionDir, image: &Image) -> Option<Key> {
+        let key = (image.topic(&dir.topic)?.id, dir.partition);
+        (image.topic_by_id(dir.topic_id).is_none() && self.vanished.contains_key(&key)).then_some(key)
     }
 }
 
@@ -125,13 +194,12 @@ pub async fn open_dirs<R: Rt>(
     let text = |e: LogError| e.to_string();
     let identities = dir::identify(rt, paths, cluster_id, node_id).await.map_err(text)?;
     let cluster_id = identities.first().map(|meta| meta.cluster_id.clone()).unwrap_or_default();
-    let stored: Result<Vec<_>, _> = paths.iter().map(|path| KnownDirs::read(rt, path).map_err(text)).collect();
-    let stored = stored?;
     let mut dirs = Vec::with_capacity(paths.len());
     for (path, meta) in paths.iter().zip(identities) {
-        dirs.push(LogDir::read(rt, path, meta.directory_id).map_err(text)?);
+        let stored = KnownDirs::read(rt, path).map_err(text)?;
+        dirs.push((LogDir::read(rt, path, meta.directory_id).map_err(text)?, stored));
     }
-    Ok((cluster_id.clone(), LogDirs::new(cluster_id, dirs, stored, &lost)))
+    Ok((cluster_id.clone(), LogDirs::new(cluster_id, dirs, &lost)))
 }
 
 fn parse_lost(text: &str) -> Result<BTreeSet<Uuid>, String> {
@@ -140,12 +208,38 @@ fn parse_lost(text: &str) -> Result<BTreeSet<Uuid>, String> {
 }
 
 impl LogDirs {
-    /// `stored` is what each directory says of all.
-    fn new(cluster_id: String, dirs: Vec<LogDir>, stored: Vec<Option<KnownDirs>>, lost: &BTreeSet<Uuid>) -> LogDirs {
-        let newest = stored.iter().flatten().max_by_key(|known| known.revision).cloned().unwrap_or_default();
+    /// What was found in each directory, and what it says of all.
+    fn new(cluster_id: String, found: Vec<(LogDir, StoredDirs)>, lost: &BTreeSet<Uuid>) -> LogDirs {
+        let whole = |(_, stored): &(LogDir, StoredDirs)| match stored {
+            StoredDirs::Whole(known) => Some(known.clone()),
+            _ => None,
+        };
+        let newest = found.iter().filter_map(whole).max_by_key(|known| known.revision);
+        let mut damaged: Vec<PathBuf> = Vec::new();
+        for (_, stored) in &found {
+            if let StoredDirs::Damaged(path) = stored {
+                tracing::warn!("{}: damaged: it is no list of log directories", path.display());
+                damaged.push(path.clone());
+            }
+        }
+        if newest.is_some() {
+            damaged.clear();
+        }
+        let newest = newest.unwrap_or_default();
         let mut known = newest.clone();
         known.paths.retain(|id, _| !lost.contains(id));
         known.metadata = known.metadata.filter(|id| !lost.contains(id));
+        // `Lists::write` leaves none without a list that another names.
+        let emptied = |dir: &LogDir, stored| stored == StoredDirs::Missing && known.paths.contains_key(&dir.id);
+        let mut stored_by_all = true;
+        let (mut dirs, mut gone) = (Vec::with_capacity(found.len()), BTreeMap::new());
+        for (dir, stored) in found {
+            stored_by_all &= stored == StoredDirs::Whole(newest.clone());
+            match emptied(&dir, stored) {
+                true => drop(gone.insert(dir.id, Absent { path: dir.path.display().to_string(), emptied: true })),
+                false => dirs.push(dir),
+            }
+        }
         for dir in &dirs {
             if lost.contains(&dir.id) {
                 tracing::warn!("{}: is there, though corelane.lost.log.dirs names it", dir.path.display());
@@ -154,9 +248,11 @@ impl LogDirs {
         }
         let present: BTreeSet<Uuid> = dirs.iter().map(|dir| dir.id).collect();
         let absent = known.paths.iter().filter(|(id, _)| !present.contains(id));
-        let absent = absent.map(|(id, path)| (*id, path.clone())).collect();
-        let stored = known == newest && stored.iter().all(|stored| stored.as_ref() == Some(&newest));
-        LogDirs { cluster_id, dirs, known, stored, absent }
+        let mut absent: BTreeMap<Uuid, Absent> = absent.map(|(id, path)| (*id, Absent { path: path.clone(), emptied: false })).collect();
+        absent.extend(gone);
+        let stored = stored_by_all && known == newest;
+        distrust_other_stops(&mut dirs);
+        LogDirs { cluster_id, dirs, known, stored, absent, damaged }
     }
 
     /// True when every directory was left by a clean stop.
@@ -167,13 +263,20 @@ impl LogDirs {
     /// Which directory holds the metadata log; `None` where there is none yet. `elsewhere` is
     /// `metadata.log.dir`. The error says where it is instead, or why it cannot be told.
     pub(super) fn metadata<R: Rt>(&self, rt: &R, elsewhere: Option<&Path>) -> Result<Option<usize>, String> {
-        if let Some((id, path)) = self.known.metadata.and_then(|id| self.absent.get_key_value(&id)) {
-            return Err(format!("the metadata log was in the log directory {id}, last seen at {path}, which is not in log.dirs: add it"));
+        if let Some((id, absent)) = self.known.metadata.and_then(|id| self.absent.get_key_value(&id)) {
+            let what = what_is_absent(id, absent);
+            return Err(format!("the metadata log is missing, as {what}: put that directory back with all that it held"));
         }
         let foreign = self.dirs.iter().flat_map(|dir| &dir.partitions);
         let foreign = foreign.map(|found| &found.dir).find(|dir| dir.topic == METADATA && dir.partition == 0);
         if let Some(dir) = foreign {
             let (path, id) = (dir.path.display(), dir.topic_id);
+            if self.dirs.iter().any(|dir| dir.vanished.contains_key(&METADATA_KEY)) {
+                return Err(format!(
+                    "{path} is the metadata log by its name, but of the topic {id} by its partition.metadata: put the \
+                     topic_id {METADATA_ID} there if that was damaged"
+                ));
+            }
             return Err(format!("{path} is no metadata log but a partition of the topic {id}: move it away"));
         }
         let mut found = self.dirs.iter().enumerate().filter_map(|(at, dir)| Some((at, &dir.metadata.as_ref()?.dir.path)));
@@ -190,6 +293,11 @@ impl LogDirs {
         let gone = self.dirs.iter().find(|dir| first.is_none() && dir.vanished.contains_key(&METADATA_KEY));
         match gone {
             Some(dir) => Err(format!("the metadata log {METADATA}-0 is missing from {}", dir.path.display())),
+            None if first.is_none() && !self.damaged.is_empty() => Err(format!(
+                "the metadata log {METADATA}-0 is nowhere in log.dirs, and what says where it was is damaged: add the log \
+                 directory that has it, or remove {} to begin anew",
+                listed(&self.damaged)
+            )),
             None => Ok(first.map(|(at, _)| at)),
         }
     }
@@ -207,10 +315,11 @@ impl LogDirs {
 
     /// The clean markers that were found.
     pub(super) fn markers(&self) -> Markers {
-        Markers(self.dirs.iter().filter(|dir| dir.clean).map(|dir| dir.path.clone()).collect())
+        Markers(self.dirs.iter().filter_map(|dir| Some((dir.path.clone(), dir.mark.clone()?))).collect())
     }
 
-    /// Has every directory know all directories, and which of them holds the metadata log.
+    /// Has every directory know all directories, and which of them holds the metadata log. Damaged
+    /// lists stay until nothing is missing that they may have named.
     pub(super) async fn store_known<R: Rt>(&mut self, rt: &R, metadata: usize) -> Result<(), LogError> {
         let metadata = Some(self.dirs[metadata].id);
         if self.stored && self.known.metadata == metadata {
@@ -219,9 +328,10 @@ impl LogDirs {
         self.stored = false;
         self.known.metadata = metadata;
         self.known.revision += 1;
-        for dir in &self.dirs {
-            self.known.write(rt, &dir.path).await?;
+        if !self.damaged.is_empty() {
+            return Ok(());
         }
+        Lists::new(&self.known, &self.dirs).write(rt).await?;
         self.stored = true;
         Ok(())
     }
@@ -240,14 +350,35 @@ impl LogDirs {
     }
 }
 
-/// Log directories with a clean marker.
-pub(super) struct Markers(Vec<PathBuf>);
+/// A directory that the last stop of the metadata log has not closed was absent then, or is a copy
+/// from before: its partitions may have got other records since, at the offsets where they end here.
+fn distrust_other_stops(dirs: &mut [LogDir]) {
+    let home = dirs.iter().find(|dir| dir.metadata.is_some());
+    // Before there is a metadata log of ours, it is Kafka that was stopped.
+    let mark = home.map_or(Some(CleanMark::new(0, None)), |home| home.mark.clone());
+    for dir in dirs.iter_mut().filter(|dir| dir.clean) {
+        if dir.mark.as_ref().map(CleanMark::stop) != mark.as_ref().map(CleanMark::stop) {
+            tracing::warn!(
+                "{}: was not closed by the last stop of the metadata log: its logs are checked and get new leader epochs",
+                dir.path.display()
+            );
+            dir.distrust();
+        }
+    }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+/// Log directories with a clean marker, and those as they were found.
+pub(super) struct Markers(Vec<(PathBuf, CleanMark)>);
 
 impl Markers {
     /// Takes the markers, before any log changes: if this process does not stop cleanly, the next will
     /// know. If one cannot be taken, all stay.
     pub(super) async fn take<R: Rt>(&self, rt: &R) -> Result<(), String> {
-        for path in &self.0 {
+        for (path, _) in &self.0 {
             if let Err(reason) = dir::take_clean(rt, path).await {
                 let back = self.put_back(rt).await;
                 return Err(back.err().map_or(reason.to_string(), |e| format!("{reason}; {e}")));
@@ -259,8 +390,8 @@ impl Markers {
     /// Gives the markers back: all logs are closed as they were.
     pub(super) async fn put_back<R: Rt>(&self, rt: &R) -> Result<(), String> {
         let mut done = Ok(());
-        for path in &self.0 {
-            done = done.and(dir::mark_clean(rt, path, UNKNOWN_EPOCH).await.map_err(|e| e.to_string()));
+        for (path, mark) in &self.0 {
+            done = done.and(dir::mark_clean(rt, path, mark).await.map_err(|e| e.to_string()));
         }
         done
     }
@@ -310,18 +441,20 @@ impl Place {
 pub(super) struct Places {
     dirs: Vec<LogDir>,
     of: BTreeMap<Key, Place>,
-    /// Partitions without a directory that may have one in a log directory which is absent.
+    /// Partitions without a directory that may have one in a log directory which is absent, and
+    /// those whose directory may be another's.
     offline: BTreeSet<Key>,
     counts: Vec<usize>,
     /// The list of log directories, which not all of them have stored yet.
-    unstored: Option<KnownDirs>,
+    unstored: Option<Lists>,
 }
 
 impl Places {
     /// Takes in what was found. The directories hold partitions of topics of `image` only;
     /// `metadata` is the one with the metadata log.
     pub(super) fn new(found: LogDirs, metadata: usize, image: &Image) -> Places {
-        let LogDirs { dirs, absent, known, stored, .. } = found;
+        let LogDirs { dirs, absent, known, stored, damaged, .. } = found;
+        let mut offline = BTreeSet::new();
         let mut of = BTreeMap::new();
         for (at, dir) in dirs.iter().enumerate() {
             for found in &dir.partitions {
@@ -330,17 +463,25 @@ impl Places {
                     of.insert(key, Place { carried, ..Place::new(at, found.opening) });
                 }
             }
+            for key in &dir.mistaken {
+                // What is known of it is kept: it tells at the next start too that there was one.
+                let carried = dir.vanished.get(key).copied();
+                of.insert(*key, Place { carried, ..Place::new(at, Opening::default()) });
+                offline.insert(*key);
+            }
         }
         let opening = dirs[metadata].metadata.as_ref().map(|found| found.opening).unwrap_or_default();
         of.insert(METADATA_KEY, Place::new(metadata, opening));
         let counts = (0..dirs.len()).map(|at| of.values().filter(|place| place.dir == at).count()).collect();
-        let mut places = Places { dirs, of, offline: BTreeSet::new(), counts, unstored: (!stored).then_some(known) };
-        places.look_for_missing(&absent, image);
+        let unstored = (!stored).then(|| Lists::new(&known, &dirs));
+        let mut places = Places { dirs, of, offline, counts, unstored };
+        places.look_for_missing(&absent, &damaged, image);
         places
     }
 
-    /// Partitions without a directory: offline while one of the log directories is absent.
-    fn look_for_missing(&mut self, absent: &BTreeMap<Uuid, String>, image: &Image) {
+    /// Partitions without a directory: offline while one of the log directories is absent, or may be
+    /// as the lists of them are `damaged`.
+    fn look_for_missing(&mut self, absent: &BTreeMap<Uuid, Absent>, damaged: &[PathBuf], image: &Image) {
         let missing: Vec<(Key, String)> = image
             .topics()
             .flat_map(|topic| (0..topic.partitions.len() as i32).map(move |p| ((topic.id, p), format!("{}-{p}", topic.name))))
@@ -352,16 +493,27 @@ impl Places {
         }
         let count = missing.len();
         let ids: Vec<String> = absent.keys().map(Uuid::to_string).collect();
-        for (id, path) in absent {
-            tracing::warn!("the log directory {id}, last seen at {path}, is not in log.dirs");
+        for (id, absent) in absent {
+            tracing::warn!("{}", what_is_absent(id, absent));
         }
         match (count, absent.is_empty()) {
             (0, _) => {}
+            (_, true) if !damaged.is_empty() => {
+                tracing::error!(
+                    "{count} partitions have no directory in log.dirs and stay offline, as the list of log directories is \
+                     damaged: {names}. Add what is missing; to have them begin anew, empty, remove {}",
+                    listed(damaged)
+                );
+                self.offline.extend(missing.into_iter().map(|(key, _)| key));
+                // A whole list would tell the next start that there is no other directory.
+                self.unstored = None;
+            }
             (_, true) => tracing::warn!("{count} partitions have no directory in log.dirs and begin anew, empty: {names}"),
             (_, false) => {
                 tracing::warn!(
                     "{count} partitions have no directory in log.dirs and stay offline: {names}. To give up what lies in \
-                     absent log directories and have them begin anew, empty: corelane.lost.log.dirs={}",
+                     absent log directories, or has lain in empty ones, and have them begin anew, empty: \
+                     corelane.lost.log.dirs={}",
                     ids.join(",")
                 );
                 self.offline.extend(missing.into_iter().map(|(key, _)| key));
@@ -386,9 +538,9 @@ impl Places {
         self.dirs.iter().find(stale).map(|dir| dir.path.display().to_string())
     }
 
-    /// The list of log directories, and where it is to be stored, if that is not done.
-    pub(super) fn unstored(&self) -> Option<(KnownDirs, Vec<PathBuf>)> {
-        self.unstored.clone().map(|known| (known, self.paths()))
+    /// The list of log directories, if it is still to be stored.
+    pub(super) fn unstored(&self) -> Option<Lists> {
+        self.unstored.clone()
     }
 
     /// The list of log directories is stored.

@@ -74,8 +74,9 @@ impl Machine {
     /// A clean stop with these positions.
     fn stop(&self, mut places: Places, positions: &[Position], image: &Image) {
         self.write(&mut places, positions, image);
+        let mark = CleanMark::of_this_stop(&self.rt, 0);
         for path in places.paths() {
-            self.sim.run_until(dir::mark_clean(&self.rt, &path, 0)).unwrap();
+            self.sim.run_until(dir::mark_clean(&self.rt, &path, &mark)).unwrap();
         }
     }
 
@@ -182,7 +183,7 @@ fn kafkas_checkpoints_count_until_there_is_our_own() {
         let offsets = Offsets::from([(("t".to_owned(), 0), offset), (("u".to_owned(), 0), 9)]);
         machine.sim.run_until(checkpoint::write(&machine.rt, Path::new("/a"), name, &offsets)).unwrap();
     }
-    machine.sim.run_until(dir::mark_clean(&machine.rt, Path::new("/a"), 0)).unwrap();
+    machine.sim.run_until(dir::mark_clean(&machine.rt, Path::new("/a"), &CleanMark::new(0, None))).unwrap();
     let mut places = machine.start(&["/a"], None, &image);
     assert_eq!(opened_as(&mut places, 1, 0), opening(20, 15, 3));
     assert!(places.checkpoints_are_stale(&image));
@@ -306,8 +307,177 @@ fn a_list_of_log_directories_that_lacked_room_is_still_to_be_stored() {
     let stored = machine.sim.run_until(found.store_known(&machine.rt, 0));
     assert!(matches!(stored, Err(LogError::Exhausted(_))), "{stored:?}");
     let mut places = Places::new(found, 0, &image);
-    let (known, paths) = places.unstored().unwrap();
-    assert_eq!((known.paths.len(), paths.len()), (2, 2));
+    let Lists { known, dirs } = places.unstored().unwrap();
+    assert_eq!((known.paths.len(), dirs.len()), (2, 2));
     places.set_stored();
     assert!(places.unstored().is_none());
+}
+
+#[test]
+fn a_directory_that_the_last_stop_has_not_closed_counts_as_unclean() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let image = image(&[("t", 1, 2)]);
+    machine.start(&["/a", "/b"], None, &image);
+    machine.partition("/a", "t-0", id(1));
+    machine.partition("/b", "t-1", id(1));
+    let positions = [0, 1].map(|p| position(1, p, opening(10, 0, 0)));
+    let stop = |dirs: &[&str]| {
+        let mut places = machine.start(dirs, None, &image);
+        let cleans = [0, 1].map(|p| places.place((id(1), p), "t").map(|(_, opening)| opening.clean));
+        machine.stop(places, &positions, &image);
+        cleans
+    };
+    stop(&["/a", "/b"]);
+    assert_eq!(stop(&["/a", "/b"]), [Some(true); 2]);
+    // Absent for a run, or a copy from before one.
+    assert_eq!(stop(&["/a"]), [Some(true), None]);
+    let old = machine.text("/b/.kafka_cleanshutdown");
+    let found = machine.open(&["/a", "/b"], None);
+    assert!(!found.clean());
+    // A start that is refused leaves the marks as they were.
+    machine.sim.run_until(found.markers().take(&machine.rt)).unwrap();
+    machine.sim.run_until(found.markers().put_back(&machine.rt)).unwrap();
+    assert_eq!(machine.text("/b/.kafka_cleanshutdown"), old);
+    let places = machine.start(&["/b", "/a"], None, &image);
+    let grown = vec![MetadataRecord::NewLeaderEpochsOf { id: id(1).0, partitions: vec![1] }];
+    assert_eq!(places.new_epochs(&image), grown);
+    machine.stop(places, &positions, &image);
+    assert_eq!(stop(&["/a", "/b"]), [Some(true); 2]);
+    // The metadata log is the one that is older.
+    machine.sim.run_until(machine.rt.write_file(Path::new("/a/.kafka_cleanshutdown"), old.into_bytes())).unwrap();
+    assert_eq!(stop(&["/a", "/b"]), [Some(true), Some(false)]);
+    // Marks of Kafka's, and of versions before the id.
+    for dir in ["/a", "/b"] {
+        let mark = CleanMark::new(7, None);
+        machine.sim.run_until(dir::mark_clean(&machine.rt, Path::new(dir), &mark)).unwrap();
+    }
+    assert_eq!(stop(&["/a", "/b"]), [Some(true); 2]);
+}
+
+#[test]
+fn a_directory_that_has_its_id_alone_keeps_its_partitions_offline_until_it_is_given_up() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let image = image(&[("t", 1, 2)]);
+    machine.start(&["/a", "/b"], None, &image);
+    machine.partition("/a", "t-0", id(1));
+    machine.partition("/b", "t-1", id(1));
+    let lost = machine.open(&["/b"], None).dirs[0].id.to_string();
+    let meta = machine.rt.read_file(Path::new("/b/meta.properties")).unwrap();
+    machine.rt.remove_dir_all(Path::new("/b")).unwrap();
+    machine.rt.create_dir_all(Path::new("/b")).unwrap();
+    machine.sim.run_until(machine.rt.write_file(Path::new("/b/meta.properties"), meta)).unwrap();
+    let start = |lost: Option<&str>| {
+        let mut places = machine.start(&["/a", "/b"], lost, &image);
+        assert_eq!(places.paths().len(), if lost.is_some() { 2 } else { 1 });
+        [0, 1].map(|p| places.place((id(1), p), "t").map(|(dir, _)| dir.display().to_string()))
+    };
+    for _ in 0..2 {
+        assert_eq!(start(None), [Some("/a/t-0".to_owned()), None]);
+    }
+    assert_eq!(start(Some(&lost)), [Some("/a/t-0".to_owned()), Some("/b/t-1".to_owned())]);
+    // From then on it is as any other.
+    let paths = ["/a", "/b"].map(PathBuf::from);
+    let opened = machine.sim.run_until(open_dirs(&machine.rt, &paths, None, NODE, None)).unwrap().1;
+    assert_eq!((opened.dirs.len(), opened.absent.len()), (2, 0));
+    // With the metadata log in it nothing starts.
+    machine.rt.remove_file(Path::new("/a/corelane-log-dirs")).unwrap();
+    let refusal = machine.open(&["/a", "/b"], None).metadata(&machine.rt, None).unwrap_err();
+    assert!(refusal.contains("/a") && refusal.contains("lost its content"), "{refusal}");
+}
+
+/// Whatever write is the last one before a crash, no directory of a first start passes for one that
+/// has lost its content.
+#[test]
+fn a_first_start_that_is_cut_short_leaves_no_directory_behind() {
+    for fail in 0..8 {
+        let machine = Machine::new(&["/a", "/b", "/c"]);
+        machine.sim.run_until(machine.rt.sync_dir(Path::new("/"))).unwrap();
+        let all = ["/a", "/b", "/c"];
+        let mut found = machine.open(&all, None);
+        machine.sim.inject(FaultOp::Write, "corelane-log-dirs", fail, Fault::Errno(libc::EIO));
+        let stored = machine.sim.run_until(found.store_known(&machine.rt, 0));
+        assert_eq!(stored.is_err(), fail < 6, "{fail}");
+        machine.sim.crash();
+        let machine = Machine { rt: machine.sim.rt(0), sim: machine.sim };
+        let found = machine.open(&all, None);
+        assert_eq!((found.dirs.len(), found.absent.len(), found.damaged.len()), (3, 0, 0), "{fail}");
+    }
+}
+
+#[test]
+fn damaged_lists_leave_what_is_missing_offline_unless_there_is_a_whole_one() {
+    let image = image(&[("t", 1, 2)]);
+    let set_up = || {
+        let machine = Machine::new(&["/a", "/b"]);
+        machine.start(&["/a", "/b"], None, &image);
+        machine.partition("/a", "t-0", id(1));
+        machine.partition("/b", "t-1", id(1));
+        machine
+    };
+    let damage = |machine: &Machine, dir: &str| {
+        let path = Path::new(dir).join("corelane-log-dirs");
+        let mut text = machine.rt.read_file(&path).unwrap();
+        let at = text.iter().position(|byte| byte.is_ascii_digit()).unwrap();
+        text[at] ^= 2;
+        machine.sim.run_until(machine.rt.write_file(&path, text)).unwrap();
+    };
+    let start = |machine: &Machine, dirs: &[&str]| {
+        let mut places = machine.start(dirs, None, &image);
+        if let Some(lists) = places.unstored() {
+            machine.sim.run_until(lists.write(&machine.rt)).unwrap();
+        }
+        [0, 1].map(|p| places.place((id(1), p), "t").is_some())
+    };
+    let machine = set_up();
+    damage(&machine, "/a");
+    assert_eq!(start(&machine, &["/a", "/b"]), [true, true]);
+    assert_eq!(start(&machine, &["/a"]), [true, false], "the other one's was written");
+    // None is whole, and one is not there: at each start, until the file is removed.
+    damage(&machine, "/a");
+    for _ in 0..2 {
+        assert_eq!(start(&machine, &["/a"]), [true, false]);
+    }
+    assert!(machine.open(&["/b"], None).metadata(&machine.rt, None).is_err());
+    damage(&machine, "/b");
+    let refusal = machine.open(&["/b"], None).metadata(&machine.rt, None).unwrap_err();
+    assert!(refusal.contains("/b/corelane-log-dirs"), "{refusal}");
+    assert_eq!(start(&machine, &["/a", "/b"]), [true, true], "all are there");
+    assert_eq!(start(&machine, &["/a"]), [true, false]);
+    let machine = set_up();
+    damage(&machine, "/a");
+    machine.rt.remove_file(Path::new("/a/corelane-log-dirs")).unwrap();
+    assert_eq!(start(&machine, &["/a"]), [true, true]);
+}
+
+#[test]
+fn a_partition_whose_directory_tells_the_id_of_no_topic_stays_offline() {
+    let machine = Machine::new(&["/a"]);
+    let image = image(&[("t", 1, 1), ("u", 2, 1)]);
+    let start = || {
+        let mut found = machine.open(&["/a"], None);
+        machine.partition("/a", "__corelane_metadata-0", METADATA_ID);
+        machine.sim.run_until(found.store_known(&machine.rt, 0)).unwrap();
+        let removed = [id(8)].into();
+        machine.sim.run_until(crate::shard::takeover::clear_strays(&machine.rt, &mut found, &image, &removed)).unwrap();
+        Places::new(found, 0, &image)
+    };
+    machine.partition("/a", "t-0", id(1));
+    let known = opening(20, 15, 0);
+    machine.stop(start(), &[position(1, 0, known)], &image);
+    machine.partition("/a", "t-0", id(9));
+    machine.partition("/a", "u-0", id(9));
+    for _ in 0..2 {
+        let mut places = start();
+        assert!(places.place((id(1), 0), "t").is_none());
+        assert!(!places.checkpoints_are_stale(&image) && places.made_from_stale(&image).is_none());
+        assert!(machine.rt.list(Path::new("/a/u-0")).is_err(), "nothing tells that this one was u's");
+        assert_eq!(places.new_epochs(&image).len(), 1);
+        machine.stop(places, &[], &image);
+    }
+    machine.partition("/a", "t-0", id(1));
+    assert_eq!(opened_as(&mut start(), 1, 0), known);
+    // What is left of a deleted topic goes.
+    machine.partition("/a", "t-0", id(8));
+    start();
+    assert!(machine.rt.list(Path::new("/a/t-0")).is_err());
 }

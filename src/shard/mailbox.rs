@@ -5,12 +5,15 @@
 //! ([`Mailboxes::congested`]): a core stops reading from its connections while work for another core is piling up. Replies are bounded
 //! by the requests that they answer.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam_queue::ArrayQueue;
+
+/// Messages that are handled before the clock is looked at.
+const MESSAGES_PER_LOOK: usize = 8;
 
 struct Lane<M> {
     queue: ArrayQueue<M>,
@@ -48,13 +51,15 @@ pub struct Mailboxes<M> {
     core: usize,
     outboxes: RefCell<Vec<VecDeque<M>>>,
     congestion: usize,
+    /// The sender whose messages are taken first in the next turn.
+    next_sender: Cell<usize>,
 }
 
 impl<M> Mailboxes<M> {
     /// The end of `core`. Above `congestion` waiting messages the core is congested.
     pub fn new(grid: Grid<M>, core: usize, congestion: usize) -> Mailboxes<M> {
         let outboxes = RefCell::new((0..grid.cores).map(|_| VecDeque::new()).collect());
-        Mailboxes { grid, core, outboxes, congestion }
+        Mailboxes { grid, core, outboxes, congestion, next_sender: Cell::new(0) }
     }
 
     /// Puts a message into the outbox for `to` (which may be this core); it leaves with the next [`Mailboxes::flush`].
@@ -96,18 +101,25 @@ impl<M> Mailboxes<M> {
         moved
     }
 
-    /// Takes everything that has arrived, in order per sender; calls `wake` for each sender that was waiting for room.
-    pub fn receive(&self, mut each: impl FnMut(usize, M), mut wake: impl FnMut(usize)) -> bool {
-        let mut any = false;
-        for from in 0..self.grid.cores {
+    /// Takes what has arrived, in order per sender, until `late` says that this core has other work;
+    /// the next call goes on with the next sender. Calls `wake` for each sender that was waiting for
+    /// room. True when there was anything.
+    pub fn receive(&self, mut each: impl FnMut(usize, M), late: impl Fn() -> bool, mut wake: impl FnMut(usize)) -> bool {
+        let (mut any, mut enough) = (false, false);
+        let first = self.next_sender.replace((self.next_sender.get() + 1) % self.grid.cores);
+        for from in (first..self.grid.cores).chain(0..first) {
             let lane = self.grid.lane(from, self.core);
-            // At most one mailbox full per turn: a busy sender must not keep this core from its own work.
-            for _ in 0..lane.queue.capacity() {
+            // At most one mailbox full per turn, too.
+            for taken in 1..=lane.queue.capacity() {
+                if enough {
+                    break;
+                }
                 let Some(message) = lane.queue.pop() else { break };
                 any = true;
                 each(from, message);
+                enough = taken % MESSAGES_PER_LOOK == 0 && late();
             }
-            if lane.overflow.swap(false, Ordering::SeqCst) {
+            if !lane.queue.is_full() && lane.overflow.swap(false, Ordering::SeqCst) {
                 wake(from);
             }
         }
@@ -166,6 +178,7 @@ mod tests {
                     }
                     assert!(mailboxes.congested());
                     let mut expected = 0;
+                    let late = Cell::new(false);
                     let wake = |to: usize| bells[to].ring();
                     loop {
                         let moved = mailboxes.flush(wake);
@@ -174,6 +187,7 @@ mod tests {
                                 assert_eq!(n, expected);
                                 expected += 1;
                             },
+                            || late.replace(!late.get()),
                             wake,
                         );
                         if expected == MESSAGES && mailboxes.outboxes.borrow()[1 - core].is_empty() {

@@ -69,8 +69,18 @@ pub struct Watched {
 pub enum Call {
     /// Append batches; the numbers are the caller's.
     Produce(Vec<(u32, ProduceItem)>),
-    /// Read, `usize` bytes in all at most; the flag is set while the response has no batch yet (KIP-74).
-    Read(Vec<ReadItem>, usize, bool),
+    /// Read. `first`: the response has no batch yet, and one is due that is larger than the limits
+    /// (KIP-74). `holds`: the response has batches already.
+    Read {
+        /// What to read.
+        items: Vec<ReadItem>,
+        /// Bytes in all.
+        max_bytes: usize,
+        /// See above.
+        first: bool,
+        /// See above.
+        holds: bool,
+    },
     /// Find offsets.
     Offsets(Vec<OffsetItem>),
     /// Find ends of epochs.

@@ -78,6 +78,7 @@ struct Inner<R: Rt> {
     mailboxes: Mailboxes<Message<R::Accepted>>,
     owner: Owner<R>,
     cache: Cache,
+    log_dirs: Vec<PathBuf>,
     groups: Groups<R>,
     cleaner: Cleaner,
     image: RefCell<Arc<Image>>,
@@ -116,6 +117,7 @@ impl<R: Rt> Shard<R> {
         let shard = Shard(Rc::new(Inner {
             owner: Owner::new(rt.clone()),
             cache: Cache::new(rt.memory()),
+            log_dirs: config.log_dirs.clone(),
             groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
             cleaner: Cleaner::default(),
             mailboxes,
@@ -234,11 +236,11 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Reads partitions that `owner` owns.
-    pub async fn read(&self, owner: usize, items: &[ReadItem], max_bytes: usize, first: bool) -> Vec<ReadResult> {
+    pub async fn read(&self, owner: usize, items: &[ReadItem], max_bytes: usize, first: bool, holds: bool) -> Vec<ReadResult> {
         if owner == self.me() {
-            return self.0.owner.read(items, max_bytes, first).await;
+            return self.0.owner.read(items, max_bytes, first, holds).await;
         }
-        match self.call(owner, Call::Read(items.to_vec(), max_bytes, first)).await {
+        match self.call(owner, Call::Read { items: items.to_vec(), max_bytes, first, holds }).await {
             Answer::Read(results) => results,
             _ => unreachable!("answers match calls"),
         }

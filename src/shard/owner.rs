@@ -28,6 +28,9 @@ const EARLIEST_LOCAL: i64 = -4;
 const LATEST_TIERED: i64 = -5;
 const EARLIEST_PENDING_UPLOAD: i64 = -6;
 
+/// Bytes of an answer that are copied rather than have it hold on to more while memory is scarce.
+const UNPINNED_MAX: usize = 64 << 10;
+
 /// Who is told what became of a batch. Called on the core of the one who asked for it or, for another core, on the owner's.
 pub trait Sink {
     /// The answer for the item that the asker numbered `index`.
@@ -55,6 +58,8 @@ pub struct Replica<R: Rt> {
     pub dir: PathBuf,
     /// The entry of log.dirs that it lies in.
     pub log_dir: PathBuf,
+    /// Place of that entry among log.dirs.
+    pub disk: u16,
     /// TOPIC-PARTITION.
     pub name: String,
     /// The topic's, as it is now.
@@ -254,15 +259,17 @@ impl<R: Rt> Owner<R> {
         Some(results)
     }
 
-    /// Reads from memory and disk.
-    pub async fn read(&self, items: &[ReadItem], max_bytes: usize, first: bool) -> Vec<ReadResult> {
-        let (mut left, mut first) = (max_bytes, first);
+    /// Reads from memory and disk. Once the response has something, or if it has (`holds`), nothing is
+    /// waited for.
+    pub async fn read(&self, items: &[ReadItem], max_bytes: usize, first: bool, holds: bool) -> Vec<ReadResult> {
+        let (mut left, mut first, mut holds) = (max_bytes, first, holds);
         let mut results = Vec::with_capacity(items.len());
         for item in items {
             let result = match self.replica(&item.key) {
                 None => ReadResult::refused(self.missing(&item.key)),
-                Some(replica) => replica.read(item, left, first).await,
+                Some(replica) => replica.read(item, left, first, !holds).await,
             };
+            holds |= !result.records.is_empty();
             left = left.saturating_sub(result.bytes());
             first &= result.records.is_empty();
             results.push(result);
@@ -320,12 +327,12 @@ impl<R: Rt> Replica<R> {
     /// The answer, or `None` when the sink will hear later.
     fn produce(&self, rt: &R, item: &ProduceItem, sink: &Rc<dyn Sink>, index: u32) -> Option<Produced> {
         let mut partition = self.partition.borrow_mut();
-        let log_start_offset = partition.log_start;
+        let (log_start_offset, disk) = (partition.log_start, Some(self.disk));
         let base_offset = match partition.produce(&item.header) {
             ProduceDecision::Append { base_offset } => base_offset,
             ProduceDecision::Reject(code) => return Some(Produced::refused(code)),
             ProduceDecision::Duplicate { base_offset, log_append_time } => {
-                let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+                let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset, disk };
                 // The first copy may still be on its way to the disk: the repeat is acknowledged with it, not before.
                 let end = base_offset.saturating_add(i64::from(item.header.last_offset_delta) + 1);
                 return self.acknowledge(&mut partition, end, item.level, Ack { sink: sink.clone(), index, produced });
@@ -336,7 +343,7 @@ impl<R: Rt> Replica<R> {
         if let Err(code) = self.store(&mut partition, &item.header, &item.records, base_offset, stamp) {
             return Some(Produced::refused(code));
         }
-        let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset };
+        let produced = Produced { code: ErrorCode::None, base_offset, log_append_time, log_start_offset, disk };
         let end = partition.log_end;
         if end - partition.flushed >= self.config.borrow().flush_messages {
             self.log.want_flush(end);
@@ -390,11 +397,11 @@ impl<R: Rt> Replica<R> {
 
     /// Tells the sink when all that was appended so far is flushed: now, if it is; or that it never will be.
     pub(super) fn when_flushed(&self, sink: Rc<dyn Sink>) {
-        let produced = Produced { code: ErrorCode::None, base_offset: -1, log_append_time: -1, log_start_offset: -1 };
+        let produced = Produced { code: ErrorCode::None, base_offset: -1, log_append_time: -1, log_start_offset: -1, disk: None };
         let due = {
             let mut partition = self.partition.borrow_mut();
             let end = partition.log_end;
-            self.acknowledge(&mut partition, end, Some(Level::Flushed), Ack { sink: sink.clone(), index: 0, produced })
+            self.acknowledge(&mut partition, end, Level::Flushed, Ack { sink: sink.clone(), index: 0, produced })
         };
         if let Some(produced) = due {
             sink.produced(0, produced);
@@ -402,14 +409,7 @@ impl<R: Rt> Replica<R> {
     }
 
     /// The answer, if it is due already.
-    fn acknowledge(
-        &self,
-        partition: &mut Partition<Ack, Rc<dyn Watcher>>,
-        end: Offset,
-        level: Option<Level>,
-        ack: Ack,
-    ) -> Option<Produced> {
-        let Some(level) = level else { return Some(ack.produced) };
+    fn acknowledge(&self, partition: &mut Partition<Ack, Rc<dyn Watcher>>, end: Offset, level: Level, ack: Ack) -> Option<Produced> {
         if level == Level::Flushed {
             self.log.want_flush(end);
         }
@@ -485,15 +485,15 @@ impl<R: Rt> Replica<R> {
         Ok((result, read))
     }
 
-    async fn read(&self, item: &ReadItem, left: usize, first: bool) -> ReadResult {
+    async fn read(&self, item: &ReadItem, left: usize, first: bool, patient: bool) -> ReadResult {
         let (result, read) = match self.plan_read(item, left, first) {
             Ok(planned) => planned,
             Err(result) => return result,
         };
         match read {
             Read::Hit(records) => ReadResult { records, ..result },
-            Read::Miss(plan) => match self.log.read_cold(plan).await {
-                Ok(records) => ReadResult { records, ..result },
+            Read::Miss(plan) => match self.log.read_cold(if patient { plan } else { plan.impatient() }).await {
+                Ok(records) => ReadResult { records: self.unpinned(records), ..result },
                 // Deleted while it was looked for.
                 Err(_) if item.offset < self.partition.borrow().log_start => ReadResult { code: ErrorCode::OffsetOutOfRange, ..result },
                 Err(e) => {
@@ -502,6 +502,17 @@ impl<R: Rt> Replica<R> {
                 }
             },
         }
+    }
+
+    /// What was read, without what else lies in the same memory, if that is scarce: its client may take
+    /// its time.
+    fn unpinned(&self, records: Vec<Bytes>) -> Vec<Bytes> {
+        let memory = self.log.memory();
+        let bytes = records.iter().map(Bytes::len).sum::<usize>();
+        if bytes > UNPINNED_MAX || !memory.scarce() {
+            return records;
+        }
+        vec![memory.charged(records.concat().into())]
     }
 
     async fn offset(&self, item: &OffsetItem) -> Result<OffsetResult, ErrorCode> {
@@ -535,7 +546,13 @@ impl<R: Rt> Replica<R> {
 
 fn tell(released: Released<Ack, Rc<dyn Watcher>>, failed: Option<ErrorCode>) {
     for Ack { sink, index, produced } in released.acks {
-        sink.produced(index, failed.map_or(produced, Produced::refused));
+        sink.produced(
+            index,
+            match failed {
+                Some(code) => Produced { disk: produced.disk, ..Produced::refused(code) },
+                None => produced,
+            },
+        );
     }
     for watcher in released.waits {
         watcher.grown();

@@ -26,6 +26,8 @@ use crate::partition::{BatchHeader, Partition, Recovered};
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 
+/// Messages of other cores are handled for so long in one turn.
+const MESSAGES_FOR: Duration = Duration::from_micros(200);
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 /// Leader epochs that a log may know of beyond those of the metadata: more are damage.
@@ -42,7 +44,16 @@ impl<R: Rt> Shard<R> {
         if self.0.stop_asked.load(Ordering::Relaxed) {
             self.0.asked.notify();
         }
-        let received = self.0.mailboxes.receive(|from, message| self.handle(from, message), wake);
+        let began = Cell::new(None);
+        let late = || {
+            let now = self.rt().now().mono;
+            let began = began.get().unwrap_or_else(|| {
+                began.set(Some(now));
+                now
+            });
+            now - began >= MESSAGES_FOR
+        };
+        let received = self.0.mailboxes.receive(|from, message| self.handle(from, message), late, wake);
         let sent = self.0.mailboxes.flush(wake);
         received || sent
     }
@@ -110,11 +121,10 @@ impl<R: Rt> Shard<R> {
                     self.0.owner.produce(item, &sink, *index);
                 }
             }
-            Call::Read(items, max_bytes, first) => match self.0.owner.read_cached(&items, max_bytes, first) {
+            Call::Read { items, max_bytes, first, holds } => match self.0.owner.read_cached(&items, max_bytes, first) {
                 Some(results) => self.send(from, Message::Reply(ticket, Answer::Read(results))),
-                None => {
-                    self.answer_later(from, ticket, async move |shard| Answer::Read(shard.0.owner.read(&items, max_bytes, first).await))
-                }
+                None => self
+                    .answer_later(from, ticket, async move |shard| Answer::Read(shard.0.owner.read(&items, max_bytes, first, holds).await)),
             },
             Call::Offsets(items) => {
                 self.answer_later(from, ticket, async move |shard| Answer::Offsets(shard.0.owner.offsets(&items).await));
@@ -288,13 +298,15 @@ impl<R: Rt> Shard<R> {
         if stored.as_deref() != Some(&epochs) {
             log.set_epochs_later(epochs);
         }
-        let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let log_dir = dir.parent().map(Into::into).unwrap_or_default();
+        let name = log::dir::partition_name(dir);
+        let log_dir = dir.parent().map(std::path::PathBuf::from).unwrap_or_default();
+        let disk = self.0.log_dirs.iter().position(|entry| *entry == log_dir).unwrap_or(0) as u16;
         let dir = dir.clone();
         let replica = Replica {
             dir,
             log,
             log_dir,
+            disk,
             name,
             config: RefCell::new(topic.config.clone()),
             flush_due: Cell::new(false),

@@ -170,16 +170,29 @@ pub(super) fn report(path: &Path, taken: &Taken, image: &Image) {
 /// Directories of partitions that the metadata does not know: of topics that were deleted (`removed`) they are removed, all others are set
 /// aside, since nobody knows what they are; so are copies that moves had begun.
 pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut LogDirs, image: &Image, removed: &HashSet<TopicId>) -> Result<(), LogError> {
+    let all = dirs.dirs.iter().flat_map(|log_dir| &log_dir.partitions);
+    let here: HashSet<Key> = all.filter_map(|found| claimed(&found.dir, image)).collect();
     for log_dir in &mut dirs.dirs {
         for found in std::mem::take(&mut log_dir.partitions) {
             let dir = &found.dir;
             if claimed(dir, image).is_some() {
                 log_dir.partitions.push(found);
-            } else if dir.topic == CLUSTER_METADATA {
-                // Kafka's, and left as it is.
             } else if removed.contains(&dir.topic_id) {
                 tracing::info!("{}: removing what is left of the deleted topic {}", dir.path.display(), dir.topic_id);
                 dir::remove(rt, &dir.path).await?;
+            } else if let Some(key) = log_dir.is_mistaken(dir, image).filter(|key| !here.contains(key)) {
+                tracing::error!(
+                    "{}: has the id {} in its partition.metadata, which is no topic's, but by the checkpoint it is a \
+                     partition of {}: it stays offline. Put topic_id: {} there if that was damaged; else move the directory \
+                     away, and it begins anew, empty",
+                    dir.path.display(),
+                    dir.topic_id,
+                    dir.topic,
+                    key.0
+                );
+                log_dir.mistaken.push(key);
+            } else if dir.topic == CLUSTER_METADATA {
+                // Kafka's, and left as it is.
             } else {
                 let aside = dir::set_aside(rt, &dir.path).await?;
                 tracing::warn!("{}: no topic has this partition: renamed to {}", dir.path.display(), aside.display());

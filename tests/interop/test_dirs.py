@@ -405,3 +405,192 @@ def test_other_cluster_leaves_new_disks_alone():
         assert done.returncode == 1 and "cluster" in done.stderr, done
         assert not os.path.exists(os.path.join(new, "meta.properties"))
         on(broker, new, old).start()
+
+
+def one_on(broker, directory):
+    """A partition of a topic "t" that lies in this log directory, of those that are made, and two records in each."""
+    with Connection(broker.address) as c:
+        c.create_topic("t", 2)
+        for p in range(2):
+            assert [c.produce_ok("t", p, batch([b"old%d" % n])) for n in range(2)] == [0, 1]
+    return next(p for p in range(2) if os.path.isdir(os.path.join(directory, f"t-{p}")))
+
+
+def batches_of(c, partition):
+    return [(b.base_offset, b.leader_epoch) for b in c.fetch_all("t", partition)]
+
+
+def test_no_two_records_at_one_offset_and_leader_epoch():
+    """A disk that was not there at the last stop, or is a copy from before, gets new leader epochs: what is written to it
+    is told from what was written at these offsets meanwhile."""
+    directory = temp_dir()
+    a, b, old = (os.path.join(directory, name) for name in ("a", "b", "old"))
+    with Broker(directory=directory, **{"log.dirs": f"{a},{b}"}) as broker:
+        p = one_on(broker, b)
+        broker.terminate()
+        # Given up and begun anew; then the first one returns, and what was begun is moved away.
+        on(broker, a, **{"corelane.lost.log.dirs": directory_id(b)}).start()
+        with Connection(broker.address) as c:
+            for n in range(4):
+                c.produce_ok("t", p, batch([b"meanwhile%d" % n]))
+            meanwhile = batches_of(c, p)
+        broker.terminate()
+        del broker.overrides["corelane.lost.log.dirs"]
+        assert "two copies" in refused(on(broker, a, b))
+        shutil.rmtree(os.path.join(a, f"t-{p}"))
+        broker.start()
+        with Connection(broker.address) as c:
+            for n in range(2, 4):
+                assert c.produce_ok("t", p, batch([b"after%d" % n])) == n
+            after = batches_of(c, p)
+        assert len(after) == 4 and not set(meanwhile[2:]) & set(after[2:]), (meanwhile, after)
+        # A copy of the disk, with clean stops alone.
+        broker.terminate()
+        shutil.copytree(b, old)
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.produce_ok("t", p, batch([b"meanwhile"])) == 4
+            meanwhile = batches_of(c, p)
+            assert meanwhile[3][1] == after[3][1], "clean stops cost no epoch"
+        broker.terminate()
+        shutil.rmtree(b)
+        os.rename(old, b)
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.produce_ok("t", p, batch([b"other"])) == 4
+            assert batches_of(c, p)[4][1] > meanwhile[4][1]
+            assert c.produce_ok("t", 1 - p, batch([b"kept"])) == 2
+        assert f"{b}: was not closed by the last stop" in said(broker)
+
+
+def test_disk_with_nothing_but_its_id():
+    """An empty disk that was given the meta.properties of the one before is none of its own: its partitions are offline."""
+    directory = temp_dir()
+    a, b, real = (os.path.join(directory, name) for name in ("a", "b", "real"))
+    with Broker(directory=directory, **{"log.dirs": f"{a},{b}"}) as broker:
+        p = one_on(broker, b)
+        for stop in (broker.terminate, broker.kill):
+            stop()
+            os.rename(b, real)
+            os.mkdir(b)
+            shutil.copy(os.path.join(real, "meta.properties"), b)
+            for _ in range(2):
+                broker.start()
+                with Connection(broker.address) as c:
+                    assert c.list_offset("t", p, -1).ErrorCode == KAFKA_STORAGE_ERROR
+                    assert ends(c, "t", 1 - p) == (0, 2)
+                broker.terminate()
+            assert f"corelane.lost.log.dirs={directory_id(b)}" in said(broker)
+            empty = os.path.join(directory, "empty")
+            os.rename(b, empty)
+            os.rename(real, b)
+            broker.start()
+            with Connection(broker.address) as c:
+                assert values(c.fetch_all("t", p)) == [b"old0", b"old1"]
+            broker.terminate()
+            shutil.rmtree(empty)
+            broker.start()
+        # Given up, it begins anew, and is as any other from then on.
+        broker.terminate()
+        meta = os.path.join(b, "meta.properties")
+        shutil.copy(meta, directory)
+        shutil.rmtree(b)
+        os.mkdir(b)
+        shutil.copy(os.path.join(directory, "meta.properties"), b)
+        broker.overrides["corelane.lost.log.dirs"] = directory_id(b)
+        broker.start()
+        with Connection(broker.address) as c:
+            assert c.produce_ok("t", p, batch([b"new"])) == 0
+        del broker.overrides["corelane.lost.log.dirs"]
+        for stop in (broker.kill, broker.terminate):
+            stop()
+            broker.start()
+            with Connection(broker.address) as c:
+                assert values(c.fetch_all("t", p)) == [b"new"]
+                assert ends(c, "t", 1 - p) == (0, 2)
+        # The disk of the metadata log.
+        broker.terminate()
+        for name in os.listdir(a):
+            path = os.path.join(a, name)
+            if name != "meta.properties":
+                shutil.rmtree(path) if os.path.isdir(path) else os.remove(path)
+        words = refused(broker)
+        assert "metadata log is missing" in words and a in words, words
+
+
+def flip(path, pattern, by):
+    """Changes what a pattern finds in a text file, as a damaged disk would: no length changes."""
+    with open(path) as file:
+        before = file.read()
+    after = re.sub(pattern, by, before, count=1)
+    assert after != before and len(after) == len(before), (before, after)
+    with open(path, "w") as file:
+        file.write(after)
+    return before
+
+
+def test_damaged_text_files():
+    """A changed digit in a file of our own neither hides nor returns records, and ends no start."""
+    with Broker() as broker:
+        paths = {name: os.path.join(broker.data, name) for name in ("corelane-checkpoint", "corelane-log-dirs")}
+        start, metadata = (os.path.join(broker.data, *place) for place in (("t-0", "corelane-log-start"), ("u-0", "partition.metadata")))
+        with Connection(broker.address) as c:
+            for topic in ("t", "u"):
+                c.create_topic(topic)
+                for n in range(20):
+                    c.produce_ok(topic, 0, batch([b"%d" % n]))
+            assert delete_records(c, "t", 0, 15) == 15
+
+        def whole(*offline):
+            with Connection(broker.address) as c:
+                for topic, expected in (("t", (15, 20)), ("u", (0, 20))):
+                    if topic in offline:
+                        assert c.list_offset(topic, 0, -2).ErrorCode == KAFKA_STORAGE_ERROR
+                    else:
+                        assert ends(c, topic) == expected, (topic, ends(c, topic))
+                        got = values(c.fetch_all(topic, 0, expected[0]))
+                        assert got == [b"%d" % n for n in range(*expected)]
+
+        # What the checkpoint tells of u's first offset, and of the metadata log's recovery point.
+        for pattern, by in ((r"( 0 20 )0( 0 1\n)", r"\g<1>8\2"), (r"(AAAAAAQ 0 )\d", r"\g<1>9")):
+            broker.terminate()
+            flip(paths["corelane-checkpoint"], pattern, by)
+            for _ in range(2):
+                broker.start()
+                whole()
+                broker.terminate()
+            assert "corelane-checkpoint: damaged" in said(broker)
+            broker.start()
+        broker.terminate()
+        flip(paths["corelane-log-dirs"], r"directory\.(.)", lambda found: "directory." + ("B" if found[1] != "B" else "C"))
+        for _ in range(2):
+            broker.start()
+            whole()
+            broker.terminate()
+        # After a clean stop the checkpoint tells the start, after a crash nobody does for certain.
+        flip(start, "log_start: 15", "log_start: 05")
+        for stop in (broker.kill, broker.terminate, broker.kill):
+            broker.start()
+            whole()
+            stop()
+        right = flip(start, "log_start: 15", "log_start: 19")
+        broker.start()
+        whole("t")
+        assert "If it is removed" in said(broker)
+        broker.terminate()
+        with open(start, "w") as file:
+            file.write(right)
+        broker.start()
+        whole()
+        for stop in (broker.terminate, broker.kill):
+            stop()
+            right = flip(metadata, r"topic_id: (.)", lambda found: "topic_id: " + ("A" if found[1] != "A" else "B"))
+            for _ in range(2):
+                broker.start()
+                whole("u")
+                broker.terminate()
+            assert f"{os.path.dirname(metadata)}: has the id" in said(broker)
+            with open(metadata, "w") as file:
+                file.write(right)
+            broker.start()
+            whole()

@@ -221,6 +221,12 @@ def test_output_that_cannot_be_written(broker):
         with open(writer, "w") as closed:
             done = subprocess.run([CORELANE, *command], stdout=closed, stderr=subprocess.PIPE, text=True, timeout=60)
         assert "panicked" not in done.stderr and "Broken pipe" not in done.stderr, (command, done)
+    # A group has not consumed what was not printed.
+    consume = [CORELANE, "console-consumer", *connect, "--topic", "tw", "--from-beginning", "--group", "gw"]
+    with open("/dev/full", "w") as full:
+        assert subprocess.run(consume, stdout=full, stderr=subprocess.DEVNULL, timeout=60).returncode == 1
+    described = ours(broker, "consumer-groups", "--describe", "--group", "gw")[1]
+    assert all(line.split()[3] in "-0" for line in described.splitlines()[2:]), described
 
 
 def test_offsets(broker):

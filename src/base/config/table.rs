@@ -229,7 +229,6 @@ pub const BROKER: &[Key] = &[
     key("offsets.topic.replication.factor", Int(1, 32767), "3", "Replicas of `__consumer_offsets`; no more than there are brokers."),
     key("offsets.topic.segment.bytes", Int(1 << 20, I32), "104857600", "Segment size of `__consumer_offsets`, when it is created."),
     key("producer.id.expiration.ms", Long(1, I64), "86400000", "An idempotent producer that has been silent for this long is forgotten."),
-    key("queued.max.requests", Int(1, I32), "500", "Produce requests in work at a time on one core; no more are read meanwhile."),
     key("max.connections", Int(1, I32), "20000", "Open connections."),
     key("max.connections.per.ip", Int(1, I32), "10000", "Open connections from one address."),
     key("connections.max.idle.ms", Long(1, I64), "600000", "A connection without requests is closed after this time."),

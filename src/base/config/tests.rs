@@ -59,7 +59,6 @@ fn nothing_set() {
     assert_eq!((config.node_id, config.num_partitions, config.default_replication_factor), (1, 1, 1));
     assert_eq!((config.memory, config.cores, config.send_zc_bytes), (256 << 20, None, 32768));
     assert_eq!((config.ack, config.auto_create_topics, config.delete_topic_enable), (AckPolicy::Default, true, true));
-    assert_eq!(config.queued_max_requests, 500);
     assert_eq!((config.fetch_max_bytes, config.max_fetch_sessions), (55 << 20, 1000));
     assert_eq!(config.connections_max_idle, Duration::from_secs(600));
     assert!(config.raw.is_empty() && config.unknown.is_empty() && config.warnings.is_empty() && config.topic_defaults.is_empty());

@@ -213,7 +213,11 @@ impl<'a> Draft<'a> {
     /// Whether topics came or went that match a pattern.
     fn refresh_regexes(&mut self) -> bool {
         let (now_ms, version) = (self.cx.now_ms, self.cx.topics.version());
-        let rested = now_ms.saturating_sub(self.seen.regex_ms);
+        // A wall clock that was set back tells nothing.
+        let rested = match now_ms.saturating_sub(self.seen.regex_ms) {
+            ..0 => i64::MAX,
+            rested => rested,
+        };
         let due = self.seen.regex_version < version && rested > REGEX_REST_MS || rested > self.cx.settings.regex_refresh_interval_ms.into();
         if self.group.patterns().keys().len() == 0 || !due {
             return false;
@@ -264,7 +268,9 @@ impl<'a> Draft<'a> {
     fn update_target(&mut self, epoch: i32) -> (i32, Partitions) {
         let (group, made_ms) = (self.group, self.group.target_timestamp_ms());
         let interval: i64 = self.cx.settings.assignment_interval_ms.into();
-        if group.target_epoch() >= epoch || made_ms != 0 && interval != 0 && self.cx.now_ms < made_ms.saturating_add(interval) {
+        // Of a target that a clock made which was set back since, the age is not known.
+        let young = made_ms != 0 && (made_ms..made_ms.saturating_add(interval)).contains(&self.cx.now_ms);
+        if group.target_epoch() >= epoch || young {
             return (group.target_epoch(), self.view().target(&self.id).cloned().unwrap_or_default());
         }
         let mut assignment = self.view().assign(&self.cx.settings.assignors);

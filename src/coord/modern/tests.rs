@@ -227,6 +227,17 @@ fn assignments_keep_their_distance() {
 }
 
 #[test]
+fn a_wall_clock_that_is_set_back_delays_no_assignment() {
+    let mut f = fixture();
+    f.settings.assignment_interval_ms = 1000;
+    f.heard(&join("a"));
+    f.heard(&join("b"));
+    f.now_ms -= 3_600_000;
+    f.heard(&report("b", 2, None));
+    assert_eq!((f.group.epoch(), f.group.target_epoch()), (3, 3));
+}
+
+#[test]
 fn most_votes_choose_the_assignor() {
     let mut f = fixture();
     f.cluster.put("u", Uuid([2; 16]), 6);

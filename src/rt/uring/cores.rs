@@ -16,6 +16,7 @@ use super::preflight::explain;
 use super::pump::{self, Pump};
 use super::receive::Receives;
 use super::ring::Ring;
+use super::turns::Turns;
 use super::{Core, Peer, Remote, Settings, Uring};
 use crate::base::fatal;
 use crate::rt::mem::Memory;
@@ -162,6 +163,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         peers,
         ring,
         timers: Rc::default(),
+        turns: Turns::default(),
         receives,
         memory,
         polls: Cell::new(0),

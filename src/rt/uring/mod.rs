@@ -10,6 +10,7 @@ mod pump;
 mod receive;
 mod ring;
 mod timers;
+mod turns;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -34,6 +35,7 @@ use crate::base::time::Now;
 use receive::Receives;
 use ring::Ring;
 use timers::Timers;
+use turns::Turns;
 
 pub use cores::run;
 pub use preflight::{check, raise_limits};
@@ -94,6 +96,7 @@ struct Core {
     peers: Arc<[Peer]>,
     ring: Rc<Ring>,
     timers: Rc<Timers>,
+    turns: Turns,
     receives: Receives,
     memory: Memory,
     /// Polls of tasks so far: unchanged over a round of the loop, nothing was runnable.
@@ -130,6 +133,7 @@ impl Uring {
         while self.0.ring.in_flight() > 0 {
             self.sleep(Duration::from_millis(1)).await;
         }
+        self.0.turns.tell(self.0.index);
         self.0.stopping.set(true);
     }
 
@@ -170,6 +174,10 @@ impl Rt for Uring {
 
     fn core(&self) -> usize {
         self.0.index
+    }
+
+    fn doing(&self, what: &'static str) {
+        self.0.turns.doing(what);
     }
 
     fn cores(&self) -> usize {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use glommio::timer::Timer;
 
 use super::Core;
+use super::turns::LONG;
 use crate::rt::notify::Notify;
 
 /// glommio's preemption timer. It only ends a round of glommio's own loop, which has nothing to do here.
@@ -26,6 +27,8 @@ pub const PREEMPT: Duration = Duration::from_secs(3600);
 const GUARD: Duration = Duration::from_millis(1);
 /// Rounds of tasks waking tasks before the kernel hears of what they queued so far.
 const ROUNDS: usize = 8;
+/// Rounds after a long one in which timers wait: what has arrived meanwhile is looked at first.
+const ROUNDS_BEFORE_TIMERS: usize = 4;
 
 /// Tells whether the background queue has been through all its tasks.
 #[derive(Default)]
@@ -39,12 +42,14 @@ struct Background {
 pub struct Pump {
     core: Rc<Core>,
     background: Rc<Background>,
+    /// Rounds that timers still wait for.
+    before_timers: Cell<usize>,
 }
 
 impl Pump {
     /// For a core whose ring waits for the core's doorbell.
     pub fn new(core: Rc<Core>) -> Pump {
-        Pump { core, background: Rc::default() }
+        Pump { core, background: Rc::default(), before_timers: Cell::new(0) }
     }
 
     /// Runs until the core is drained.
@@ -70,6 +75,10 @@ impl Pump {
             let polls = self.core.polls.get();
             // Every runnable task of the foreground runs once, and the other queues get their share.
             glommio::executor().yield_task_queue_now().await;
+            if self.core.turns.next(self.core.index) >= LONG {
+                self.core.ring.submit();
+                self.before_timers.set(ROUNDS_BEFORE_TIMERS);
+            }
             if self.look() || self.core.polls.get() != polls {
                 self.set_parked(false);
                 quiet = false;
@@ -94,6 +103,7 @@ impl Pump {
                     if !self.core.ring.spin(spin) {
                         self.core.ring.wait(self.core.timers.next());
                     }
+                    self.core.turns.begin();
                 }
             } else {
                 self.core.ring.submit();
@@ -115,7 +125,13 @@ impl Pump {
     fn look(&self) -> bool {
         let core = &self.core;
         let mut any = core.ring.reap();
-        any |= core.timers.fire();
+        any |= match self.before_timers.get() {
+            0 => core.timers.fire(),
+            rounds => {
+                self.before_timers.set(rounds - 1);
+                true
+            }
+        };
         core.receives.turn();
         core.memory.turn();
         let hook = core.turn.borrow().clone();

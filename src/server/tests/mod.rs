@@ -2,12 +2,15 @@
 //!
 //! `SEED=7 cargo test --release --lib server::tests` runs one seed again.
 
+mod backlog;
 mod churn;
 mod client;
 mod commits;
 mod coordinators;
 mod epochs;
 mod full;
+mod order;
+mod readers;
 mod slow;
 mod swarm;
 mod workload;
@@ -55,6 +58,15 @@ enum Down {
 
 impl Machine {
     fn new(seed: u64) -> Machine {
+        Machine::on(Sim::new(seed, CORES))
+    }
+
+    /// A machine whose cores have so many bytes of memory.
+    fn with_memory(seed: u64, bytes: usize) -> Machine {
+        Machine::on(Sim::with_memory(seed, CORES, bytes))
+    }
+
+    fn on(sim: Sim) -> Machine {
         let settings = [
             "log.dirs=/data",
             "num.partitions=3",
@@ -62,13 +74,17 @@ impl Machine {
             "log.flush.offset.checkpoint.interval.ms=40",
             "corelane.log.idle.ms=10",
         ];
-        Machine::with(seed, CORES, &["/data".to_owned()], settings.map(str::to_owned).to_vec())
+        Machine::over(sim, CORES, &["/data".to_owned()], settings.map(str::to_owned).to_vec())
     }
 
     /// A machine with these directories, empty.
     fn with(seed: u64, cores: usize, dirs: &[String], settings: Vec<String>) -> Machine {
+        Machine::over(Sim::new(seed, cores), cores, dirs, settings)
+    }
+
+    fn over(sim: Sim, cores: usize, dirs: &[String], settings: Vec<String>) -> Machine {
         let machine = Machine {
-            sim: Sim::new(seed, cores),
+            sim,
             address: "127.0.0.1:9092".parse().unwrap(),
             cores,
             settings: RefCell::new(settings),

@@ -1,0 +1,117 @@
+//! A disk on which nothing moves: it costs its own partitions, and a bounded piece of memory.
+
+use std::time::Duration;
+
+use super::client::{Client, Due};
+use super::{CORES, Machine};
+use crate::base::error::ErrorCode;
+use crate::rt::Rt;
+use crate::wire::batch::{BatchSpec, build_batch};
+use crate::wire::codec::{
+    ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request,
+    produce_request,
+};
+
+const TOPIC: &str = "frozen";
+/// Bytes of memory that each core has.
+const MEMORY: usize = 4 << 20;
+const FROZEN: Duration = Duration::from_secs(600);
+
+fn produce(acks: i16, partition: i32, record: usize) -> ProduceRequest {
+    let mut data = produce_request::PartitionProduceData::default();
+    let value = vec![7; record];
+    let batch = build_batch(&BatchSpec::default(), &[(None, Some(&value), 1_760_000_000_000)]);
+    (data.index, data.records) = (partition, Some(batch.into()));
+    let mut topic = produce_request::TopicProduceData::default();
+    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
+    let mut request = ProduceRequest::default();
+    request.transactional_id = None;
+    (request.acks, request.timeout_ms, request.topic_data) = (acks, 5_000, vec![topic]);
+    request
+}
+
+async fn answer(client: &Client<'_>, due: Due) -> ErrorCode {
+    let answer: ProduceResponse = client.receive(due).await.unwrap();
+    ErrorCode::from_code(answer.responses[0].partition_responses[0].error_code)
+}
+
+/// Both partitions have had a batch; then the first one's disk stands still.
+async fn freeze(machine: &Machine) {
+    let client = Client::connect(machine).await;
+    let mut topic = metadata_request::MetadataRequestTopic::default();
+    topic.name = Some(TOPIC.into());
+    let mut metadata = MetadataRequest::default();
+    (metadata.topics, metadata.allow_auto_topic_creation) = (Some(vec![topic]), true);
+    let created: MetadataResponse = client.ask(12, &metadata).await.unwrap();
+    assert_eq!(created.topics[0].error_code, 0);
+    for partition in 0..3 {
+        let due = client.send(9, &produce(-1, partition, 10)).await.unwrap();
+        assert_eq!(answer(&client, due).await, ErrorCode::None);
+    }
+    machine.sim.set_slow(Some((&format!("{TOPIC}-0/"), FROZEN)));
+}
+
+/// Produces to the other partitions, and asks for what needs no disk.
+async fn others_go_on(machine: &Machine) {
+    let client = Client::connect(machine).await;
+    for n in 0..40 {
+        let begun = machine.sim.now().mono;
+        let due = client.send(9, &produce(-1, 1 + n % 2, 1000)).await.unwrap();
+        assert_eq!(answer(&client, due).await, ErrorCode::None);
+        let _: ApiVersionsResponse = client.ask(3, &ApiVersionsRequest::default()).await.unwrap();
+        assert!(machine.sim.now().mono - begun < Duration::from_secs(1), "held up by the frozen disk");
+    }
+}
+
+#[test]
+fn many_requests_to_a_frozen_disk_hold_up_nobody_else() {
+    for seed in 0..4 {
+        let machine = Machine::with_memory(seed, MEMORY);
+        machine.start();
+        machine.sim.run_until(async {
+            freeze(&machine).await;
+            let mut clients = Vec::new();
+            for _ in 0..20 {
+                let client = Client::connect(&machine).await;
+                let mut due = Vec::new();
+                for _ in 0..40 {
+                    due.push(client.send(9, &produce(-1, 0, 3000)).await.unwrap());
+                }
+                clients.push((client, due));
+            }
+            others_go_on(&machine).await;
+            // Those whose requests had no room hear of it in time; nobody is closed.
+            machine.sim.sleep(Duration::from_secs(7)).await;
+            others_go_on(&machine).await;
+        });
+    }
+}
+
+#[test]
+fn requests_that_are_not_answered_are_bounded_too() {
+    for seed in 0..4 {
+        let machine = Machine::with_memory(seed, MEMORY);
+        machine.start();
+        machine.sim.run_until(async {
+            freeze(&machine).await;
+            let budget = machine.sim.rt(0).memory().budget();
+            let flood = async {
+                let client = Client::connect(&machine).await;
+                for _ in 0..4 * budget / 12_000 {
+                    // It ends when the broker reads no more.
+                    if client.send(9, &produce(0, 0, 12_000)).await.is_err() {
+                        break;
+                    }
+                }
+            };
+            let others = async {
+                machine.sim.sleep(Duration::from_secs(3)).await;
+                let used: usize = (0..CORES).map(|core| machine.sim.rt(core).memory().used()).sum();
+                assert!(used < budget, "{used} bytes in use of {CORES} times {budget}");
+                others_go_on(&machine).await;
+                machine.sim.set_slow(None);
+            };
+            futures_lite::future::or(flood, others).await;
+        });
+    }
+}
