@@ -98,6 +98,19 @@ fn refusals_of_brokers() {
 }
 
 #[test]
+fn names_of_groups() {
+    let session = [("consumer.session.timeout.ms", SET, Some("50000"))];
+    let named = |name: &str| made(&mut fresh(), &[one(GROUP, name, &session)]).remove(0);
+    let text = |message: &str| Err((42, message.to_owned()));
+    assert_eq!(named(""), text("Default group resources are not allowed."));
+    let longest = "g".repeat(group_config::NAME_MAX);
+    assert_eq!(named(&longest), Ok(()));
+    for more in ["g", "gg"] {
+        assert_eq!(named(&(longest.clone() + more)), text("Group name is longer than 32767 bytes."));
+    }
+}
+
+#[test]
 fn each_resource_is_decided_on_its_own() {
     let retention = |value| [("retention.ms", SET, Some(value))];
     let asked = [one(TOPIC, "t", &retention("1")), one(TOPIC, "u", &retention("2")), one(TOPIC, "t", &retention("3"))];

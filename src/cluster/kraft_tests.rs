@@ -102,6 +102,31 @@ fn what_a_log_adds_up_to() {
 }
 
 #[test]
+fn log_directories_of_the_node_and_of_its_partitions() {
+    let list = |ids: &[u8]| {
+        let ids: Vec<u8> = ids.iter().flat_map(|id| [*id; 16]).collect();
+        [&[(ids.len() / 16) as u8 + 1][..], &ids].concat()
+    };
+    let tagged = |tag: u8, list: Vec<u8>| [&[1, tag, list.len() as u8][..], &list].concat();
+    let registered = |node: BrokerId, ids: &[u8]| {
+        let unused = [&[0; 1 + 16 + 8][..], &[1, 1, 0, 0, 0]].concat();
+        [&[1, 0, 3][..], &node.to_be_bytes(), &unused, &tagged(0, list(ids))].concat()
+    };
+    let changed = |ids: &[u8]| [&[1, 17, 2][..], &NODE.to_be_bytes(), &[0; 8], &tagged(2, list(ids))].concat();
+    let stored = |index: i32, ids: &[u8]| {
+        let old = partition(1, index, 0, &[1]);
+        [&[1, 3, 1][..], &old[3..old.len() - 1], &list(ids), &[0]].concat()
+    };
+    let records = [registered(1, &[10, 11]), registered(2, &[20]), topic(1, "a"), stored(0, &[11]), stored(1, &[0]), stored(2, &[10, 11])];
+    let dir = |id: u8| Uuid([id; 16]);
+    let taken = read(&batch(0, &records)).unwrap();
+    assert_eq!(taken.log_dirs, [dir(10), dir(11)]);
+    assert_eq!(taken.homes, BTreeMap::from([((dir(1), 0), dir(11))]), "not where it is lost or in two");
+    let taken = read(&batch(0, &[&records[..], &[changed(&[10, 12])]].concat())).unwrap();
+    assert_eq!(taken.log_dirs, [dir(10), dir(12)]);
+}
+
+#[test]
 fn a_snapshot_and_what_lies_behind_it() {
     let snapshot = [control(0, 3), batch(1, &[topic(1, "a"), partition(1, 0, 3, &[1])]), control(3, 4)].concat();
     let log = [batch(0, &[topic(8, "old"), removal(8)]), batch(2, &[new_leader(1, 0)])].concat();

@@ -177,7 +177,8 @@ mod tests {
         #[test]
         fn round_trip(record in any_record()) {
             let bytes = record.encode();
-            prop_assert!(bytes.len() <= record.room(), "{} bytes, {} told", bytes.len(), record.room());
+            let fits = bytes.len()..=2 * bytes.len() + 16;
+            prop_assert!(fits.contains(&record.room()), "{} bytes, {} told", bytes.len(), record.room());
             prop_assert_eq!(MetadataRecord::decode(&bytes), Ok(record));
         }
 

@@ -407,6 +407,8 @@ mod tests {
         let scheduler = "log.flush.scheduler.interval.ms";
         assert_eq!(shown(&entry), [("log.flush.interval.ms", "1000", 4), (scheduler, "7000", 4), (scheduler, FOREVER, 5)]);
         assert_eq!(one("preallocate", &[("preallocate", "TRUE")], &[]).value, "true");
+        let throttled = "leader.replication.throttled.replicas";
+        assert_eq!(one(throttled, &[(throttled, " 1:1 , 0:2")], &[]).value, "1:1,0:2");
         assert_eq!(one("corelane.ack", &[], &[("corelane.ack", "written")]).source, Source::StaticBroker);
     }
 

@@ -76,3 +76,16 @@ impl BrokerView {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_listener_has_its_own_address_or_the_first_one() {
+        let port = |listener: &str, port| Endpoint { listener: listener.into(), host: "h".into(), port };
+        let endpoints = vec![port("A", 1), port("B", 2), port("C", 3)];
+        let broker = BrokerView { endpoints, ..BrokerView::example() };
+        assert_eq!(["A", "B", "C", "D"].map(|listener| broker.endpoint(listener).port), [1, 2, 3, 1]);
+    }
+}

@@ -298,6 +298,81 @@ fn what_may_be_deleted() {
 }
 
 #[test]
+fn syncs_that_do_not_fit_are_refused() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable("g", 1);
+    let mut synced = |member_id: &str, generation, protocol_type: Option<&str>, protocol: Option<&str>| {
+        let member = Membership { member_id: member_id.into(), instance_id: None, generation };
+        let (protocol_type, protocol) = (protocol_type.map(Name::from), protocol.map(Name::from));
+        world.ask("g", Op::Sync(Sync { member, protocol_type, protocol, assignments: vec![] })).map(|_| ())
+    };
+    assert_eq!(synced(&ids[0], generation, None, None), Ok(()));
+    assert_eq!(synced(&ids[0], generation, Some("consumer"), Some("range")), Ok(()));
+    assert_eq!(synced("x", generation, None, None), Err(ErrorCode::UnknownMemberId));
+    for wrong in [generation - 1, generation + 1] {
+        assert_eq!(synced(&ids[0], wrong, None, None), Err(ErrorCode::IllegalGeneration));
+    }
+    for (protocol_type, protocol) in [(Some("connect"), None), (None, Some("roundrobin"))] {
+        let refused = synced(&ids[0], generation, protocol_type, protocol);
+        assert_eq!(refused, Err(ErrorCode::InconsistentGroupProtocol));
+    }
+}
+
+#[test]
+fn members_that_have_synced_stay_when_the_time_to_sync_is_over() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable("g", 2);
+    for _ in 0..15 {
+        world.pass(5000);
+        assert!(ids.iter().all(|id| world.heartbeat("g", id, generation) == Ok(())));
+    }
+}
+
+#[test]
+fn a_first_rebalance_waits_for_newcomers_up_to_the_rebalance_timeout() {
+    let mut world = World::new();
+    let newcomer = |world: &mut World| {
+        let join = |id: &str| Join { rebalance_timeout_ms: 8000, ..member(id) };
+        let first = world.join("g", join(""));
+        let id = world.joined(first).member_id;
+        world.join("g", join(&id))
+    };
+    let mut tokens = vec![newcomer(&mut world)];
+    for _ in 0..7 {
+        world.pass(1000);
+        tokens.push(newcomer(&mut world));
+    }
+    world.pass(999);
+    assert_eq!(world.coordinator.live("g").unwrap().phase(), Phase::PreparingRebalance);
+    world.pass(1);
+    assert!(tokens.into_iter().all(|token| world.joined(token).generation == 1));
+}
+
+#[test]
+fn a_commit_in_an_unknown_topic_is_tried_again_if_its_core_knows_more() {
+    let mut world = World::new();
+    let mut commits = |ahead| {
+        let Op::Commit(request) = commit("", -1, "nope", 1) else { panic!("no commit") };
+        let version = world.cluster.version() + ahead;
+        world.ask("g", Op::Commit(Commit { version, ..request }))
+    };
+    assert_eq!([-1, 0].map(|ahead| codes(commits(ahead))), [[ErrorCode::UnknownTopicOrPartition]; 2]);
+    assert_eq!(commits(1), Err(ErrorCode::CoordinatorLoadInProgress));
+}
+
+#[test]
+fn memory_of_a_generation() {
+    let mut world = World::new();
+    world.stable("g", 1);
+    let mut metadata = world.coordinator.live("g").unwrap().metadata();
+    let before = metadata.bytes();
+    let member = &mut metadata.members[0];
+    (member.subscription, member.assignment) = (vec![0; 1000].into(), vec![0; 300].into());
+    let more = 1300 - subscription("t").len() - member.member_id.len();
+    assert_eq!(metadata.bytes(), before + more, "its assignment was its id");
+}
+
+#[test]
 fn offsets_expire() {
     let mut world = World::new();
     let week = 7 * 24 * 3_600_000;

@@ -97,6 +97,25 @@ mod tests {
     }
 
     #[test]
+    fn two_producers_are_enough() {
+        for (together, meanwhile) in [(1, 1), (2, 0)] {
+            let mut gather = Gather::default();
+            flight(&mut gather, together, meanwhile, 0);
+            assert_eq!(gather.wait(us(210)), Some(us(90)), "{together} {meanwhile}");
+        }
+    }
+
+    #[test]
+    fn no_wait_is_longer_than_half_of_the_write() {
+        let mut gather = Gather::default();
+        (0..2).for_each(|_| gather.appended());
+        gather.took_off();
+        gather.landed(4096, true, us(1000), us(1060));
+        assert_eq!(gather.wait(us(1065)), Some(us(25)));
+        assert_eq!(gather.wait(us(1090)), None);
+    }
+
+    #[test]
     fn who_does_not_come_is_waited_for_ever_more_rarely() {
         let mut gather = Gather::default();
         let (mut at, mut waits) = (0, 0);

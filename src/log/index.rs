@@ -258,6 +258,32 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_comes_with_the_first_batch_behind_more_than_the_interval() {
+        let mut index = Index::new(100);
+        for (at, entries) in [(0, 0), (1, 0), (2, 1), (3, 1), (4, 2)] {
+            index.note(at, at * 100, 100, at.into());
+            assert_eq!((index.offsets.len(), index.kafkas.offsets), (entries, entries as u64), "{at}");
+        }
+        assert_eq!([0, 1, 2, 3, 4, 9].map(|offset| index.position(offset)), [0, 0, 200, 200, 400, 400]);
+    }
+
+    #[test]
+    fn an_index_is_full_when_one_of_its_files_is() {
+        let with_entries = |count: u32, ms: &dyn Fn(u32) -> i64| {
+            let mut index = Index::new(0);
+            (0..=count).for_each(|at| index.note(at, at * 100, 100, ms(at)));
+            index
+        };
+        let same_time = with_entries(12, &|_| 7);
+        assert_eq!([103, 104].map(|bytes| same_time.is_full(bytes)), [true, false]);
+        let rising = with_entries(12, &|at| at.into());
+        assert_eq!([104, 167, 168].map(|bytes| rising.is_full(bytes)), [true, true, false]);
+        let reread = |index: &Index| Index::decode(&index.encode_offsets(), &index.encode_times(), 1300, 13, 0).unwrap();
+        assert_eq!([103, 104].map(|bytes| reread(&same_time).is_full(bytes)), [true, false]);
+        assert_eq!([104, 167, 168].map(|bytes| reread(&rising).is_full(bytes)), [true, true, false]);
+    }
+
+    #[test]
     fn files_round_trip_and_nonsense_is_refused() {
         let mut index = Index::new(100);
         for i in 0..50u32 {

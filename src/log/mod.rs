@@ -41,6 +41,8 @@ mod stall;
 mod stall_tests;
 mod state;
 #[cfg(test)]
+mod state_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 mod times_tests;

@@ -21,6 +21,7 @@ const BEHIND: u64 = 512 << 20;
 /// The part of one log, at least and at most: with very many busy logs more is checked, or they would do little but set recovery points.
 const LEAST_SHARE: u64 = 4 << 20;
 const MOST_SHARE: u64 = 64 << 20;
+const _: () = assert!(LEAST_SHARE <= MOST_SHARE && MOST_SHARE <= BEHIND);
 const VERSION: u8 = 0;
 /// Bytes of a batch header.
 const HEADER: usize = 61;

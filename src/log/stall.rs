@@ -17,10 +17,12 @@ const RETRY: Duration = Duration::from_millis(250);
 
 impl<F> State<F> {
     /// Forgets what was appended and not written. The index of the last segment and its unaligned end are to be read again.
-    fn take_back(&mut self) {
+    pub(super) fn take_back(&mut self) {
         if self.written == self.end {
             return;
         }
+        // The cache is told of the spans that are written, those since the last write included.
+        self.retire_written();
         let (base, end) = (self.writing, self.written);
         let keep = self.segment_of(base) + 1;
         self.segments.truncate(keep);

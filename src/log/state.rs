@@ -406,7 +406,7 @@ impl<F> State<F> {
 
     /// Takes full spans off the queue of which nothing is left to write. Their unaligned end is carried by the next one: only when that is
     /// written may the cache drop them.
-    fn retire_written(&mut self) {
+    pub fn retire_written(&mut self) {
         while let Some(span) = self.dirty.front().and_then(|key| self.spans.get(key)) {
             let done = self.writable(span) <= span.written;
             if !done || span.segment != self.writing {

@@ -70,7 +70,7 @@ impl Epochs {
         let Some(in_force) = above.checked_sub(1) else {
             return false;
         };
-        let changed = in_force > 0 || self.starts[0].1 != start_offset;
+        let changed = self.starts[0].1 != start_offset;
         self.starts.drain(..in_force);
         self.starts[0].1 = start_offset;
         changed

@@ -109,6 +109,18 @@ fn expiry_frees_the_sequence() {
 }
 
 #[test]
+fn a_producer_whose_first_batch_was_taken_back_is_remembered_as_long_as_others() {
+    let mut producers = Producers::default();
+    let first = batch(1, 0, 0, 10);
+    let before = producers.before(&first).unwrap();
+    producers.apply(&first, 0);
+    producers.restore(before);
+    producers.expire(1999, 1000);
+    assert_eq!(producers.check(&batch(1, 0, 10, 10)), OUT_OF_ORDER, "its first batch has to come first");
+    assert_eq!(producers.check(&first), FRESH);
+}
+
+#[test]
 fn a_hole_in_the_replayed_log_empties_the_window() {
     let mut producers = Producers::default();
     producers.apply(&batch(1, 0, 0, 10), 0);
@@ -130,6 +142,16 @@ fn count_is_bounded_and_the_silent_go_first() {
     assert!(producers.by_id.contains_key(&0), "the busy one stays");
     assert!(producers.by_id.contains_key(&(PRODUCERS_MAX as i64 * 3 - 1)) && !producers.by_id.contains_key(&1));
     assert!(producers.len() > PRODUCERS_MAX - EVICTED_TOGETHER);
+}
+
+#[test]
+fn a_snapshot_of_as_many_as_are_remembered_is_read_whole() {
+    let mut producers = Producers::default();
+    for id in 0..PRODUCERS_MAX as i64 {
+        producers.apply(&batch(id, 0, 0, 1), id);
+    }
+    assert_eq!(producers.len(), PRODUCERS_MAX);
+    assert_eq!(Producers::decode_snapshot(&producers.encode_snapshot()), Ok(producers));
 }
 
 /// Written field by field after Kafka's ProducerSnapshot schema; the checksum is of an independent CRC-32C.

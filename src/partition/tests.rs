@@ -121,6 +121,38 @@ fn epochs_of_clients() {
     p.check();
 }
 
+#[test]
+fn records_are_deleted_up_to_the_high_watermark() {
+    let mut p = partition();
+    append(&mut p, 10, 100);
+    append(&mut p, 5, 100);
+    p.progress(10, 10);
+    assert_eq!([-1, 0, 10].map(|offset| p.deletion(offset)), [Ok(10), Ok(0), Ok(10)]);
+    assert_eq!([-2, 11, 15].map(|offset| p.deletion(offset)), [Err(ErrorCode::OffsetOutOfRange); 3]);
+    p.start_moved(4);
+    assert_eq!([-1, 2, 7].map(|offset| p.deletion(offset)), [Ok(10), Ok(4), Ok(7)]);
+    p.fence("write failed: EIO".into());
+    assert_eq!(p.deletion(-1), Err(ErrorCode::KafkaStorageError));
+}
+
+#[test]
+fn a_batch_that_ends_where_others_are_taken_back_stays() {
+    let mut p = partition();
+    let Waiting::Parked(_) = p.await_data(0, 100, 1) else { panic!("not parked") };
+    for (sequence, count) in [(0, 10), (10, 5)] {
+        let header = batch(1, 0, sequence, count);
+        let ProduceDecision::Append { base_offset } = p.produce(&header) else { panic!("refused") };
+        p.appended(&header, base_offset, 100);
+    }
+    let _ = p.await_ack(10, Level::Written, 2);
+    let _ = p.await_ack(15, Level::Written, 3);
+    assert_eq!(p.take_back(10), Released { acks: vec![3], waits: vec![] });
+    p.check();
+    assert!(matches!(p.produce(&batch(1, 0, 0, 10)), ProduceDecision::Duplicate { base_offset: 0, .. }));
+    assert_eq!(p.produce(&batch(1, 0, 10, 5)), ProduceDecision::Append { base_offset: 10 });
+    assert_eq!(p.progress(10, 0), Released { acks: vec![2], waits: vec![1] });
+}
+
 /// What a correct broker remembers of one producer, in the plainest form.
 #[derive(Default)]
 struct Model {

@@ -156,6 +156,7 @@ fn a_classic_member_joins_and_the_other_one_goes_silent() {
     assert_eq!(host.modern(0, Some(&[])), (2, Some(vec![0, 1, 2, 3])));
     let joined = host.joins("", &[]);
     assert_eq!((joined.code, joined.generation), (ErrorCode::None, 3));
+    assert_eq!(joined.member_id.len(), 22, "an id was made for it");
     let me = Membership { member_id: joined.member_id.clone(), instance_id: None, generation: 3 };
     assert_eq!(host.syncs(me.clone(), vec![]), Ok(assignment(&[])));
     assert_eq!(host.ask(Op::Heartbeat(me.clone())), Ok(Answer::Done), "nothing is free yet");

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use super::group::{Group, GroupState};
+use super::classic;
+use super::commit::may_commit;
+use super::group::{Group, GroupState, Resolved};
 use super::heartbeat::{Request, heartbeat};
 use super::leave::{Leave, expired, leave};
 use super::member::{MemberState, Partitions};
@@ -12,6 +14,7 @@ use super::{Context, Decision, Refusal, Reply, Seen, TimerChange, TimerKind};
 use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{TopicId, Uuid};
+use crate::coord::op::{Leaving, Membership};
 
 const T: TopicId = Uuid([1; 16]);
 
@@ -267,4 +270,67 @@ fn a_member_of_an_unknown_state_begins_anew() {
     f.group.apply(&Change::Current("a".into(), Some(current)));
     assert_eq!(f.refused(&report("a", 2, None)), ErrorCode::FencedMemberEpoch);
     assert_eq!(f.heard(&join("a")), (2, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+}
+
+#[test]
+fn a_static_member_that_leaves_for_a_while_gives_up_what_it_was_to_revoke() {
+    let mut f = fixture();
+    let with_instance = |request: Request| Request { instance_id: Some("i".into()), ..request };
+    f.heard(&with_instance(join("a")));
+    f.heard(&join("b"));
+    assert_eq!(f.heard(&with_instance(report("a", 2, None))), (2, Some(parts(&[0, 1, 2]))));
+    assert_eq!(f.heard(&report("b", 3, None)), (3, None));
+    f.leaves("a", Some("i"), true).unwrap();
+    assert_eq!(f.heard(&report("b", 3, None)), (3, Some(parts(&[3, 4, 5]))));
+}
+
+/// As an administrator removes them.
+#[test]
+fn static_members_are_removed_by_their_instance_alone() {
+    let mut f = fixture();
+    f.heard(&Request { instance_id: Some("i".into()), ..join("a") });
+    let mut removed = |member_id: &str, instance_id: &str| {
+        let leaving = Leaving { member_id: member_id.into(), instance_id: Some(instance_id.into()) };
+        f.take(|group, cx| Ok(classic::leave(group, cx, &[leaving]))).unwrap()
+    };
+    assert_eq!(removed("", "j"), [ErrorCode::UnknownMemberId]);
+    assert_eq!(removed("b", "i"), [ErrorCode::FencedInstanceId]);
+    assert_eq!(removed("", "i"), [ErrorCode::None]);
+    assert!(f.group.members().is_empty());
+}
+
+#[test]
+fn only_an_empty_group_takes_commits_without_an_epoch() {
+    let mut f = fixture();
+    let commits = |group: &Group, generation| {
+        let who = Membership { member_id: "b".into(), instance_id: None, generation };
+        may_commit(group, &who, true).map(|guard| guard.is_none())
+    };
+    let unknown = Err(ErrorCode::UnknownMemberId);
+    assert_eq!([-1, 0, 1].map(|generation| commits(&f.group, generation)), [Ok(true), unknown, unknown]);
+    f.heard(&join("a"));
+    assert_eq!(commits(&f.group, -1), unknown);
+    f.heard(&join("b"));
+    assert_eq!(commits(&f.group, 3), Ok(true));
+}
+
+#[test]
+fn memory_of_targets_and_of_what_patterns_match() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    let before = f.group.bytes();
+    let mut grown = |change: Change| {
+        f.group.apply(&change);
+        f.group.bytes() - before
+    };
+    let matched = |topics: &[&str]| {
+        let topics = topics.iter().map(|&topic| topic.to_owned()).collect();
+        Change::Regex("p".into(), Some(Resolved { topics, version: 0, timestamp_ms: 0 }))
+    };
+    assert_eq!(grown(matched(&["ten letters"])), 48 + 11);
+    assert_eq!(grown(matched(&["u", "v"])), 2 * 49, "in place of the former");
+    assert_eq!(grown(Change::Regex("p".into(), None)), 0);
+    let few = grown(Change::Target("b".into(), Some(parts(&[7]))));
+    let many = grown(Change::Target("b".into(), Some(parts(&[7, 8, 9, 10]))));
+    assert_eq!((many, grown(Change::Target("b".into(), None))), (2 * few, 0));
 }
