@@ -269,6 +269,9 @@ def run_file(path, wanted):
     module = importlib.import_module(name)
     tests = [(n, f) for n, f in vars(module).items() if n.startswith("test_") and callable(f) and f.__module__ == name]
     broker, failed = None, 0
+    if wanted and not any(w in f"{name}.{n}" for w in wanted for n, _ in tests):
+        print(f"no test of {path} has one of these in its name: {', '.join(wanted)}", file=sys.stderr)
+        return 1
     try:
         for test, function in tests:
             label = f"{name.removeprefix('test_')}.{test.removeprefix('test_')}"
@@ -344,11 +347,16 @@ def main():
     sys.modules["harness"] = sys.modules["__main__"]
     if len(sys.argv) == 1:
         sys.exit(run_all())
-    name = sys.argv[1]
+    name, *wanted = sys.argv[1:]
+    if not os.path.exists(name) and "." in name.removesuffix(".py"):
+        name, test = name.split(".", 1)
+        wanted.append(test)
     if not os.path.exists(name):
         name = os.path.join(HERE, f"test_{name.removeprefix('test_').removesuffix('.py')}.py")
     sys.path.insert(0, os.path.dirname(os.path.abspath(name)))
-    failed = run_file(name, sys.argv[2:])
+    if not os.path.exists(name):
+        sys.exit(f"there is no {name}")
+    failed = run_file(name, wanted)
     sys.stdout.flush()
     os._exit(1 if failed else 0)  # threads of a failed test may still wait
 

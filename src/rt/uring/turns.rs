@@ -71,10 +71,13 @@ impl Turns {
         }
     }
 
-    /// Says how long the turns were, at the end of the core.
+    /// Says how long the turns were, at the end of the core, if some were long.
     pub fn tell(&self, core: usize) {
         let [over_1, over_10, over_100] = self.over.each_ref().map(Cell::get);
         let (longest, what) = self.longest.get();
+        if over_10 == 0 {
+            return;
+        }
         tracing::info!(
             "core {core}: {over_1} turns over 1 ms, {over_10} over 10 ms, {over_100} over 100 ms; the longest took {:.1} ms, last at {what}",
             longest.as_secs_f64() * 1e3

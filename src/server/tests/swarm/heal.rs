@@ -92,10 +92,11 @@ async fn everything(world: &World, client: &Client<'_>, commits: &mut [Commits<'
         for partition in 0..topic.partitions {
             // A directory of the same name that cannot be read may be in the way of its successor.
             let damaged = world.history.borrow_mut().of_name(name, partition).find_map(|life| life.damaged.clone());
-            let mut history = world.history.borrow_mut();
-            let life = history.partition(topic.id, partition);
-            let (own, holes) = (life.damaged.is_some(), life.holes);
-            drop(history);
+            let (own, holes) = {
+                let mut history = world.history.borrow_mut();
+                let life = history.partition(topic.id, partition);
+                (life.damaged.is_some(), life.holes)
+            };
             if let Some(code) = append(world, client, name, partition).await? {
                 match damaged.or(holes.then(|| "dropped writes".to_owned())) {
                     Some(how) if code == ErrorCode::KafkaStorageError => {

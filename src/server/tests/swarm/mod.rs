@@ -141,7 +141,7 @@ fn lives() {
     let started = Instant::now();
     let first = number("SEED").or(number("FIRST_SEED")).unwrap_or(0);
     let seeds = number("SEED").map(|_| 1).or(number("SEEDS")).unwrap_or(SEEDS);
-    let hours = number("HOURS");
+    let hours = number("HOURS").filter(|_| number("SEED").is_none());
     let mut sum = Sum::default();
     let go_on = |sum: &Sum| hours.map_or(sum.lives < seeds, |hours| sum.hours() < hours as f64);
     while go_on(&sum) {
