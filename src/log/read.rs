@@ -348,6 +348,8 @@ impl<R: Rt> Inner<R> {
             let batch = chunk.filled().get((place.position - start) as usize..).unwrap_or_default();
             if !place.compare(batch, offset) {
                 tracing::warn!("{}: its stored index does not fit its batches: it is made anew", path.display());
+                // The walk waits for memory, which others would hold who come here as well.
+                drop(chunk);
                 self.make_index(place.base).await?;
                 place = self.place(offset).await?;
                 continue;

@@ -108,6 +108,9 @@ pub trait Rt: Clone + 'static {
     fn acknowledged(&self, socket: &Self::Socket) -> u64;
     /// Ends both directions; waiting operations return.
     fn shutdown(&self, socket: &Self::Socket);
+    /// As [`Rt::shutdown`], and what was not sent yet is dropped: the memory of sends that are under way
+    /// comes back whatever the peer does.
+    fn abort(&self, socket: &Self::Socket);
 
     /// Opens a file for direct I/O.
     fn open(&self, path: &Path, how: Open) -> impl Future<Output = io::Result<Self::File>>;

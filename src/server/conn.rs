@@ -141,7 +141,11 @@ impl<R: Rt> Conn<R> {
     /// Ends the connection: what is in work is dropped.
     pub fn close(&self) {
         if !self.closed.replace(true) {
-            self.server.rt.shutdown(&self.socket);
+            match self.sending.get() {
+                None => self.server.rt.shutdown(&self.socket),
+                Some(_) => self.server.rt.abort(&self.socket),
+            }
+            super::produce::forget(self);
             // They may hold memory that the requests in work wait for.
             self.replies.borrow_mut().forget();
             self.server.leave(self);

@@ -43,6 +43,12 @@ pub(super) fn own_terms(bytes: usize) -> Terms {
     Terms { within: WITHIN, lane: Lane::Takes, bytes }
 }
 
+/// A longer request is decoded when its answer is the next to be sent, and there is memory for it.
+const LONG_REQUEST: usize = 64 << 10;
+/// What a request becomes when it is decoded, as a multiple of its bytes, at most: names are counted
+/// references, empty ones too.
+const DECODED: usize = 32;
+
 /// A longer answer is made when there is memory for it.
 const LONG_ANSWER: usize = 64 << 10;
 
@@ -69,20 +75,36 @@ pub fn malformed(error: WireError) -> io::Error {
 pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
     let (header, body) = parse_request(frame).map_err(malformed)?;
     let place = conn.reserve();
+    if body.len() > LONG_REQUEST && header.api_key != ApiKey::Produce.code() {
+        let conn = conn.clone();
+        let rt = conn.server.rt.clone();
+        rt.clone().spawn(Class::Foreground, async move {
+            conn.room_for_answer(place).await;
+            // Not all of the memory: some of these requests wait long.
+            let bytes = (body.len() * DECODED).min(rt.memory().budget() / 8);
+            let room = rt.memory().chunk(bytes).await;
+            if let Err(e) = start(&conn, place, header, body, Some(room)) {
+                tracing::info!("{}: closed: {e}", conn.peer);
+                conn.close();
+            }
+        });
+        return Ok(());
+    }
     // What cannot be decoded is not answered, but its place is not waited for either.
-    start(conn, place, header, body).inspect_err(|_| conn.reply(place, Vec::new()))
+    start(conn, place, header, body, None).inspect_err(|_| conn.reply(place, Vec::new()))
 }
 
-fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) -> io::Result<()> {
+/// `room`: memory for what becomes of the request, until it is answered.
+fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes, room: Option<Chunk>) -> io::Result<()> {
     let Some(api) = ApiKey::from_code(header.api_key) else { return Err(malformed(WireError::UnknownApi(header.api_key))) };
     conn.server.rt.doing(api.name());
     match api {
         ApiKey::Produce => return super::produce::handle(conn, place, &header, body),
-        ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body),
+        ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body, room),
         _ => {}
     }
     let RequestHeader { api_version: version, correlation_id, client_id, .. } = header;
-    let work = Work { conn: conn.clone(), place, room: None, api, version, correlation_id };
+    let work = Work { conn: conn.clone(), place, room, api, version, correlation_id };
     let server = &conn.server;
     let (image, broker) = (server.shard.image(), server.broker());
     match api {
@@ -162,7 +184,10 @@ impl<R: Rt> Work<R> {
         let rt = self.conn.server.rt.clone();
         rt.clone().spawn(Class::Foreground, async move {
             self.conn.room_for_answer(self.place).await;
-            self.room = Some(rt.memory().chunk(bytes).await);
+            // Who has some already holds enough for the answer.
+            if self.room.is_none() {
+                self.room = Some(rt.memory().chunk(bytes).await);
+            }
             let done = task(&self).await;
             self.finish(|_| done);
         });
@@ -203,12 +228,12 @@ impl<R: Rt> Work<R> {
         result: impl Future<Output = T> + 'static,
         answer: impl FnOnce(&Work<R>, T) -> io::Result<()> + 'static,
     ) -> io::Result<()> {
-        let Work { conn, place, api, version, correlation_id, .. } = self;
+        let Work { conn, place, api, version, correlation_id, room } = self;
         let (rt, conn) = (conn.server.rt.clone(), Rc::downgrade(&conn));
         rt.spawn(Class::Foreground, async move {
             let result = result.await;
             let Some(conn) = conn.upgrade() else { return };
-            Work { conn, place, room: None, api, version, correlation_id }.finish(|work| answer(work, result));
+            Work { conn, place, room, api, version, correlation_id }.finish(|work| answer(work, result));
         });
         Ok(())
     }
@@ -334,7 +359,9 @@ fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     })
 }
 
-fn list_offsets<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+fn list_offsets<R: Rt>(mut work: Work<R>, body: Bytes) -> io::Result<()> {
+    // Look-ups wait for memory, and nobody who does so may hold some.
+    work.room = None;
     let request: ListOffsetsRequest = work.decode(body)?;
     let items = api::list_offsets::plan(&request, work.version, &work.conn.server.shard.image());
     work.later(async move |work| {

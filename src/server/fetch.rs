@@ -10,6 +10,7 @@ use super::conn::Conn;
 use crate::api::fetch;
 use crate::api::fetch_session::SessionContext;
 use crate::base::error::ErrorCode;
+use crate::rt::mem::Chunk;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::message::Watched;
@@ -37,10 +38,12 @@ struct Fetch<R: Rt> {
     min_bytes: usize,
     max_bytes: usize,
     deadline: Duration,
+    /// Memory for all this, where it is much.
+    room: Option<Chunk>,
 }
 
 /// Starts a fetch; the response follows by itself.
-pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes) -> io::Result<()> {
+pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes, room: Option<Chunk>) -> io::Result<()> {
     let server = &conn.server;
     let version = header.api_version;
     let request: FetchRequest = wire::codec::decode(body, version).map_err(super::dispatch::malformed)?;
@@ -77,6 +80,7 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
         results,
         min_bytes: request.min_bytes.max(0) as usize,
         max_bytes: request.max_bytes.max(0) as usize,
+        room,
         deadline: now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
     if conn.may_answer(place) && fetch.read_now() && fetch.is_due() {
@@ -111,7 +115,7 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         let mut left = most;
         for Group { owner, places, items } in &self.groups {
-            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most).await;
+            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.room.is_some()).await;
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
         if self.groups.len() > 1 && left == most {
@@ -130,7 +134,8 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         for (place, owner, item) in targets {
             let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
-            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, false).await) > 0 {
+            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.room.is_some()).await) > 0
+            {
                 return;
             }
         }

@@ -242,6 +242,13 @@ pub fn refuse_late<R: Rt>(conn: &Rc<Conn<R>>, now: Duration) {
     go_on_later(conn, false);
 }
 
+/// Forgets the requests of a connection that has ended: nobody waits for them any more.
+pub fn forget<R: Rt>(conn: &Conn<R>) {
+    let requests = std::mem::take(&mut *conn.queue.requests.borrow_mut());
+    let producing = &conn.server.producing;
+    producing.set(producing.get() - requests.len());
+}
+
 /// Hands the batches of a request that has been checked to their partitions.
 fn submit<R: Rt>(conn: &Rc<Conn<R>>, request: Request, held: Vec<Held>) {
     let Request { stage, place, version, correlation_id, acks, .. } = request;

@@ -228,6 +228,10 @@ impl Rt for SimRt {
         socket.0.end.acknowledged()
     }
 
+    fn abort(&self, socket: &SimSocket) {
+        self.shutdown(socket);
+    }
+
     fn shutdown(&self, socket: &SimSocket) {
         socket.0.end.shutdown();
     }

@@ -264,6 +264,11 @@ impl Rt for Uring {
         socket.acknowledged()
     }
 
+    fn abort(&self, socket: &net::Socket) {
+        socket.shutdown();
+        socket.abort();
+    }
+
     fn shutdown(&self, socket: &net::Socket) {
         socket.shutdown();
     }

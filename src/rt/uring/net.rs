@@ -227,6 +227,16 @@ impl Socket {
         info.tcpi_bytes_acked
     }
 
+    /// Ends the connection and drops what was not sent yet: the kernel would keep the memory of sends
+    /// without a copy for as long as the peer lives and does not read.
+    pub fn abort(&self) {
+        // SAFETY: all zeros are a valid address structure.
+        let mut nowhere: libc::sockaddr = unsafe { std::mem::zeroed() };
+        nowhere.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+        // SAFETY: a plain call on an owned descriptor; the address lives until it returns.
+        unsafe { libc::connect(self.0.fd.as_raw_fd(), &raw const nowhere, size_of::<libc::sockaddr>() as libc::socklen_t) };
+    }
+
     /// Ends both directions.
     pub fn shutdown(&self) {
         // SAFETY: a plain call on an owned descriptor.
