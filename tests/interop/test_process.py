@@ -5,11 +5,12 @@ import fcntl
 import os
 import re
 import signal
+import struct
 import time
 
 from confine import IO_URING_ENTER, IO_URING_REGISTER, IO_URING_SETUP, confined, some_user
 from harness import KAFKA, STOP_SECONDS, Broker, eventually
-from raw import Connection, batch
+from raw import Connection, batch, fetch_body
 
 PIPE = 4096  # the smallest that the kernel makes
 
@@ -178,3 +179,46 @@ def test_a_refused_start_with_an_unread_log():
                 if read:
                     assert broker.read().splitlines()[1].startswith("corelane: "), "the reason"
                 assert broker.process.wait(STOP_SECONDS) == 1
+
+
+def test_a_client_that_does_not_read_and_the_end():
+    """The kernel keeps what is sent without a copy for as long as such a client lives; the process does not wait for that."""
+    if KAFKA:
+        return
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+            for _ in range(12):
+                c.produce_ok("t", 0, batch([os.urandom(900000)]))
+        with Connection(broker.address) as deaf:
+            for n in range(8):
+                deaf.send("Fetch", 11, fetch_body("t", {0: n}, max_wait=0, max_bytes=900000, partition_max=4 << 20))
+            time.sleep(1)
+            assert broker.terminate() == 0
+
+
+def test_long_requests_behind_one_that_waits():
+    """Requests that become much when they are decoded are decoded one at a time, within the memory."""
+    if KAFKA:
+        return
+    names = 1_990_000
+    with Broker(cores=1, corelane_memory="64m") as broker, Connection(broker.address) as c:
+        c.create_topic("t")
+        c.produce_ok("t", 0, batch([b"x"]))
+        frame, _ = c.frame("DeleteTopics", 5, {"TopicNames": ["a"], "TimeoutMs": 30000})
+        # An array of empty names in the place of one name.
+        at = frame.rindex(b"\x02\x02a")
+        count, left = b"", names + 1
+        while left >= 128:
+            count, left = count + bytes([left & 127 | 128]), left >> 7
+        body = frame[4:at] + count + bytes([left]) + b"\x01" * names + frame[at + 3 :]
+        c.send("Fetch", 11, fetch_body("t", {0: 1}, max_wait=5000, min_bytes=1))
+        c.socket.settimeout(2)
+        try:
+            for _ in range(20):
+                c.socket.sendall(struct.pack(">i", len(body)) + body)
+        except TimeoutError:
+            pass  # no more is read
+        with open(f"/proc/{broker.process.pid}/status") as status:
+            peak = int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1])
+        assert peak < 200 << 10, f"{peak} KiB"
