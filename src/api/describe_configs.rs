@@ -21,10 +21,14 @@ type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<Str
 /// Bytes of the answer for one resource, about.
 pub const RESOURCE_BYTES: usize = 8 << 10;
 
-/// Takes out resources that are named twice: a short request would get a long answer.
+/// Takes out resources of which the same settings are asked for twice: a short request would get a
+/// long answer.
 pub fn distinct(request: &mut DescribeConfigsRequest) {
     let mut seen = BTreeSet::new();
-    request.resources.retain(|resource| seen.insert((resource.resource_type, resource.resource_name.clone())));
+    request.resources.retain(|resource| {
+        let settings = resource.configuration_keys.clone();
+        seen.insert((resource.resource_type, resource.resource_name.clone(), settings))
+    });
 }
 
 /// The answer for one resource. Topics, groups and brokers have settings; other kinds of resources do
