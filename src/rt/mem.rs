@@ -140,23 +140,17 @@ impl Home {
     }
 }
 
-/// Bytes on the heap that count as used, for as long as this lives.
-pub struct Credit {
-    home: Arc<Home>,
-    bytes: usize,
-}
-
-impl Drop for Credit {
-    fn drop(&mut self) {
-        self.home.heap.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.home.gave_back();
-    }
-}
-
-/// Bytes of the heap with their credit.
+/// Bytes of the heap that count as used, for as long as this lives.
 struct Charged {
     bytes: Bytes,
-    _credit: Credit,
+    home: Arc<Home>,
+}
+
+impl Drop for Charged {
+    fn drop(&mut self) {
+        self.home.heap.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+        self.home.gave_back();
+    }
 }
 
 impl AsRef<[u8]> for Charged {
@@ -337,9 +331,9 @@ impl Memory {
 
     /// Counts bytes of the heap as used for as long as a part of the result lives.
     pub fn charged(&self, bytes: Bytes) -> Bytes {
-        let (home, len) = (self.0.home.clone(), bytes.len());
-        home.heap.fetch_add(len, Ordering::Relaxed);
-        Bytes::from_owner(Charged { bytes, _credit: Credit { home, bytes: len } })
+        let home = self.0.home.clone();
+        home.heap.fetch_add(bytes.len(), Ordering::Relaxed);
+        Bytes::from_owner(Charged { bytes, home })
     }
 
     /// More is used than the budget allows, or a task waits for memory.

@@ -2,15 +2,11 @@
 
 use std::time::Duration;
 
-use super::client::{Client, Due};
+use super::client::{self, Client, Due};
 use super::{CORES, Machine};
 use crate::base::error::ErrorCode;
 use crate::rt::Rt;
-use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{
-    ApiVersionsRequest, ApiVersionsResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, metadata_request,
-    produce_request,
-};
+use crate::wire::codec::{ApiVersionsRequest, ApiVersionsResponse, ProduceRequest, ProduceResponse};
 
 const TOPIC: &str = "frozen";
 /// Bytes of memory that each core has.
@@ -18,15 +14,8 @@ const MEMORY: usize = 4 << 20;
 const FROZEN: Duration = Duration::from_secs(600);
 
 fn produce(acks: i16, partition: i32, record: usize) -> ProduceRequest {
-    let mut data = produce_request::PartitionProduceData::default();
-    let value = vec![7; record];
-    let batch = build_batch(&BatchSpec::default(), &[(None, Some(&value), 1_760_000_000_000)]);
-    (data.index, data.records) = (partition, Some(batch.into()));
-    let mut topic = produce_request::TopicProduceData::default();
-    (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-    let mut request = ProduceRequest::default();
-    request.transactional_id = None;
-    (request.acks, request.timeout_ms, request.topic_data) = (acks, 5_000, vec![topic]);
+    let mut request = client::produce_record(TOPIC, partition, &vec![7; record]);
+    (request.acks, request.timeout_ms) = (acks, 5_000);
     request
 }
 
@@ -38,12 +27,7 @@ async fn answer(client: &Client<'_>, due: Due) -> ErrorCode {
 /// Both partitions have had a batch; then the first one's disk stands still.
 async fn freeze(machine: &Machine) {
     let client = Client::connect(machine).await;
-    let mut topic = metadata_request::MetadataRequestTopic::default();
-    topic.name = Some(TOPIC.into());
-    let mut metadata = MetadataRequest::default();
-    (metadata.topics, metadata.allow_auto_topic_creation) = (Some(vec![topic]), true);
-    let created: MetadataResponse = client.ask(12, &metadata).await.unwrap();
-    assert_eq!(created.topics[0].error_code, 0);
+    client.auto_create(TOPIC).await;
     for partition in 0..3 {
         let due = client.send(9, &produce(-1, partition, 10)).await.unwrap();
         assert_eq!(answer(&client, due).await, ErrorCode::None);

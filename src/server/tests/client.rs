@@ -11,7 +11,9 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
 use crate::sim::SimClient;
 use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{self, Message, ProduceRequest, ProduceResponse, Request, produce_request};
+use crate::wire::codec::{
+    self, Message, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, Request, metadata_request, produce_request,
+};
 use crate::wire::frame::{parse_response, request_frame};
 use crate::wire::versions::ApiKey;
 
@@ -115,6 +117,16 @@ impl<'a> Client<'a> {
         let (correlation_id, body) = parse_response(due.api, due.version, frame).unwrap();
         assert_eq!(correlation_id, due.correlation_id, "an answer out of turn");
         Ok(codec::decode_any_size(body, due.version).unwrap())
+    }
+
+    /// Has a topic created by asking for it.
+    pub async fn auto_create(&self, topic: &str) {
+        let mut asked = metadata_request::MetadataRequestTopic::default();
+        asked.name = Some(topic.to_owned().into());
+        let mut metadata = MetadataRequest::default();
+        (metadata.topics, metadata.allow_auto_topic_creation) = (Some(vec![asked]), true);
+        let created: MetadataResponse = self.ask(12, &metadata).await.unwrap();
+        assert_eq!(created.topics[0].error_code, 0);
     }
 
     /// Appends one record with acks=all; the error code.

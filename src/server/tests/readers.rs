@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use super::Machine;
 use super::client::Client;
-use crate::wire::batch::{BatchSpec, build_batch};
-use crate::wire::codec::{
-    FetchRequest, FetchResponse, MetadataRequest, MetadataResponse, ProduceRequest, ProduceResponse, fetch_request, metadata_request,
-    produce_request,
-};
+use crate::base::error::ErrorCode;
+use crate::wire::codec::{FetchRequest, FetchResponse, fetch_request};
 
 const TOPIC: &str = "long";
 const PARTITIONS: i32 = 3;
@@ -18,23 +15,10 @@ const BATCH: usize = 400_000;
 
 async fn fill(machine: &Machine) {
     let client = Client::connect(machine).await;
-    let mut topic = metadata_request::MetadataRequestTopic::default();
-    topic.name = Some(TOPIC.into());
-    let mut metadata = MetadataRequest::default();
-    (metadata.topics, metadata.allow_auto_topic_creation) = (Some(vec![topic]), true);
-    let created: MetadataResponse = client.ask(12, &metadata).await.unwrap();
-    assert_eq!(created.topics[0].error_code, 0);
+    client.auto_create(TOPIC).await;
     for n in 0..BATCHES as i32 * PARTITIONS {
-        let batch = build_batch(&BatchSpec::default(), &[(None, Some(&[n as u8; BATCH]), 1_760_000_000_000)]);
-        let mut data = produce_request::PartitionProduceData::default();
-        (data.index, data.records) = (n % PARTITIONS, Some(batch.into()));
-        let mut topic = produce_request::TopicProduceData::default();
-        (topic.name, topic.partition_data) = (TOPIC.into(), vec![data]);
-        let mut request = ProduceRequest::default();
-        request.transactional_id = None;
-        (request.acks, request.timeout_ms, request.topic_data) = (-1, 30_000, vec![topic]);
-        let answer: ProduceResponse = client.ask(9, &request).await.unwrap();
-        assert_eq!(answer.responses[0].partition_responses[0].error_code, 0);
+        let appended = client.append(TOPIC, n % PARTITIONS, &[n as u8; BATCH]).await.unwrap();
+        assert_eq!(appended, ErrorCode::None);
     }
 }
 

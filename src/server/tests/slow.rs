@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Machine;
 use super::client::{self, Client, Due};
-use crate::wire::codec::{MetadataRequest, MetadataResponse, ProduceResponse, metadata_request};
+use crate::wire::codec::ProduceResponse;
 
 const TOPIC: &str = "slow";
 /// How long each write of the stalled partition takes.
@@ -20,15 +20,6 @@ async fn offset(client: &Client<'_>, due: Due) -> i64 {
     let partition = &answer.responses[0].partition_responses[0];
     assert_eq!(partition.error_code, 0);
     partition.base_offset
-}
-
-async fn create(client: &Client<'_>) {
-    let mut topic = metadata_request::MetadataRequestTopic::default();
-    topic.name = Some(TOPIC.into());
-    let mut metadata = MetadataRequest::default();
-    (metadata.topics, metadata.allow_auto_topic_creation) = (Some(vec![topic]), true);
-    let created: MetadataResponse = client.ask(12, &metadata).await.unwrap();
-    assert_eq!(created.topics[0].error_code, 0);
 }
 
 /// Sends so many batches to the slow partition and waits for their answers, whose offsets rise; counts them in `answered`.
@@ -51,7 +42,7 @@ async fn pour(machine: &Machine, requests: usize, answered: &Cell<usize>) {
 /// A machine whose first partition of [`TOPIC`] is on the slow disk.
 async fn slow_machine(machine: &Machine) {
     let client = Client::connect(machine).await;
-    create(&client).await;
+    client.auto_create(TOPIC).await;
     let first = client.send(9, &client::produce_record(TOPIC, 0, b"before")).await.unwrap();
     assert_eq!(offset(&client, first).await, 0);
     machine.sim.set_slow(Some((&format!("{TOPIC}-0/"), STALL)));
