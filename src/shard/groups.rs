@@ -22,6 +22,7 @@ use super::{Shard, placement};
 use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
+use crate::base::time::Now;
 use crate::cluster::image::Image;
 use crate::coord::modern::topics::Topics;
 use crate::coord::op::{Listed, Op, Reply, Token};
@@ -70,6 +71,8 @@ pub(super) struct Groups<R: Rt> {
     armed: Cell<Option<Duration>>,
     timing: Cell<bool>,
     earlier: Notify,
+    /// See [`Shard::groups_now`].
+    clock: Cell<Duration>,
 }
 
 impl<R: Rt> Groups<R> {
@@ -82,6 +85,7 @@ impl<R: Rt> Groups<R> {
             armed: Cell::new(None),
             timing: Cell::new(false),
             earlier: Notify::default(),
+            clock: Cell::default(),
         }
     }
 
@@ -300,6 +304,15 @@ impl<R: Rt> Shard<R> {
         self.run(hosted, |coordinator, context| coordinator.forget_topics(context, &gone));
     }
 
+    /// The time that deadlines of groups go by. It stands still while this core cannot do what is due:
+    /// nobody is late because the core could not hear of him.
+    fn groups_now(&self) -> Now {
+        let (now, clock) = (self.rt().now(), &self.0.groups.clock);
+        // What a long turn has taken is known when it ends.
+        clock.set(clock.get().max(now.mono.saturating_sub(self.rt().away())));
+        Now { mono: clock.get(), ..now }
+    }
+
     /// Lets a coordinator decide, appends and applies its records, and has its replies sent when they are durable.
     fn run(&self, hosted: &Rc<Hosted<R>>, decide: impl FnOnce(&mut Coordinator, Context) -> Decision) {
         let groups = &self.0.groups;
@@ -315,7 +328,7 @@ impl<R: Rt> Shard<R> {
             let config = hosted.replica.config.borrow();
             usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
         };
-        let now = self.rt().now();
+        let now = self.groups_now();
         let cluster = Cluster(self.image());
         let (topics, overrides) = (&cluster, &cluster);
         let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics, overrides };
@@ -401,7 +414,7 @@ impl<R: Rt> Shard<R> {
                 Stage::Active(coordinator) if !hosted.replica.held.get() => coordinator.next_deadline(),
                 Stage::Active(_) | Stage::Loading | Stage::Ended => None,
             };
-            let now = self.rt().now().mono;
+            let now = self.groups_now().mono;
             let next = groups.all().iter().filter_map(|hosted| Some((deadline(hosted)?, hosted.clone()))).min_by_key(|(at, _)| *at);
             match next {
                 Some((at, hosted)) if at <= now => {
