@@ -3,7 +3,7 @@
 //! The image must hold every record decided before, committed or not. Nothing changes here: the records do that, through
 //! [`Image::apply`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
 use super::names;
@@ -70,11 +70,11 @@ pub struct CreatedTopic {
 }
 
 /// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
-pub fn create_topics(
-    image: &Image,
+pub fn create_topics<'a>(
+    image: &'a Image,
     broker: &BrokerView,
     now: Now,
-    wanted: &[NewTopic],
+    wanted: &[NewTopic<'a>],
     random: &mut dyn FnMut() -> [u8; 16],
 ) -> Vec<Result<CreatedTopic, Refusal>> {
     let partitions = |topic: &NewTopic| match topic.partitions {
@@ -87,19 +87,44 @@ pub fn create_topics(
             Refusal { code: ErrorCode::PolicyViolation, message: "Excessively large number of partitions per request.".to_owned() };
         return wanted.iter().map(|_| Err(refusal.clone())).collect();
     }
-    let mut accepted = BTreeSet::new();
+    let (mut accepted, mut folded) = (BTreeSet::new(), Folded::default());
     wanted
         .iter()
         .map(|topic| {
-            check_name(image, &accepted, topic.name)?;
+            check_name(image, &accepted, &mut folded, topic.name)?;
             let created = create_topic(image, broker, now, topic, random)?;
             accepted.insert(topic.name);
+            folded.add(topic.name);
             Ok(created)
         })
         .collect()
 }
 
-fn check_name(image: &Image, accepted: &BTreeSet<&str>, name: &str) -> Result<(), Refusal> {
+/// The names that others can collide with, each by its folded form. Of all topics, once one is asked
+/// for: many may be asked for.
+#[derive(Default)]
+struct Folded<'a>(Option<BTreeMap<String, &'a str>>);
+
+impl<'a> Folded<'a> {
+    fn of(&mut self, image: &'a Image, accepted: &BTreeSet<&'a str>) -> &BTreeMap<String, &'a str> {
+        self.0.get_or_insert_with(|| {
+            let names = image.topics().map(|topic| &*topic.name).chain(accepted.iter().copied());
+            let able = names.filter(|name| names::can_collide(name));
+            able.fold(BTreeMap::new(), |mut all, name| {
+                all.entry(names::folded(name)).or_insert(name);
+                all
+            })
+        })
+    }
+
+    fn add(&mut self, name: &'a str) {
+        if let Some(all) = self.0.as_mut().filter(|_| names::can_collide(name)) {
+            all.entry(names::folded(name)).or_insert(name);
+        }
+    }
+}
+
+fn check_name<'a>(image: &'a Image, accepted: &BTreeSet<&'a str>, folded: &mut Folded<'a>, name: &str) -> Result<(), Refusal> {
     names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
     if name == names::CLUSTER_METADATA {
         return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
@@ -108,8 +133,7 @@ fn check_name(image: &Image, accepted: &BTreeSet<&str>, name: &str) -> Result<()
         return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
     }
     if names::can_collide(name) {
-        let mut others = image.topics().map(|topic| &*topic.name).chain(accepted.iter().copied());
-        if let Some(other) = others.find(|other| names::collide(name, other)) {
+        if let Some(other) = folded.of(image, accepted).get(&names::folded(name)) {
             return refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}"));
         }
     }

@@ -26,6 +26,7 @@ pub mod timers;
 mod topic_tests;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -106,6 +107,9 @@ pub(crate) struct Effects<'a> {
     divisible: bool,
     replies: Vec<(Token, Reply)>,
 }
+
+/// Groups and offsets that are looked at for expiry in one decision; one group is looked at whole.
+const EXPIRY_LOOKS: usize = 500;
 
 /// Bytes of a batch and of a record around keys and values, at most.
 const BATCH_OVERHEAD: usize = 64;
@@ -272,6 +276,8 @@ pub struct Live {
     /// What groups of the new protocol have taken notice of.
     seen: BTreeMap<Name, modern::Seen>,
     timers: Timers,
+    /// The group that the expiry of offsets goes on with; none: it begins with the first.
+    expire_from: Option<Name>,
     bytes: Ledger,
 }
 
@@ -427,7 +433,7 @@ impl Coordinator {
 
     fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
         let Context { now, config, random, max_batch_bytes, topics, overrides, .. } = context;
-        let Live { groups, seen, timers, bytes } = &mut self.live;
+        let Live { groups, seen, timers, expire_from, bytes } = &mut self.live;
         let fx = Effects {
             now,
             config,
@@ -441,7 +447,7 @@ impl Coordinator {
             divisible: false,
             replies: Vec::new(),
         };
-        let mut step = Step { state: &self.state, groups, bytes, fx };
+        let mut step = Step { state: &self.state, groups, expire_from, bytes, fx };
         work(&mut step);
         Decision { records: step.fx.records, divisible: step.fx.divisible, replies: step.fx.replies }
     }
@@ -485,6 +491,7 @@ impl Coordinator {
 struct Step<'a> {
     state: &'a State,
     groups: &'a mut BTreeMap<Name, Group>,
+    expire_from: &'a mut Option<Name>,
     bytes: &'a mut Ledger,
     fx: Effects<'a>,
 }
@@ -645,14 +652,26 @@ impl Step<'_> {
             TimerKey::Member(id, member, kind) => self.modern_expired(&id, &member, kind),
             TimerKey::Join(id) => self.on_group(&id, false, Group::expire_join).unwrap_or(()),
             TimerKey::Sync(id) => self.on_group(&id, false, Group::expire_sync).unwrap_or(()),
-            TimerKey::Expiry => {
-                let again = self.fx.now.mono + group::millis(self.fx.config.retention_check_ms);
-                self.fx.timers.set(TimerKey::Expiry, again);
-                self.fx.divisible = true;
-                for (id, stored) in &self.state.groups {
-                    View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
-                }
-            }
+            TimerKey::Expiry => self.expire_offsets(),
         }
+    }
+
+    /// Looks at some groups, the others follow at once: there may be many.
+    fn expire_offsets(&mut self) {
+        let pause = group::millis(self.fx.config.retention_check_ms);
+        self.fx.divisible = true;
+        let from = self.expire_from.take().map_or(Bound::Unbounded, Bound::Included);
+        let mut looks = EXPIRY_LOOKS;
+        let mut after = pause;
+        for (id, stored) in self.state.groups.range::<Name, _>((from, Bound::Unbounded)) {
+            if looks == 0 {
+                *self.expire_from = Some(id.clone());
+                after = Duration::ZERO;
+                break;
+            }
+            looks = looks.saturating_sub(1 + stored.offsets.len());
+            View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
+        }
+        self.fx.timers.set(TimerKey::Expiry, self.fx.now.mono + after);
     }
 }

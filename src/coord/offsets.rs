@@ -47,10 +47,16 @@ impl CommittedOffset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     topics: BTreeMap<Name, BTreeMap<i32, CommittedOffset>>,
+    count: usize,
     bytes: Ledger,
 }
 
 impl Offsets {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     /// An offset.
     pub fn get(&self, topic: &str, partition: i32) -> Option<&CommittedOffset> {
         self.topics.get(topic)?.get(&partition)
@@ -82,11 +88,14 @@ impl Offsets {
         match value {
             Some(value) => {
                 let before = self.topics.entry(topic.clone()).or_default().insert(partition, value.clone());
+                self.count += usize::from(before.is_none());
                 self.bytes.replace(before.as_ref().map_or(0, cost), cost(value));
             }
             None => {
                 let Some(partitions) = self.topics.get_mut(topic) else { return };
-                self.bytes.sub(partitions.remove(&partition).as_ref().map_or(0, cost));
+                let before = partitions.remove(&partition);
+                self.count -= usize::from(before.is_some());
+                self.bytes.sub(before.as_ref().map_or(0, cost));
                 if partitions.is_empty() {
                     self.topics.remove(topic);
                 }

@@ -52,8 +52,8 @@ const DECODED: usize = 32;
 /// A longer answer is made when there is memory for it.
 const LONG_ANSWER: usize = 64 << 10;
 
-/// Resources that are described before others have their turn.
-const RESOURCES_PER_TURN: usize = 16;
+/// What the description of a resource costs of a turn's budget, in inflated bytes.
+const RESOURCE_COST: usize = 32 << 10;
 
 /// One request and the place of its response.
 pub(super) struct Work<R: Rt> {
@@ -79,10 +79,9 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
         let conn = conn.clone();
         let rt = conn.server.rt.clone();
         rt.clone().spawn(Class::Foreground, async move {
-            conn.room_for_answer(place).await;
             // Not all of the memory: some of these requests wait long.
             let bytes = (body.len() * DECODED).min(rt.memory().budget() / 8);
-            let room = rt.memory().chunk(bytes).await;
+            let room = room(&conn, place, bytes).await;
             if let Err(e) = start(&conn, place, header, body, Some(room)) {
                 tracing::info!("{}: closed: {e}", conn.peer);
                 conn.close();
@@ -92,6 +91,12 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
     }
     // What cannot be decoded is not answered, but its place is not waited for either.
     start(conn, place, header, body, None).inspect_err(|_| conn.reply(place, Vec::new()))
+}
+
+/// Memory for a long request or answer, once the client has taken the answers before it.
+async fn room<R: Rt>(conn: &Conn<R>, place: u64, bytes: usize) -> Chunk {
+    conn.room_for_answer(place).await;
+    conn.server.rt.memory().chunk(bytes).await
 }
 
 /// `room`: memory for what becomes of the request, until it is answered.
@@ -182,11 +187,10 @@ impl<R: Rt> Work<R> {
         F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
     {
         let rt = self.conn.server.rt.clone();
-        rt.clone().spawn(Class::Foreground, async move {
-            self.conn.room_for_answer(self.place).await;
-            // Who has some already holds enough for the answer.
+        rt.spawn(Class::Foreground, async move {
+            // Who has some already has waited, and holds enough for the answer.
             if self.room.is_none() {
-                self.room = Some(rt.memory().chunk(bytes).await);
+                self.room = Some(room(&self.conn, self.place, bytes).await);
             }
             let done = task(&self).await;
             self.finish(|_| done);
@@ -212,12 +216,22 @@ impl<R: Rt> Work<R> {
     fn change<M: Encode + Send + 'static>(
         self,
         terms: Terms,
-        decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
+        mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
+        failed: impl FnOnce(ErrorCode) -> M + 'static,
+    ) -> io::Result<()> {
+        self.change_in_steps(terms, move |image, ids, _| Some(decide(image, ids)), failed)
+    }
+
+    /// As [`Work::change`], for a decision of many steps.
+    fn change_in_steps<M: Encode + Send + 'static>(
+        self,
+        terms: Terms,
+        decide: impl FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, M)> + Send + 'static,
         failed: impl FnOnce(ErrorCode) -> M + 'static,
     ) -> io::Result<()> {
         self.later(async move |work| {
             work.conn.room_for_answer(work.place).await;
-            let answer = work.conn.server.shard.control(terms, decide).await;
+            let answer = work.conn.server.shard.control_in_steps(terms, decide).await;
             work.reply(&answer.unwrap_or_else(failed))
         })
     }
@@ -252,23 +266,22 @@ fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: MetadataRequest = work.decode(body)?;
     let server = work.conn.server.clone();
     let missing = api::metadata::plan(&request, work.version, &server.shard.image(), server.broker());
-    let respond = |work: &Work<R>, request: &MetadataRequest| {
-        let server = &work.conn.server;
-        work.reply(&api::metadata::respond(request, work.version, &server.shard.image(), server.broker(), work.listener()))
-    };
     let bytes = api::metadata::answer_bytes(&request, &server.shard.image());
     if missing.is_empty() && bytes < LONG_ANSWER {
-        return respond(&work, &request);
+        let (image, broker) = (server.shard.image(), server.broker());
+        return work.reply(&api::metadata::respond(&request, work.version, &image, broker, work.listener()));
     }
     work.at_length(bytes, async move |work| {
-        if missing.is_empty() {
-            return respond(work, &request);
+        if !missing.is_empty() {
+            let broker = server.broker().clone();
+            let create = move |image: &_, ids: &mut Ids| (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ());
+            // What could not be created is not there, and clients ask again.
+            let _ = server.shard.control(terms, create).await;
         }
-        let broker = server.broker().clone();
-        let create = move |image: &_, ids: &mut Ids| (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ());
-        // What could not be created is not there, and clients ask again.
-        let _ = server.shard.control(terms, create).await;
-        respond(work, &request)
+        let (image, broker) = (server.shard.image(), server.broker());
+        let mut answering = api::metadata::Answering::new(&request, broker, work.listener());
+        let step = |budget: &mut usize| answering.step(&request, work.version, &image, broker, budget);
+        work.reply(&server.rt.slices().run(step).await)
     })
 }
 
@@ -280,9 +293,9 @@ fn describe_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let server = &work.conn.server;
         let (image, broker) = (server.shard.image(), server.broker());
         let mut response = DescribeConfigsResponse::default();
-        for some in request.resources.chunks(RESOURCES_PER_TURN) {
-            response.results.extend(some.iter().map(|resource| api::describe_configs::describe(resource, &request, &image, broker)));
-            server.rt.yield_now().await;
+        for resource in &request.resources {
+            server.rt.slices().pass(RESOURCE_COST).await;
+            response.results.push(api::describe_configs::describe(resource, &request, &image, broker));
         }
         work.reply(&response)
     })
@@ -311,8 +324,9 @@ fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: Arc<DeleteTopicsRequest> = Arc::new(work.decode(body)?);
     let (terms, asked) = (Terms { lane: Lane::Frees, ..terms(request.timeout_ms, bytes) }, request.clone());
     let broker = work.conn.server.broker().clone();
-    let delete = move |image: &_, _: &mut Ids| api::delete_topics::decide(&request, version, image, &broker);
-    work.change(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
+    let mut deciding = api::delete_topics::Deciding::default();
+    let delete = move |image: &_, _: &mut Ids, budget: &mut usize| deciding.step(&request, version, image, &broker, budget);
+    work.change_in_steps(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
 }
 
 fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {

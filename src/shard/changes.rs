@@ -146,8 +146,10 @@ impl<R: Rt> Control<R> {
             self.shard.rt().random(&mut bytes);
             bytes
         };
-        let (records, reply) = (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random });
         self.deciding.set(Some((*asker, entry.until)));
+        // Nobody else changes the image meanwhile.
+        let step = |budget: &mut usize| (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random }, budget);
+        let (records, reply) = self.shard.rt().slices().run(step).await;
         let done = self.commit(&records, entry.lane, now.wall_ms).await;
         // None: its deadline has come meanwhile.
         let Some(((to, ticket), _)) = self.deciding.take() else { return };

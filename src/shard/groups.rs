@@ -40,6 +40,9 @@ const RELOAD: Duration = Duration::from_secs(1);
 /// The same where it cannot be read time after time.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
+/// What the listing of a group costs of a turn's budget, in inflated bytes.
+const LISTED_COST: usize = 512;
+
 /// How a coordinator stands.
 enum Stage {
     /// Its log is being replayed.
@@ -140,17 +143,19 @@ impl<R: Rt> Shard<R> {
 
     /// The groups of this core, or why they are not all known: a list with groups missing would
     /// look like groups that are gone.
-    pub(super) fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
+    pub(super) async fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
         let mut all = Vec::new();
         if self.image().topic(OFFSETS_TOPIC).is_some_and(|topic| self.0.owner.has_offline(topic.id)) {
             return Err(ErrorCode::NotCoordinator);
         }
         for hosted in self.0.groups.all() {
+            let known = all.len();
             match &*hosted.stage.borrow() {
                 Stage::Active(coordinator) => all.extend(coordinator.list(states, types)),
                 Stage::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
                 Stage::Ended => return Err(ErrorCode::NotCoordinator),
             }
+            self.rt().slices().pass((all.len() - known + 1) * LISTED_COST).await;
         }
         Ok(all)
     }
@@ -315,6 +320,7 @@ impl<R: Rt> Shard<R> {
 
     /// Lets a coordinator decide, appends and applies its records, and has its replies sent when they are durable.
     fn run(&self, hosted: &Rc<Hosted<R>>, decide: impl FnOnce(&mut Coordinator, Context) -> Decision) {
+        self.rt().doing("a decision of a group's coordinator");
         let groups = &self.0.groups;
         let mut random = || {
             let mut bytes = [0; 16];

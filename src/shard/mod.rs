@@ -309,9 +309,18 @@ impl<R: Rt> Shard<R> {
         terms: Terms,
         mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, T) + Send + 'static,
     ) -> Result<T, ErrorCode> {
-        let decide: Decide = Box::new(move |image, ids| {
-            let (records, reply) = decide(image, ids);
-            (records, Box::new(reply) as Box<dyn Any + Send>)
+        self.control_in_steps(terms, move |image, ids, _| Some(decide(image, ids))).await
+    }
+
+    /// As [`Shard::control`], for a decision of many steps.
+    pub async fn control_in_steps<T: Send + 'static>(
+        &self,
+        terms: Terms,
+        mut decide: impl FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, T)> + Send + 'static,
+    ) -> Result<T, ErrorCode> {
+        let decide: Decide = Box::new(move |image, ids, budget| {
+            let (records, reply) = decide(image, ids, budget)?;
+            Some((records, Box::new(reply) as Box<dyn Any + Send>))
         });
         match self.call(CONTROLLER_CORE, Call::Control(Change { decide, terms })).await {
             Answer::Control(reply) => Ok(*reply?.downcast::<T>().expect("the reply of our own decision")),

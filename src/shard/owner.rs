@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::message::Home;
+use super::run::REPLICA_COST;
 use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
@@ -94,7 +95,7 @@ impl<R: Rt> Drop for Parked<R> {
 
 /// All replicas of a core.
 pub struct Owner<R: Rt> {
-    rt: R,
+    pub(super) rt: R,
     replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
     /// Replicas whose log is open, but which are not served before their leader epoch has grown.
     pending: RefCell<BTreeMap<Key, Rc<Replica<R>>>>,
@@ -198,9 +199,10 @@ impl<R: Rt> Owner<R> {
     }
 
     /// Forgets producers that were silent for so many milliseconds.
-    pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
-        for replica in self.replicas.borrow().values() {
+    pub async fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
+        for (_, replica) in self.replicas() {
             replica.partition.borrow_mut().producers.expire(now_ms, expiration_ms);
+            self.rt.slices().pass(REPLICA_COST).await;
         }
     }
 

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 pub const LONG: Duration = Duration::from_millis(10);
 /// A turn of this length is told, with what took longest in it.
 const TOLD: Duration = Duration::from_millis(100);
+/// A turn over 10 ms is told too where it is so many times as long as the longest before.
+const LONGER: f64 = 1.2;
 /// It is told so often at most.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 const BOUNDS: [Duration; 3] = [Duration::from_millis(1), LONG, TOLD];
@@ -109,8 +111,12 @@ impl Turns {
         if took >= LONG {
             self.away.set(self.away.get() + took);
         }
-        if took > self.longest.get().0 {
+        let longest = self.longest.get().0;
+        if took > longest {
             self.longest.set((took, part));
+        }
+        if took >= LONG && took < TOLD && took > longest.mul_f64(LONGER) {
+            tracing::info!("core {core}: a turn took {} ms{}", took.as_millis(), cause(part));
         }
         let recently = self.told.get().is_some_and(|told| now - told < TELL_EVERY);
         if took >= TOLD && !recently {
