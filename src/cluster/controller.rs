@@ -69,75 +69,82 @@ pub struct CreatedTopic {
     pub record: MetadataRecord,
 }
 
-/// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
-pub fn create_topics<'a>(
-    image: &'a Image,
-    broker: &BrokerView,
-    now: Now,
-    wanted: &[NewTopic<'a>],
-    random: &mut dyn FnMut() -> [u8; 16],
-) -> Vec<Result<CreatedTopic, Refusal>> {
-    let partitions = |topic: &NewTopic| match topic.partitions {
+/// An error if a request's topics have too many partitions together.
+pub fn check_partitions<'a>(broker: &BrokerView, wanted: impl Iterator<Item = NewTopic<'a>>) -> Result<(), Refusal> {
+    let partitions = |topic: NewTopic| match topic.partitions {
         _ if !topic.assignments.is_empty() => topic.assignments.len() as i64,
         -1 => broker.num_partitions as i64,
         n => n.max(0) as i64,
     };
-    if wanted.iter().map(partitions).sum::<i64>() > PARTITIONS_PER_REQUEST {
-        let refusal =
-            Refusal { code: ErrorCode::PolicyViolation, message: "Excessively large number of partitions per request.".to_owned() };
-        return wanted.iter().map(|_| Err(refusal.clone())).collect();
-    }
-    let (mut accepted, mut folded) = (BTreeSet::new(), Folded::default());
-    wanted
-        .iter()
-        .map(|topic| {
-            check_name(image, &accepted, &mut folded, topic.name)?;
-            let created = create_topic(image, broker, now, topic, random)?;
-            accepted.insert(topic.name);
-            folded.add(topic.name);
-            Ok(created)
-        })
-        .collect()
-}
-
-/// The names that others can collide with, each by its folded form. Of all topics, once one is asked
-/// for: many may be asked for.
-#[derive(Default)]
-struct Folded<'a>(Option<BTreeMap<String, &'a str>>);
-
-impl<'a> Folded<'a> {
-    fn of(&mut self, image: &'a Image, accepted: &BTreeSet<&'a str>) -> &BTreeMap<String, &'a str> {
-        self.0.get_or_insert_with(|| {
-            let names = image.topics().map(|topic| &*topic.name).chain(accepted.iter().copied());
-            let able = names.filter(|name| names::can_collide(name));
-            able.fold(BTreeMap::new(), |mut all, name| {
-                all.entry(names::folded(name)).or_insert(name);
-                all
-            })
-        })
-    }
-
-    fn add(&mut self, name: &'a str) {
-        if let Some(all) = self.0.as_mut().filter(|_| names::can_collide(name)) {
-            all.entry(names::folded(name)).or_insert(name);
-        }
-    }
-}
-
-fn check_name<'a>(image: &'a Image, accepted: &BTreeSet<&'a str>, folded: &mut Folded<'a>, name: &str) -> Result<(), Refusal> {
-    names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
-    if name == names::CLUSTER_METADATA {
-        return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
-    }
-    if image.topic(name).is_some() || accepted.contains(name) {
-        return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
-    }
-    if names::can_collide(name) {
-        if let Some(other) = folded.of(image, accepted).get(&names::folded(name)) {
-            return refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}"));
-        }
+    if wanted.map(partitions).sum::<i64>() > PARTITIONS_PER_REQUEST {
+        return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
     }
     Ok(())
+}
+
+/// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
+pub fn create_topics(
+    image: &Image,
+    broker: &BrokerView,
+    now: Now,
+    wanted: &[NewTopic],
+    random: &mut dyn FnMut() -> [u8; 16],
+) -> Vec<Result<CreatedTopic, Refusal>> {
+    if let Err(refusal) = check_partitions(broker, wanted.iter().cloned()) {
+        return wanted.iter().map(|_| Err(refusal.clone())).collect();
+    }
+    let mut creation = Creation::default();
+    wanted.iter().map(|topic| creation.topic(image, broker, now, topic, random)).collect()
+}
+
+/// The topics of one request, of which each is decided in turn, all on the same image.
+#[derive(Default)]
+pub struct Creation {
+    accepted: BTreeSet<String>,
+    /// The names that others can collide with, each by its folded form; of all topics, once a name
+    /// that can collide is asked for: many may be.
+    folded: Option<BTreeMap<String, String>>,
+}
+
+impl Creation {
+    /// Decides on the next topic. `random` yields random bits for its id.
+    pub fn topic(
+        &mut self,
+        image: &Image,
+        broker: &BrokerView,
+        now: Now,
+        topic: &NewTopic,
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<CreatedTopic, Refusal> {
+        self.check_name(image, topic.name)?;
+        let created = create_topic(image, broker, now, topic, random)?;
+        self.accepted.insert(topic.name.to_owned());
+        if let Some(folded) = self.folded.as_mut().filter(|_| names::can_collide(topic.name)) {
+            folded.insert(names::folded(topic.name), topic.name.to_owned());
+        }
+        Ok(created)
+    }
+
+    fn check_name(&mut self, image: &Image, name: &str) -> Result<(), Refusal> {
+        names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
+        if name == names::CLUSTER_METADATA {
+            return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
+        }
+        if image.topic(name).is_some() || self.accepted.contains(name) {
+            return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
+        }
+        if !names::can_collide(name) {
+            return Ok(());
+        }
+        let folded = self.folded.get_or_insert_with(|| {
+            let all = image.topics().map(|topic| &*topic.name).chain(self.accepted.iter().map(String::as_str));
+            all.filter(|name| names::can_collide(name)).map(|name| (names::folded(name), name.to_owned())).collect()
+        });
+        match folded.get(&names::folded(name)) {
+            None => Ok(()),
+            Some(other) => refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}")),
+        }
+    }
 }
 
 fn create_topic(

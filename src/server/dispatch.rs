@@ -306,8 +306,10 @@ fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: Arc<CreateTopicsRequest> = Arc::new(work.decode(body)?);
     let (terms, asked) = (terms(request.timeout_ms, bytes), request.clone());
     let broker = work.conn.server.broker().clone();
-    let create = move |image: &_, ids: &mut Ids| api::create_topics::decide(&request, image, &broker, ids.now, ids.random);
-    work.change(terms, create, move |code| api::create_topics::failed(&asked, code))
+    let mut deciding = api::create_topics::Deciding::default();
+    let create =
+        move |image: &_, ids: &mut Ids, budget: &mut usize| deciding.step(&request, image, &broker, (ids.now, &mut *ids.random), budget);
+    work.change_in_steps(terms, create, move |code| api::create_topics::failed(&asked, code))
 }
 
 fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {

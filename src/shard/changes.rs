@@ -27,6 +27,8 @@ use crate::rt::{Class, Rt};
 /// Bytes of the metadata log that are allocated ahead, for deletions alone and for what a start has to
 /// write: a full disk can be cleared over the network.
 const RESERVE: u64 = 1 << 20;
+/// What the application of a record costs of a turn's budget, in inflated bytes.
+const RECORD_COST: usize = 16 << 10;
 /// How often a change that the disk has no room for is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
@@ -244,6 +246,7 @@ impl<R: Rt> Control<R> {
         }
         for (at, record) in (base..).zip(records) {
             self.image.borrow_mut().apply(at, record);
+            self.shard.rt().slices().pass(RECORD_COST).await;
         }
         Ok(())
     }

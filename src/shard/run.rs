@@ -24,6 +24,7 @@ use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
 use crate::partition::{BatchHeader, Partition, Recovered};
 use crate::rt::notify::Notify;
+use crate::rt::slices::SLICE;
 use crate::rt::{Class, Rt};
 
 /// Messages of other cores are handled for so long in one turn.
@@ -246,11 +247,14 @@ impl<R: Rt> Shard<R> {
         let (left, done) = (Rc::new(Cell::new(width)), Rc::new(Notify::default()));
         for _ in 0..width {
             let (items, work, left, done) = (items.clone(), work.clone(), left.clone(), done.clone());
+            let rt = self.rt().clone();
             self.rt().spawn(Class::Foreground, async move {
                 loop {
                     let next = items.borrow_mut().next();
                     let Some(item) = next else { break };
                     work(item).await;
+                    // Names are made by plain calls.
+                    rt.slices().pass(SLICE).await;
                 }
                 left.set(left.get() - 1);
                 done.notify();

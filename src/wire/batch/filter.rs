@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::super::compression::{Compression, CompressionError, Compressor};
+use super::super::compression::{Compression, CompressionError, Compressor, INFLATED_MAX};
 use super::super::record::{Record, read_record};
 use super::inspect::{Inspection, PLAIN_CHEAPER, RECORD_COST};
 use super::*;
@@ -82,9 +82,10 @@ impl Payload {
     }
 }
 
+/// Records of so many bytes get room for all that there may be.
+const LARGE: usize = 1 << 20;
+
 /// Inflates and checks the records of a batch in steps, up to [`INFLATED_MAX`].
-///
-/// [`INFLATED_MAX`]: super::super::compression::INFLATED_MAX
 pub struct Inflation {
     inspection: Inspection,
     /// The records themselves, where they are not compressed.
@@ -119,7 +120,13 @@ impl Inflation {
     /// Goes on until `budget`, which counts inflated bytes, was spent. The records at the end.
     pub fn step(&mut self, budget: &mut usize) -> Result<Option<Payload>, CompressionError> {
         let Inflation { inspection, plain, inflated, count, salvage } = self;
-        let take = |piece: &[u8]| inflated.extend_from_slice(piece);
+        let take = |piece: &[u8]| {
+            if inflated.len() < LARGE && inflated.len() + piece.len() >= LARGE {
+                // Room that is not used costs nothing, and to move so much later is a long turn.
+                inflated.reserve_exact(INFLATED_MAX + piece.len() - inflated.len());
+            }
+            inflated.extend_from_slice(piece);
+        };
         match inspection.step_into(budget, |_| ControlFlow::Continue(()), take) {
             Ok(false) => return Ok(None),
             Err(error) if !*salvage => return Err(error),
