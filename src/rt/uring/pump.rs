@@ -76,6 +76,8 @@ impl Pump {
         };
         glommio::spawn_local_into(passing, self.core.background).expect("the queue exists").detach();
         glommio::spawn_local_into(guard, self.core.foreground).expect("the queue exists").detach();
+        // The other cores were waited for.
+        self.core.turns.waited(Instant::now(), None);
         let mut rounds = 0;
         // The background had something to do when the core last had time for it.
         let mut busy = false;
