@@ -150,6 +150,7 @@ impl<R: Rt> Control<R> {
         };
         self.deciding.set(Some((*asker, entry.until)));
         // Nobody else changes the image meanwhile.
+        self.shard.rt().doing("a change of the metadata");
         let step = |budget: &mut usize| (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random }, budget);
         let (records, reply) = self.shard.rt().slices().run(step).await;
         let done = self.commit(&records, entry.lane, now.wall_ms).await;

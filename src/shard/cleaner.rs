@@ -42,7 +42,7 @@ impl Default for Cleaner {
 
 impl<R: Rt> Shard<R> {
     /// Compacts this core's logs when they are due, for as long as the core runs.
-    pub async fn clean_logs(&self) {
+    pub async fn clean_logs(self) {
         // Logs that could not be cleaned: not before the next start, as in Kafka.
         let mut damaged = HashSet::new();
         while !self.0.stopped.get() {

@@ -404,7 +404,7 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
-    pub async fn rest_idle_logs(&self, idle: Duration) {
+    pub async fn rest_idle_logs(self, idle: Duration) {
         let mut expired = self.rt().now().mono;
         while !self.0.stopped.get() {
             self.rt().sleep(idle).await;

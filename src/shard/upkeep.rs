@@ -23,7 +23,7 @@ const REOPEN: Duration = Duration::from_secs(1);
 
 impl<R: Rt> Shard<R> {
     /// Deletes what the topics' retention does not keep, for as long as the core runs.
-    pub async fn retain_logs(&self, interval: Duration) {
+    pub async fn retain_logs(self, interval: Duration) {
         self.rt().sleep(interval.min(FIRST_CHECK)).await;
         while !self.0.stopped.get() {
             for (_, replica) in self.0.owner.replicas() {
@@ -41,7 +41,7 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Opens replicas that could not be opened for want of room or descriptors, for as long as the core runs.
-    pub async fn reopen_replicas(&self) {
+    pub async fn reopen_replicas(self) {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
             for (key, home) in self.0.owner.waiting() {
