@@ -39,6 +39,8 @@ struct Home {
     large: AtomicUsize,
     /// Bytes on the heap that are charged to the budget.
     heap: AtomicUsize,
+    /// Bytes of accounts.
+    accounts: AtomicUsize,
     waiting: AtomicBool,
     /// Something has come back while a task waited.
     came_back: AtomicBool,
@@ -156,6 +158,36 @@ impl Drop for Charged {
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// Memory on the heap that grows and shrinks, and counts as used: that of state.
+pub struct Account {
+    bytes: Cell<usize>,
+    home: Arc<Home>,
+}
+
+impl Account {
+    /// Bytes that it counts.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// From now on it counts so many.
+    pub fn set(&self, bytes: usize) {
+        let before = self.bytes.replace(bytes);
+        let (more, less) = (bytes.saturating_sub(before), before.saturating_sub(bytes));
+        self.home.accounts.fetch_add(more, Ordering::Relaxed);
+        if less > 0 {
+            self.home.accounts.fetch_sub(less, Ordering::Relaxed);
+            self.home.gave_back();
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -291,6 +323,7 @@ impl Memory {
             returns: SegQueue::new(),
             large: AtomicUsize::new(0),
             heap: AtomicUsize::new(0),
+            accounts: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             came_back: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -326,7 +359,14 @@ impl Memory {
     pub fn used(&self) -> usize {
         self.collect();
         let home = &self.0.home;
-        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed)
+        // State may have been made under a larger budget: half of this one is left to requests.
+        let accounts = home.accounts.load(Ordering::Relaxed).min(self.0.budget / 2);
+        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed) + accounts
+    }
+
+    /// An account that counts nothing yet.
+    pub fn account(&self) -> Account {
+        Account { bytes: Cell::new(0), home: self.0.home.clone() }
     }
 
     /// Counts bytes of the heap as used for as long as a part of the result lives.
@@ -680,6 +720,19 @@ mod tests {
         assert!(memory.try_chunk(1).is_none());
         drop(part);
         assert!(memory.try_chunk(1 << 20).is_some());
+    }
+
+    #[test]
+    fn accounts_count_what_they_were_set_to_and_leave_half() {
+        let memory = Memory::new(1 << 20);
+        let (small, large) = (memory.account(), memory.account());
+        small.set(300 << 10);
+        small.set(200 << 10);
+        assert_eq!(memory.used(), 200 << 10);
+        large.set(5 << 20);
+        assert_eq!((memory.used(), large.bytes()), (512 << 10, 5 << 20));
+        drop((small, large));
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! `uring` runs it on one pinned executor and one io_uring per core; `sim` (in the top-level module of that name) runs the same
 //! code in one thread, in virtual time, with a disk that can lose what was not flushed.
 
+#[cfg(test)]
+pub mod heap;
 pub mod mem;
 pub mod notify;
 #[cfg(test)]

@@ -35,7 +35,7 @@ pub struct DescribedMember {
 
 /// Describes a group; the first of the configured assignors is in use where the members want none.
 pub fn describe(group: &Group, configured: &[&str]) -> Description {
-    let member = |(id, member): (&MemberId, &super::member::Member)| DescribedMember {
+    let member = |(id, member): (&MemberId, &Box<super::member::Member>)| DescribedMember {
         id: id.clone(),
         metadata: member.metadata.clone(),
         epoch: member.current.epoch,
