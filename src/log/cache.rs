@@ -53,6 +53,7 @@ struct Inner {
     memory: Option<Memory>,
     cold_reads: Gate,
     removals: Gate,
+    open_max: Cell<usize>,
     /// Complete segments whose file is open or whose index is in memory, by the order of their last use.
     open: RefCell<BTreeMap<u64, Kept>>,
     next_use: Cell<u64>,
@@ -92,6 +93,7 @@ impl Default for Inner {
             memory: None,
             cold_reads,
             removals,
+            open_max: Cell::new(OPEN_MAX),
             open: RefCell::default(),
             next_use: Cell::new(0),
             index_bytes: Cell::new(0),
@@ -156,6 +158,11 @@ impl Cache {
             Cache(inner).reclaim(above);
         }));
         cache
+    }
+
+    /// Leaves most of so many descriptors to all else.
+    pub fn set_descriptors(&self, descriptors: usize) {
+        self.0.open_max.set((descriptors / 4).clamp(1, OPEN_MAX));
     }
 
     /// Bytes in spans that could be given up.
@@ -261,7 +268,7 @@ impl Cache {
     /// Closes the segments that were not used for longest, as many as are too many.
     pub(super) fn close_unused(&self) {
         let index_max = self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / INDEX_SHARE);
-        self.close_while(|open, index_bytes| open > OPEN_MAX || open > 1 && index_bytes > index_max);
+        self.close_while(|open, index_bytes| open > self.0.open_max.get() || open > 1 && index_bytes > index_max);
     }
 
     /// Closes all of them: there is no descriptor left. Whether there were any.

@@ -41,6 +41,8 @@ struct Home {
     heap: AtomicUsize,
     /// Bytes of accounts.
     accounts: AtomicUsize,
+    /// Address of the one mapping that may go on beyond the half that all large ones have together; 0: none.
+    beyond: AtomicUsize,
     waiting: AtomicBool,
     /// Something has come back while a task waited.
     came_back: AtomicBool,
@@ -88,9 +90,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, and those who wait for mappings larger than a region: the ones do not
-    /// stand behind the others.
-    lines: [RefCell<Line>; 2],
+    /// Those who wait for blocks, those who wait for mappings larger than a region, and the one of these
+    /// that goes beyond their half: the ones do not stand behind the others.
+    lines: [RefCell<Line>; 3],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -119,6 +121,7 @@ impl Drop for Block {
         let address = self.base.as_ptr() as usize;
         if self.large {
             self.home.large.fetch_sub(*self.large_charge.get_mut(), Ordering::Relaxed);
+            let _ = self.home.beyond.compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed);
             // SAFETY: the mapping was made for this block alone, and this is its last reference.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
         } else {
@@ -324,6 +327,7 @@ impl Memory {
             large: AtomicUsize::new(0),
             heap: AtomicUsize::new(0),
             accounts: AtomicUsize::new(0),
+            beyond: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             came_back: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -426,7 +430,8 @@ impl Memory {
         if more == 0 || !chunk.block.large {
             return;
         }
-        let mut place = Place { memory: self, line: 1, ticket: None };
+        let is_beyond = self.0.home.beyond.load(Ordering::Relaxed) == chunk.block.base.as_ptr() as usize;
+        let mut place = Place { memory: self, line: 1 + usize::from(is_beyond), ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
@@ -440,12 +445,23 @@ impl Memory {
             self.reclaim(Wanted::Large(large() + more - self.0.budget / 2));
         }
         let large = large();
-        if large > charged && (large + more > self.0.budget / 2 || self.used() + more > self.0.budget) {
+        if large > charged && self.used() + more > self.0.budget {
+            return None;
+        }
+        // Several that each have a part of what they need would wait for each other: one goes on.
+        if large > charged && large + more > self.0.budget / 2 && !self.goes_beyond(chunk) {
             return None;
         }
         chunk.block.large_charge.fetch_add(more, Ordering::Relaxed);
         self.0.home.large.fetch_add(more, Ordering::Relaxed);
         Some(())
+    }
+
+    /// Whether the chunk is the one that may, or is from now on.
+    fn goes_beyond(&self, chunk: &Chunk) -> bool {
+        let (beyond, address) = (&self.0.home.beyond, chunk.block.base.as_ptr() as usize);
+        let taken = beyond.compare_exchange(0, address, Ordering::Relaxed, Ordering::Relaxed);
+        taken.is_ok() || taken == Err(address)
     }
 
     /// Takes back what other tasks and cores have dropped and wakes those who wait. Called once per turn of the core's loop.
@@ -721,6 +737,26 @@ mod tests {
         assert!(memory.try_chunk(1).is_none());
         drop(part);
         assert!(memory.try_chunk(1 << 20).is_some());
+    }
+
+    #[test]
+    fn of_large_chunks_that_have_a_part_one_goes_on() {
+        let memory = Memory::new(8 << 20);
+        let mut cx = Context::from_waker(Waker::noop());
+        let chunks: Vec<Chunk> = (0..3).map(|_| memory.large(3 << 20)).collect();
+        let poll = |charge: std::pin::Pin<&mut dyn Future<Output = ()>>, cx: &mut Context<'_>| charge.poll(cx).is_ready();
+        for chunk in &chunks {
+            assert!(poll(std::pin::pin!(memory.charge(chunk, 1 << 20)), &mut cx));
+        }
+        assert!(poll(std::pin::pin!(memory.charge(&chunks[0], 2 << 20)), &mut cx), "there is room in the half");
+        assert!(poll(std::pin::pin!(memory.charge(&chunks[1], (3 << 20) - 1)), &mut cx), "one goes on");
+        let mut chunks = chunks.into_iter();
+        let (first, second, third) = (chunks.next().unwrap(), chunks.next().unwrap(), chunks.next().unwrap());
+        let mut waits = [Box::pin(memory.charge(&first, 3 << 20)), Box::pin(memory.charge(&third, 3 << 20))];
+        assert!(waits.iter_mut().all(|wait| !poll(wait.as_mut(), &mut cx)), "one alone");
+        assert!(poll(std::pin::pin!(memory.charge(&second, second.capacity())), &mut cx), "past those who wait");
+        drop(second);
+        assert!(poll(waits[0].as_mut(), &mut cx));
     }
 
     #[test]

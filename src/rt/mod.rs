@@ -79,6 +79,10 @@ pub trait Rt: Clone + 'static {
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static);
     /// This core's memory.
     fn memory(&self) -> &Memory;
+    /// File descriptors that this core may have: its part of the process's.
+    fn descriptors(&self) -> usize {
+        usize::MAX
+    }
     /// Says what the core is at now: the log names it where a turn takes long.
     fn doing(&self, _what: &'static str) {}
     /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.
