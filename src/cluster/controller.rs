@@ -152,12 +152,12 @@ fn check_configs(configs: &[(&str, Option<&str>)], settings: &BrokerSettings) ->
 fn check_counts(topic: &NewTopic, broker: &BrokerView) -> Result<i32, Refusal> {
     let replicas = match topic.replication_factor {
         -1 => broker.default_replication_factor,
-        n if n <= 0 => {
-            let text = "Replication factor must be larger than 0, or -1 to use the default value.";
-            return refuse(ErrorCode::InvalidReplicationFactor, text);
-        }
         n => n,
     };
+    if replicas <= 0 {
+        let text = "Replication factor must be larger than 0, or -1 to use the default value.";
+        return refuse(ErrorCode::InvalidReplicationFactor, text);
+    }
     let partitions = match topic.partitions {
         -1 => broker.num_partitions,
         n if n <= 0 => {

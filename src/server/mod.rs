@@ -172,7 +172,7 @@ impl<R: Rt> Server<R> {
             for conn in self.all() {
                 conn.note_progress();
                 let quiet = now.saturating_sub(conn.last_active());
-                if quiet >= self.config.connections_max_idle {
+                if self.config.connections_max_idle.is_some_and(|idle| quiet >= idle) {
                     tracing::debug!("{}: closed after {} s without a byte (connections.max.idle.ms)", conn.peer, quiet.as_secs());
                     conn.close();
                     continue;

@@ -1,7 +1,7 @@
 //! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::message::Home;
 use crate::base::error::ErrorCode;
+use crate::base::hash::IdMap;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{Log, LogError, Read};
@@ -95,7 +96,7 @@ impl<R: Rt> Drop for Parked<R> {
 /// All replicas of a core.
 pub struct Owner<R: Rt> {
     rt: R,
-    replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
+    replicas: RefCell<IdMap<Key, Rc<Replica<R>>>>,
     /// Replicas whose log is open, but which are not served before their leader epoch has grown.
     pending: RefCell<BTreeMap<Key, Rc<Replica<R>>>>,
     /// Replicas of this core that could not be opened, with what to try again, if that may help.
