@@ -35,7 +35,7 @@ pub struct DescribedMember {
 
 /// Describes a group; the first of the configured assignors is in use where the members want none.
 pub fn describe(group: &Group, configured: &[&str]) -> Description {
-    let member = |(id, member): (&MemberId, &Box<super::member::Member>)| DescribedMember {
+    let member = |(id, member): (&MemberId, &super::member::Member)| DescribedMember {
         id: id.clone(),
         metadata: member.metadata.clone(),
         epoch: member.current.epoch,
@@ -47,6 +47,6 @@ pub fn describe(group: &Group, configured: &[&str]) -> Description {
         epoch: group.epoch(),
         target_epoch: group.target_epoch(),
         assignor: super::target::preferred(configured, |assignor| group.assignors().get(assignor.name())).name(),
-        members: group.members().iter().map(member).collect(),
+        members: group.members().iter().map(|(id, found)| member((id, found))).collect(),
     }
 }
