@@ -69,7 +69,7 @@ impl<R: Rt> Log<R> {
         let mut best: Option<(i64, Offset)> = None;
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
-            self.0.indexed_times(offset).await?;
+            let _turn = self.0.indexed_times(offset).await?;
             let state = self.0.state.borrow();
             let at = state.segment_of(offset);
             next = state.segments.get(at + 1).map(|s| s.base);
@@ -119,9 +119,8 @@ impl<R: Rt> Inner<R> {
     /// it has none. And where the next segment begins.
     async fn where_to_look(&self, offset: Offset, ts: i64) -> Result<(Option<Offset>, Option<Offset>), LogError> {
         loop {
-            self.indexed_times(offset).await?;
             // What is read must not be replaced meanwhile.
-            let _turn = self.gate.enter().await;
+            let _turn = self.indexed_times(offset).await?;
             let (base, kind, entry, stored, position) = {
                 let state = self.state.borrow();
                 let at = state.segment_of(offset);

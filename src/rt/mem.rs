@@ -39,6 +39,10 @@ struct Home {
     large: AtomicUsize,
     /// Bytes on the heap that are charged to the budget.
     heap: AtomicUsize,
+    /// Bytes of accounts.
+    accounts: AtomicUsize,
+    /// Address of the one mapping that may go on beyond the half that all large ones have together; 0: none.
+    beyond: AtomicUsize,
     waiting: AtomicBool,
     /// Something has come back while a task waited.
     came_back: AtomicBool,
@@ -86,9 +90,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, and those who wait for mappings larger than a region: the ones do not
-    /// stand behind the others.
-    lines: [RefCell<Line>; 2],
+    /// Those who wait for blocks, those who wait for mappings larger than a region, and the one of these
+    /// that goes beyond their half: the ones do not stand behind the others.
+    lines: [RefCell<Line>; 3],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -117,6 +121,7 @@ impl Drop for Block {
         let address = self.base.as_ptr() as usize;
         if self.large {
             self.home.large.fetch_sub(*self.large_charge.get_mut(), Ordering::Relaxed);
+            let _ = self.home.beyond.compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed);
             // SAFETY: the mapping was made for this block alone, and this is its last reference.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
         } else {
@@ -156,6 +161,36 @@ impl Drop for Charged {
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// Memory on the heap that grows and shrinks, and counts as used: that of state.
+pub struct Account {
+    bytes: Cell<usize>,
+    home: Arc<Home>,
+}
+
+impl Account {
+    /// Bytes that it counts.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// From now on it counts so many.
+    pub fn set(&self, bytes: usize) {
+        let before = self.bytes.replace(bytes);
+        let (more, less) = (bytes.saturating_sub(before), before.saturating_sub(bytes));
+        self.home.accounts.fetch_add(more, Ordering::Relaxed);
+        if less > 0 {
+            self.home.accounts.fetch_sub(less, Ordering::Relaxed);
+            self.home.gave_back();
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -291,6 +326,8 @@ impl Memory {
             returns: SegQueue::new(),
             large: AtomicUsize::new(0),
             heap: AtomicUsize::new(0),
+            accounts: AtomicUsize::new(0),
+            beyond: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             came_back: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -326,7 +363,15 @@ impl Memory {
     pub fn used(&self) -> usize {
         self.collect();
         let home = &self.0.home;
-        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed)
+        // State may have been made under a larger budget. Requests may ask for half of this one, and all
+        // else has a place beside them.
+        let accounts = home.accounts.load(Ordering::Relaxed).min(self.0.budget / 8 * 3);
+        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed) + accounts
+    }
+
+    /// An account that counts nothing yet.
+    pub fn account(&self) -> Account {
+        Account { bytes: Cell::new(0), home: self.0.home.clone() }
     }
 
     /// Counts bytes of the heap as used for as long as a part of the result lives.
@@ -385,7 +430,8 @@ impl Memory {
         if more == 0 || !chunk.block.large {
             return;
         }
-        let mut place = Place { memory: self, line: 1, ticket: None };
+        let is_beyond = self.0.home.beyond.load(Ordering::Relaxed) == chunk.block.base.as_ptr() as usize;
+        let mut place = Place { memory: self, line: 1 + usize::from(is_beyond), ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
@@ -399,12 +445,23 @@ impl Memory {
             self.reclaim(Wanted::Large(large() + more - self.0.budget / 2));
         }
         let large = large();
-        if large > charged && (large + more > self.0.budget / 2 || self.used() + more > self.0.budget) {
+        if large > charged && self.used() + more > self.0.budget {
+            return None;
+        }
+        // Several that each have a part of what they need would wait for each other: one goes on.
+        if large > charged && large + more > self.0.budget / 2 && !self.goes_beyond(chunk) {
             return None;
         }
         chunk.block.large_charge.fetch_add(more, Ordering::Relaxed);
         self.0.home.large.fetch_add(more, Ordering::Relaxed);
         Some(())
+    }
+
+    /// Whether the chunk is the one that may, or is from now on.
+    fn goes_beyond(&self, chunk: &Chunk) -> bool {
+        let (beyond, address) = (&self.0.home.beyond, chunk.block.base.as_ptr() as usize);
+        let taken = beyond.compare_exchange(0, address, Ordering::Relaxed, Ordering::Relaxed);
+        taken.is_ok() || taken == Err(address)
     }
 
     /// Takes back what other tasks and cores have dropped and wakes those who wait. Called once per turn of the core's loop.
@@ -680,6 +737,39 @@ mod tests {
         assert!(memory.try_chunk(1).is_none());
         drop(part);
         assert!(memory.try_chunk(1 << 20).is_some());
+    }
+
+    #[test]
+    fn of_large_chunks_that_have_a_part_one_goes_on() {
+        let memory = Memory::new(8 << 20);
+        let mut cx = Context::from_waker(Waker::noop());
+        let chunks: Vec<Chunk> = (0..3).map(|_| memory.large(3 << 20)).collect();
+        let poll = |charge: std::pin::Pin<&mut dyn Future<Output = ()>>, cx: &mut Context<'_>| charge.poll(cx).is_ready();
+        for chunk in &chunks {
+            assert!(poll(std::pin::pin!(memory.charge(chunk, 1 << 20)), &mut cx));
+        }
+        assert!(poll(std::pin::pin!(memory.charge(&chunks[0], 2 << 20)), &mut cx), "there is room in the half");
+        assert!(poll(std::pin::pin!(memory.charge(&chunks[1], (3 << 20) - 1)), &mut cx), "one goes on");
+        let mut chunks = chunks.into_iter();
+        let (first, second, third) = (chunks.next().unwrap(), chunks.next().unwrap(), chunks.next().unwrap());
+        let mut waits = [Box::pin(memory.charge(&first, 3 << 20)), Box::pin(memory.charge(&third, 3 << 20))];
+        assert!(waits.iter_mut().all(|wait| !poll(wait.as_mut(), &mut cx)), "one alone");
+        assert!(poll(std::pin::pin!(memory.charge(&second, second.capacity())), &mut cx), "past those who wait");
+        drop(second);
+        assert!(poll(waits[0].as_mut(), &mut cx));
+    }
+
+    #[test]
+    fn accounts_count_what_they_were_set_to_and_leave_room() {
+        let memory = Memory::new(1 << 20);
+        let (small, large) = (memory.account(), memory.account());
+        small.set(300 << 10);
+        small.set(200 << 10);
+        assert_eq!(memory.used(), 200 << 10);
+        large.set(5 << 20);
+        assert_eq!((memory.used(), large.bytes()), (384 << 10, 5 << 20));
+        drop((small, large));
+        assert_eq!(memory.used(), 0);
     }
 
     #[test]

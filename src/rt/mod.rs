@@ -3,6 +3,8 @@
 //! `uring` runs it on one pinned executor and one io_uring per core; `sim` (in the top-level module of that name) runs the same
 //! code in one thread, in virtual time, with a disk that can lose what was not flushed.
 
+#[cfg(test)]
+pub mod heap;
 pub mod mem;
 pub mod notify;
 pub mod slices;
@@ -84,6 +86,10 @@ pub trait Rt: Clone + 'static {
     /// For how long this core could not do what was due, in all: turns that took long, and the time
     /// in which the process was stopped.
     fn away(&self) -> Duration;
+    /// File descriptors that this core may have: its part of the process's.
+    fn descriptors(&self) -> usize {
+        usize::MAX
+    }
     /// Says what the core is at now: the log names it where a turn takes long.
     fn doing(&self, _what: &'static str) {}
     /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.

@@ -82,7 +82,10 @@ impl<R: Rt> Shard<R> {
             // A quarter of the process's memory at most: the pools have three of them.
             map_bytes: (bytes("log.cleaner.dedupe.buffer.size") / cores).min(self.rt().memory().budget() / 3).max(MAP_MIN),
             map_load_ppm: ((image.settings().fraction("log.cleaner.io.buffer.load.factor") * 1e6) as u32).clamp(1, 1_000_000),
-            buffer: (bytes("log.cleaner.io.buffer.size") / cores / 2).clamp(BUFFER_MIN, REGION) / BLOCK * BLOCK,
+            // A cleaning holds one while it waits for the other: a small part of the memory.
+            buffer: (bytes("log.cleaner.io.buffer.size") / cores / 2).min(self.rt().memory().budget() / 16).clamp(BUFFER_MIN, REGION)
+                / BLOCK
+                * BLOCK,
             pace: &self.0.cleaner.pace,
         }
     }

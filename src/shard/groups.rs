@@ -30,6 +30,7 @@ use crate::coord::replay::{self, Replay, Replayed};
 use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, Overrides, partition_for};
 use crate::log::{LogError, Read};
 use crate::partition::op::{Key, Produced};
+use crate::rt::mem::Account;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 
@@ -62,6 +63,8 @@ struct Hosted<R: Rt> {
     deleted: RefCell<BTreeSet<Name>>,
     /// Nothing could be decided when it was last looked at, see [`Replica::held`].
     held: Cell<bool>,
+    /// Memory that the coordinator takes.
+    account: Account,
 }
 
 /// The coordinators of a core.
@@ -101,10 +104,7 @@ impl<R: Rt> Groups<R> {
     }
 
     fn spare_bytes(&self) -> usize {
-        let bytes = |hosted: &Rc<Hosted<R>>| match &*hosted.stage.borrow() {
-            Stage::Active(coordinator) => coordinator.bytes(),
-            Stage::Loading | Stage::Ended => 0,
-        };
+        let bytes = |hosted: &Rc<Hosted<R>>| hosted.account.bytes();
         self.limit_bytes.saturating_sub(self.hosted.borrow().values().map(bytes).sum())
     }
 }
@@ -219,7 +219,8 @@ impl<R: Rt> Shard<R> {
         let empty = replica.log.start_offset() == replica.log.end_offset();
         let stage = RefCell::new(Stage::Loading);
         let held = Cell::new(replica.held.get());
-        let hosted = Rc::new(Hosted { replica, stage, askers: RefCell::default(), deleted: RefCell::default(), held });
+        let (askers, deleted, account) = (RefCell::default(), RefCell::default(), self.rt().memory().account());
+        let hosted = Rc::new(Hosted { replica, stage, askers, deleted, held, account });
         self.0.groups.hosted.borrow_mut().insert(key, hosted.clone());
         let (shard, ending) = (Rc::downgrade(&self.0), Rc::downgrade(&hosted));
         *hosted.replica.on_end.borrow_mut() = Some(Rc::new(move || {
@@ -244,8 +245,12 @@ impl<R: Rt> Shard<R> {
         self.rt().spawn(Class::Background, async move {
             shard.rt().sleep(after).await;
             let Some(hosted) = waiting.upgrade() else { return };
-            let loaded = load(shard.rt(), &hosted.replica).await;
-            if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
+            let loaded = load(shard.rt(), &hosted.replica, &hosted.account).await;
+            let wanted = matches!(&*hosted.stage.borrow(), Stage::Loading);
+            if !wanted || loaded.is_err() {
+                hosted.account.set(0);
+            }
+            if !wanted {
                 return;
             }
             match loaded {
@@ -359,6 +364,7 @@ impl<R: Rt> Shard<R> {
             hosted.answer(self, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
             return self.fall_back(hosted);
         }
+        hosted.account.set(coordinator.bytes());
         if cfg!(test) {
             coordinator.check();
         }
@@ -390,6 +396,7 @@ impl<R: Rt> Shard<R> {
 
     fn step_down(&self, hosted: &Rc<Hosted<R>>, to: Stage) {
         if let Stage::Active(mut coordinator) = std::mem::replace(&mut *hosted.stage.borrow_mut(), to) {
+            hosted.account.set(0);
             hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
         }
     }
@@ -495,7 +502,7 @@ impl<R: Rt> Sink for Durable<R> {
 }
 
 /// Replays a partition's log, in slices. What cannot be read is told and passed over.
-async fn load<R: Rt>(rt: &R, replica: &Replica<R>) -> Result<Coordinator, LogError> {
+async fn load<R: Rt>(rt: &R, replica: &Replica<R>, account: &Account) -> Result<Coordinator, LogError> {
     let (mut coordinator, mut replay) = (Coordinator::default(), Replay::default());
     let (mut offset, end) = (replica.log.start_offset(), replica.log.end_offset());
     let mut again = None;
@@ -535,6 +542,7 @@ async fn load<R: Rt>(rt: &R, replica: &Replica<R>) -> Result<Coordinator, LogErr
             }
             Err(e) => return Err(e),
         };
+        account.set(coordinator.bytes());
         replay.take_faults().iter().for_each(|fault| tracing::error!("{}: {fault}", replica.name));
         if next <= offset {
             return Err(LogError::BadBatch(format!("nothing at offset {offset}, although the log ends at {end}")));

@@ -114,9 +114,11 @@ impl<R: Rt> Shard<R> {
     /// resolves.
     pub fn start(rt: R, post: Post<R::Accepted>, stop_asked: Arc<AtomicBool>, config: &Config) -> Shard<R> {
         let mailboxes = Mailboxes::new(post, rt.core(), MAILBOX);
+        let cache = Cache::new(rt.memory());
+        cache.set_descriptors(rt.descriptors());
         let shard = Shard(Rc::new(Inner {
             owner: Owner::new(rt.clone()),
-            cache: Cache::new(rt.memory()),
+            cache,
             log_dirs: config.log_dirs.clone(),
             groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
             cleaner: Cleaner::default(),

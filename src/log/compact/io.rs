@@ -200,9 +200,10 @@ impl<'a, R: Rt> Source<'a, R> {
             let start = block_floor(position);
             let len = block_ceil(end - start).max(self.buffer as u64).min(block_ceil(self.size - start)) as usize;
             let memory = self.log.rt.memory();
-            let used = self.chunk.take().and_then(|mut chunk| chunk.try_reset().then_some(chunk));
-            let chunk = match used {
-                Some(chunk) if chunk.capacity() >= len => chunk,
+            // One that is too small goes before another is waited for.
+            let used = self.chunk.take().filter(|chunk| chunk.capacity() >= len);
+            let chunk = match used.and_then(|mut chunk| chunk.try_reset().then_some(chunk)) {
+                Some(chunk) => chunk,
                 // It is as long as it says, for the file holds it.
                 _ if len > memory.budget() / 2 => memory.chunk_now(len),
                 _ => memory.chunk(len).await,
@@ -289,7 +290,8 @@ impl<'a, R: Rt> Output<'a, R> {
         self.log.rt.write_at(&self.file, self.start, window, false).await.map_err(LogError::io_or_exhausted("write", &self.path))?;
         self.start += padded as u64;
         if !self.chunk.try_reset() {
-            self.chunk = self.log.rt.memory().chunk(self.chunk.capacity()).await;
+            // In the place of one that goes.
+            self.chunk = self.log.rt.memory().chunk_now(self.chunk.capacity());
         }
         self.pace.spend(self.log, padded as u64).await?;
         Ok(())

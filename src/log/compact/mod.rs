@@ -137,7 +137,7 @@ impl<R: Rt> Log<R> {
     }
 
     async fn max_timestamp_of(&self, base: Offset) -> Result<Option<i64>, LogError> {
-        self.0.indexed_times(base).await?;
+        let _turn = self.0.indexed_times(base).await?;
         let state = self.0.state.borrow();
         let segment = &state.segments[state.segment_of(base)];
         Ok(segment.index.as_ref().and_then(|index| index.max_timestamp()).map(|(max, _)| max))

@@ -223,6 +223,11 @@ impl Rt for Uring {
         self.0.turns.away()
     }
 
+    fn descriptors(&self) -> usize {
+        let files = preflight::raise_limits().map_or(usize::MAX, |limits| limits.files as usize);
+        files / self.cores()
+    }
+
     fn random(&self, out: &mut [u8]) {
         // SAFETY: writes at most `out.len()` bytes to `out`.
         let got = unsafe { libc::getrandom(out.as_mut_ptr().cast(), out.len(), 0) };
