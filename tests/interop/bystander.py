@@ -150,14 +150,14 @@ class Requests:
     def finish(self):
         """Whether it is in its group, and all that was acknowledged is there."""
         with Connection(self.address) as c:
-            for partition, (offset, value) in self.last.items():
-                assert values(c.fetch_all(self.topic, partition, offset))[0] == value, f"{partition} at {offset}"
             commit = {
                 "GroupId": self.group, "GenerationIdOrMemberEpoch": self.generation, "MemberId": self.member,
                 "Topics": [{"Name": self.topic, "Partitions": [{"PartitionIndex": self.partitions[0], "CommittedOffset": 7}]}],
             }
             code = c.call("OffsetCommit", 7, commit).Topics[0].Partitions[0].ErrorCode
             assert code == 0, f"it is no member any more: {code}"
+            for partition, (offset, value) in self.last.items():
+                assert values(c.fetch_all(self.topic, partition, offset))[0] == value, f"{partition} at {offset}"
 
 
 def watch(requests, channels, late, stopped):
@@ -197,12 +197,13 @@ def summary(latencies):
 class Bystander:
     """A bystander in a process of its own, from its construction to `finish`."""
 
-    def __init__(self, address, topic, partitions, group):
+    def __init__(self, address, topic, partitions, group, prepare=lambda: None):
         reading, writing = os.pipe()
         said, say = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(writing), os.close(said)
+            prepare()
             self.live(address, topic, partitions, group, reading, say)
         os.close(reading), os.close(say)
         self.stop, self.said = writing, os.fdopen(said)
