@@ -5,6 +5,7 @@
 
 pub mod mem;
 pub mod notify;
+pub mod slices;
 #[cfg(test)]
 mod tests;
 pub mod uring;
@@ -19,6 +20,7 @@ use bytes::Bytes;
 
 use crate::base::time::Now;
 use mem::{Chunk, Memory, Window};
+use slices::Slices;
 
 /// Which share of a core a task gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +79,11 @@ pub trait Rt: Clone + 'static {
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static);
     /// This core's memory.
     fn memory(&self) -> &Memory;
+    /// The budget of this core's turns for long work.
+    fn slices(&self) -> &Slices;
+    /// For how long this core could not do what was due, in all: turns that took long, and the time
+    /// in which the process was stopped.
+    fn away(&self) -> Duration;
     /// Says what the core is at now: the log names it where a turn takes long.
     fn doing(&self, _what: &'static str) {}
     /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.

@@ -235,7 +235,7 @@ impl<R: Rt> Shard<R> {
         self.rt().spawn(Class::Background, async move {
             shard.rt().sleep(after).await;
             let Some(hosted) = waiting.upgrade() else { return };
-            let loaded = load(&hosted.replica).await;
+            let loaded = load(shard.rt(), &hosted.replica).await;
             if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
                 return;
             }
@@ -475,8 +475,8 @@ impl<R: Rt> Sink for Durable<R> {
     }
 }
 
-/// Replays a partition's log. What cannot be read is told and passed over.
-async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
+/// Replays a partition's log, in slices. What cannot be read is told and passed over.
+async fn load<R: Rt>(rt: &R, replica: &Replica<R>) -> Result<Coordinator, LogError> {
     let (mut coordinator, mut replay) = (Coordinator::default(), Replay::default());
     let (mut offset, end) = (replica.log.start_offset(), replica.log.end_offset());
     let mut again = None;
@@ -486,19 +486,23 @@ async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
             Read::Miss(plan) => replica.log.read_cold(plan).await,
         };
         let mut apply = |replayed: &Replayed| coordinator.replay(replayed);
-        let next = match read {
+        let mut next = offset;
+        match read {
             Ok(batches) => {
-                let mut next = Ok(offset);
-                for bytes in &batches {
-                    next = replay.batches(bytes, &mut apply);
+                for bytes in batches {
+                    replay.feed(bytes);
+                    next = rt.slices().run(|budget| replay.step(budget, &mut apply).transpose()).await.map_err(LogError::BadBatch)?;
                 }
-                next.map_err(LogError::BadBatch)?
             }
             Err(LogError::Corrupt { path, position, reason }) if again != Some(offset) => {
                 let damage = replica.log.past_damage(offset).await?;
-                let (next, reason) = (damage.next, format!("{} at byte {position}: {reason}", path.display()));
+                let reason = format!("{} at byte {position}: {reason}", path.display());
+                next = damage.next;
                 match damage.batch {
-                    Some((header, batch)) => replay.damaged(&header, batch.as_deref(), &reason, &mut apply),
+                    Some((header, batch)) => {
+                        replay.damaged(&header, batch, &reason, &mut apply);
+                        rt.slices().run(|budget| replay.step(budget, &mut apply).transpose()).await.map_err(LogError::BadBatch)?;
+                    }
                     None if next > offset => {
                         let last = next - 1;
                         replay.fault(format!("offsets {offset} to {last} are passed over, records of any group may be lost: {reason}"));
@@ -509,7 +513,6 @@ async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
                         continue;
                     }
                 }
-                next
             }
             Err(e) => return Err(e),
         };

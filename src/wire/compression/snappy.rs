@@ -69,19 +69,51 @@ impl<P: AsRef<[u8]>> Read for Decoder<P> {
     }
 }
 
-/// Frames and compresses a payload.
-pub(super) fn compress(payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::from(MAGIC);
-    out.extend_from_slice(&1i32.to_be_bytes());
-    out.extend_from_slice(&1i32.to_be_bytes());
-    let mut encoder = snap::raw::Encoder::new();
-    let mut block = vec![0; snap::raw::max_compress_len(BLOCK_LEN)];
-    for plain in payload.chunks(BLOCK_LEN) {
-        let len = encoder.compress(plain, &mut block).expect("the buffer is as large as the worst case");
-        out.extend_from_slice(&(len as i32).to_be_bytes());
-        out.extend_from_slice(&block[..len]);
+/// Frames and compresses a payload that comes in pieces.
+pub(super) struct Encoder {
+    out: Vec<u8>,
+    /// Bytes of the next block.
+    plain: Vec<u8>,
+    block: Vec<u8>,
+}
+
+impl Encoder {
+    /// The frame is appended to `out`.
+    pub(super) fn new(mut out: Vec<u8>) -> Encoder {
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&1i32.to_be_bytes());
+        out.extend_from_slice(&1i32.to_be_bytes());
+        let block = vec![0; snap::raw::max_compress_len(BLOCK_LEN)];
+        Encoder { out, plain: Vec::with_capacity(BLOCK_LEN), block }
     }
-    out
+
+    /// Takes the payload's next bytes.
+    pub(super) fn write(&mut self, mut piece: &[u8]) {
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(BLOCK_LEN - self.plain.len()));
+            self.plain.extend_from_slice(now);
+            piece = later;
+            if self.plain.len() == BLOCK_LEN {
+                self.end_block();
+            }
+        }
+    }
+
+    fn end_block(&mut self) {
+        let len = snap::raw::Encoder::new().compress(&self.plain, &mut self.block);
+        let len = len.expect("the buffer is as large as the worst case");
+        self.out.extend_from_slice(&(len as i32).to_be_bytes());
+        self.out.extend_from_slice(&self.block[..len]);
+        self.plain.clear();
+    }
+
+    /// The whole frame.
+    pub(super) fn finish(mut self) -> Vec<u8> {
+        if !self.plain.is_empty() {
+            self.end_block();
+        }
+        self.out
+    }
 }
 
 #[cfg(test)]
@@ -94,11 +126,17 @@ mod tests {
         Ok(out)
     }
 
+    fn framed_of(plain: &[u8]) -> Vec<u8> {
+        let mut encoder = Encoder::new(Vec::new());
+        encoder.write(plain);
+        encoder.finish()
+    }
+
     #[test]
     fn bare_and_framed_blocks_are_read() {
         let plain = [b'a'; 100_000];
         assert_eq!(read(&snap::raw::Encoder::new().compress_vec(&plain).unwrap()).unwrap(), plain);
-        let framed = compress(&plain);
+        let framed = framed_of(&plain);
         assert_eq!(framed[..HEADER_LEN], *b"\x82SNAPPY\0\0\0\0\x01\0\0\0\x01");
         assert_eq!(read(&framed).unwrap(), plain);
     }
@@ -108,7 +146,7 @@ mod tests {
         // One bare block that says 1 MiB, then 4 GiB.
         assert_eq!(read(&[0x80, 0x80, 0x40, 0]).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert_eq!(read(&[0xff, 0xff, 0xff, 0xff, 0x0f, 0]).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
-        let mut framed = compress(b"abc");
+        let mut framed = framed_of(b"abc");
         framed[HEADER_LEN] = 0x7f;
         assert_eq!(read(&framed).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         framed[HEADER_LEN] = 0xff;
