@@ -24,6 +24,14 @@ const ORDERS: usize = (REGION / BLOCK).trailing_zeros() as usize + 1;
 /// Regions are registered with the ring (which pins them) only once this much is in use, so that an idle broker stays small.
 const REGISTER_ABOVE: usize = 1 << 20;
 
+/// See [`Pool::lines`].
+const BLOCKS: usize = 0;
+const LARGE: usize = 1;
+const READS: usize = 2;
+/// The part of the budget that is kept for blocks to read into, one of so many: requests that wait for
+/// something do not hold up those who read.
+const READ_SHARE: usize = 8;
+
 /// Who pins regions for the kernel: the data ring.
 pub trait Registrar {
     /// Registers `len` bytes at `base`; the slot, or `None` when the kernel refuses.
@@ -86,9 +94,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, and those who wait for mappings larger than a region: the ones do not
-    /// stand behind the others.
-    lines: [RefCell<Line>; 2],
+    /// Those who wait for blocks, for mappings larger than a region, and for blocks to read into: the
+    /// ones do not stand behind the others.
+    lines: [RefCell<Line>; 3],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -348,10 +356,15 @@ impl Memory {
 
     /// A chunk of at least `size` bytes if the budget allows, cached blocks being given up for it.
     pub fn try_chunk(&self, size: usize) -> Option<Chunk> {
+        self.chunk_within(size, 0)
+    }
+
+    /// A chunk if so many bytes of the budget are left then.
+    fn chunk_within(&self, size: usize, left: usize) -> Option<Chunk> {
         let size = round(size);
-        if self.used() + size > self.0.budget {
-            self.reclaim(Wanted::Any(size));
-            if self.used() + size > self.0.budget {
+        if self.used() + size + left > self.0.budget {
+            self.reclaim(Wanted::Any(size + left));
+            if self.used() + size + left > self.0.budget {
                 return None;
             }
         }
@@ -361,7 +374,15 @@ impl Memory {
     /// As [`Memory::try_chunk`], waiting in turn until there is room. A size above the budget is given when nothing else is in use.
     pub async fn chunk(&self, size: usize) -> Chunk {
         let size = size.min(self.0.budget / 2).max(1);
-        let mut place = Place { memory: self, line: usize::from(size > REGION), ticket: None };
+        let line = if size > REGION { LARGE } else { BLOCKS };
+        let mut place = Place { memory: self, line, ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.chunk_within(size, self.0.budget / READ_SHARE))).await
+    }
+
+    /// As [`Memory::chunk`], to read into: a part of the budget is for those who do.
+    pub async fn chunk_to_read(&self, size: usize) -> Chunk {
+        let size = size.min(self.0.budget / 2).max(1);
+        let mut place = Place { memory: self, line: READS, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_chunk(size))).await
     }
 
@@ -385,7 +406,7 @@ impl Memory {
         if more == 0 || !chunk.block.large {
             return;
         }
-        let mut place = Place { memory: self, line: 1, ticket: None };
+        let mut place = Place { memory: self, line: LARGE, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
@@ -653,8 +674,8 @@ mod tests {
 
     #[test]
     fn memory_is_given_in_turn_and_large_requests_stand_apart() {
-        let memory = Memory::new(4 << 20);
-        let held: Vec<Chunk> = (0..4).map(|_| memory.try_chunk(1 << 20).unwrap()).collect();
+        let memory = Memory::new(8 << 20);
+        let held: Vec<Chunk> = (0..7).map(|_| memory.try_chunk(1 << 20).unwrap()).collect();
         let mut cx = Context::from_waker(Waker::noop());
         let mut first = Box::pin(memory.chunk(2 << 20));
         let mut second = Box::pin(memory.chunk(BLOCK));
@@ -668,6 +689,17 @@ mod tests {
         assert!(second.as_mut().poll(&mut cx).is_pending(), "nothing is left");
         drop(second);
         assert!(!memory.contended());
+    }
+
+    #[test]
+    fn who_reads_does_not_stand_behind_requests() {
+        let memory = Memory::new(8 << 20);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut requests: Vec<_> = (0..9).map(|_| Box::pin(memory.chunk(1 << 20))).collect();
+        let given: Vec<_> = requests.iter_mut().map(|r| r.as_mut().poll(&mut cx)).filter(Poll::is_ready).collect();
+        assert_eq!(given.len(), 7, "an eighth is kept");
+        let mut read = Box::pin(memory.chunk_to_read(1 << 20));
+        assert!(read.as_mut().poll(&mut cx).is_ready());
     }
 
     #[test]

@@ -32,8 +32,11 @@ const CHARGE_STEP: usize = 64 << 10;
 const READ_AHEAD: usize = 128 << 10;
 /// No further request is read while this much waits to be sent.
 const QUEUED_BYTES: usize = 1 << 20;
-/// Requests of one connection that are handled before others have their turn.
-const REQUESTS_PER_TURN: usize = 16;
+/// Requests of one connection that are handled before others have their turn, and the time that they
+/// may take.
+const REQUESTS_PER_TURN: u32 = 16;
+/// See [`REQUESTS_PER_TURN`].
+const TIME_PER_TURN: Duration = Duration::from_micros(100);
 /// Request header: api key, version, correlation id.
 const SMALLEST_FRAME: usize = 8;
 
@@ -362,20 +365,20 @@ impl<R: Rt> Conn<R> {
 
     /// Hands whole frames to work. What is left is the beginning of one; and the length of the last whole one, 0 if there was none.
     async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<(Bytes, usize)> {
-        let (mut last, mut handled) = (0, 0);
+        let mut last = 0;
+        let mut turn = Quantum::new(&self.server.rt);
         while let Some(total) = self.frame_len(&bytes)? {
             if bytes.len() < total {
                 break;
             }
             last = total;
             let frame = bytes.split_to(total).slice(4..);
-            if handled == REQUESTS_PER_TURN {
-                handled = 0;
-                self.server.rt.yield_now().await;
-            }
-            handled += 1;
             self.admit().await?;
             super::dispatch::handle(self, frame)?;
+            if turn.is_over(&self.server.rt) {
+                self.server.rt.yield_now().await;
+                turn = Quantum::new(&self.server.rt);
+            }
         }
         self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
         Ok((bytes, last))
@@ -409,6 +412,24 @@ impl<R: Rt> Conn<R> {
                 return Ok(true);
             }
         }
+    }
+}
+
+/// How much of its turn a connection has used.
+struct Quantum {
+    began: Duration,
+    handled: u32,
+}
+
+impl Quantum {
+    fn new<R: Rt>(rt: &R) -> Quantum {
+        Quantum { began: rt.now().mono, handled: 0 }
+    }
+
+    /// Counts a request.
+    fn is_over<R: Rt>(&mut self, rt: &R) -> bool {
+        self.handled += 1;
+        self.handled == REQUESTS_PER_TURN || rt.now().mono.saturating_sub(self.began) >= TIME_PER_TURN
     }
 }
 

@@ -119,7 +119,8 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         let mut left = most;
         for Group { owner, places, items } in &self.groups {
-            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.holding.is_room()).await;
+            let read =
+                self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.holding.is_room()).await;
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
         if self.groups.len() > 1 && left == most {
@@ -138,7 +139,8 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         for (place, owner, item) in targets {
             let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
-            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.holding.is_room()).await) > 0
+            if readable
+                && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.holding.is_room()).await) > 0
             {
                 return;
             }

@@ -157,8 +157,11 @@ fn ask_all<R: Rt, M: Encode, N: AsRef<str> + 'static>(
     if ops.len() > GROUPS_PER_REQUEST {
         return Err(super::dispatch::malformed(WireError::TooLarge("number of groups")));
     }
-    let shard = work.conn.server.shard.clone();
+    let server = work.conn.server.clone();
+    let shard = server.shard.clone();
     let all = async move {
+        // What is told of many takes much memory: one such request at a time.
+        let _turn = if ops.len() > AT_ONCE { Some(server.many_groups.turn().await) } else { None };
         let (mut ops, mut all) = (ops.into_iter(), Vec::new());
         loop {
             let replies: Vec<_> = ops.by_ref().take(AT_ONCE).map(|(group, op)| shard.group(group.as_ref(), op)).collect();

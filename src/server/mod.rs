@@ -78,6 +78,8 @@ pub struct Server<R: Rt> {
     scarce: Arc<[AtomicBool]>,
     /// Long requests in work, and what all requests hold.
     long: Rc<LongRequests<R>>,
+    /// Requests that ask about many groups: one at a time.
+    many_groups: Rc<LongRequests<R>>,
     stopping: Cell<bool>,
 }
 
@@ -100,6 +102,7 @@ impl<R: Rt> Server<R> {
             checks: produce::Checks::default(),
             scarce,
             long: LongRequests::new(rt.clone()),
+            many_groups: LongRequests::new(rt.clone()),
             stopping: Cell::new(false),
             rt: rt.clone(),
         });

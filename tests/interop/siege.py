@@ -1,6 +1,6 @@
 """Attacks of many kinds (attacks/), one after the other, beside a client that must not notice them (bystander.py).
 
-    siege.py [--memory 256m,64m,32m] [--seconds 8] [--brief] [--list] [NAME...]
+    siege.py [--memory 256m,64m,32m] [--seconds 8] [--list] [NAME...]
 
 For each setting of `corelane.memory` and each attack a broker of its own, on two cores, is started on a copy of a data
 directory with cold data, more than the memory. Where this process is root the broker is a user without privileges and
@@ -8,7 +8,7 @@ with 8 MiB of lockable memory. Printed are the peak of resident memory above the
 median, 99th percentile and worst of the bystander's latencies in milliseconds; `late` is how late the machine woke
 the bystander itself. An attack fails if the memory does not hold, if the broker or the bystander's place in its group
 is gone, if an answer is wrong, if the broker does not work afterwards or does not stop cleanly, or if a p99 is above
-100 ms. `--brief`: short attacks, all on one broker; the times are not judged.
+100 ms. The tests of test_siege.py are the same attacks, briefly, without the times.
 """
 
 import argparse
@@ -94,9 +94,9 @@ class Field:
         self.broker.start()
         return self.broker
 
-    def seed(self, directory):
+    def seed(self, directory, attack=None):
         """Starts a broker and gives it what the attacks and the bystander need."""
-        broker = self.start(directory)
+        broker = self.start(directory, attack)
         with Connection(broker.address) as c:
             c.create_topic(BYSTANDER, PARTITIONS)
             c.create_topic(OPEN, 48, retention_bytes=32 * MIB, segment_bytes=8 * MIB)
