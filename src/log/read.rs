@@ -283,7 +283,7 @@ impl<R: Rt> Log<R> {
         drop(walk);
         let start = block_floor(position);
         let len = (block_ceil(end) - start) as usize;
-        let chunk = inner.rt.memory().chunk(len).await;
+        let chunk = inner.rt.memory().chunk_to_read(len).await;
         let (result, chunk) = inner.rt.read_at(&file, start, chunk, len).await;
         result.map_err(LogError::io("read", &path))?;
         let batch = chunk.filled().get((position - start) as usize..(end - start) as usize).unwrap_or_default();
@@ -336,7 +336,7 @@ impl<R: Rt> Inner<R> {
             // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
             let chunk = match patient {
                 true if len > memory.budget() as u64 / 2 => memory.chunk_now(len as usize),
-                true => memory.chunk(len as usize).await,
+                true => memory.chunk_to_read(len as usize).await,
                 false => match memory.try_chunk(len as usize) {
                     Some(chunk) => chunk,
                     None => return Ok(Loaded::NoRoom),

@@ -124,7 +124,7 @@ impl<'a, R: Rt> Walk<'a, R> {
             self.window = (self.window * 4).min(WINDOW);
             let mut chunk = match self.chunk.take().filter(|chunk| chunk.capacity() >= len) {
                 Some(chunk) => chunk,
-                None => self.rt.memory().chunk(len).await,
+                None => self.rt.memory().chunk_to_read(len).await,
             };
             assert!(chunk.try_reset(), "nothing of it was handed out");
             let len = len.min(chunk.capacity());

@@ -24,6 +24,15 @@ const ORDERS: usize = (REGION / BLOCK).trailing_zeros() as usize + 1;
 /// Regions are registered with the ring (which pins them) only once this much is in use, so that an idle broker stays small.
 const REGISTER_ABOVE: usize = 1 << 20;
 
+/// See [`Pool::lines`].
+const BLOCKS: usize = 0;
+const LARGE: usize = 1;
+const READS: usize = 2;
+const BEYOND: usize = 3;
+/// The part of the budget that is kept for blocks to read into, one of so many: requests that wait for
+/// something do not hold up those who read.
+const READ_SHARE: usize = 8;
+
 /// Who pins regions for the kernel: the data ring.
 pub trait Registrar {
     /// Registers `len` bytes at `base`; the slot, or `None` when the kernel refuses.
@@ -90,9 +99,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, those who wait for mappings larger than a region, and the one of these
-    /// that goes beyond their half: the ones do not stand behind the others.
-    lines: [RefCell<Line>; 3],
+    /// Those who wait for blocks, for mappings larger than a region, for blocks to read into, and the one
+    /// large mapping that goes beyond their half: the ones do not stand behind the others.
+    lines: [RefCell<Line>; 4],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -393,10 +402,15 @@ impl Memory {
 
     /// A chunk of at least `size` bytes if the budget allows, cached blocks being given up for it.
     pub fn try_chunk(&self, size: usize) -> Option<Chunk> {
+        self.chunk_within(size, 0)
+    }
+
+    /// A chunk if so many bytes of the budget are left then.
+    fn chunk_within(&self, size: usize, left: usize) -> Option<Chunk> {
         let size = round(size);
-        if self.used() + size > self.0.budget {
-            self.reclaim(Wanted::Any(size));
-            if self.used() + size > self.0.budget {
+        if self.used() + size + left > self.0.budget {
+            self.reclaim(Wanted::Any(size + left));
+            if self.used() + size + left > self.0.budget {
                 return None;
             }
         }
@@ -406,7 +420,15 @@ impl Memory {
     /// As [`Memory::try_chunk`], waiting in turn until there is room. A size above the budget is given when nothing else is in use.
     pub async fn chunk(&self, size: usize) -> Chunk {
         let size = size.min(self.0.budget / 2).max(1);
-        let mut place = Place { memory: self, line: usize::from(size > REGION), ticket: None };
+        let line = if size > REGION { LARGE } else { BLOCKS };
+        let mut place = Place { memory: self, line, ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.chunk_within(size, self.0.budget / READ_SHARE))).await
+    }
+
+    /// As [`Memory::chunk`], to read into: a part of the budget is for those who do.
+    pub async fn chunk_to_read(&self, size: usize) -> Chunk {
+        let size = size.min(self.0.budget / 2).max(1);
+        let mut place = Place { memory: self, line: READS, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_chunk(size))).await
     }
 
@@ -431,7 +453,8 @@ impl Memory {
             return;
         }
         let is_beyond = self.0.home.beyond.load(Ordering::Relaxed) == chunk.block.base.as_ptr() as usize;
-        let mut place = Place { memory: self, line: 1 + usize::from(is_beyond), ticket: None };
+        let line = if is_beyond { BEYOND } else { LARGE };
+        let mut place = Place { memory: self, line, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
@@ -681,109 +704,5 @@ fn map(len: usize) -> NonNull<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::prng::Prng;
-
-    #[test]
-    fn blocks_do_not_overlap_and_come_back() {
-        let memory = Memory::new(64 << 20);
-        let mut random = Prng::new(1);
-        let mut held: Vec<(Chunk, u8)> = Vec::new();
-        for round in 0..20_000u32 {
-            if random.chance(1, 2) && !held.is_empty() {
-                let (chunk, mark) = held.swap_remove(random.below(held.len() as u64) as usize);
-                assert!(chunk.filled().iter().all(|b| *b == mark));
-            } else if let Some(mut chunk) = memory.try_chunk(random.below(300_000) as usize) {
-                let mark = round as u8;
-                let n = chunk.capacity().min(5000);
-                chunk.spare()[..n].fill(mark);
-                chunk.advance(n);
-                held.push((chunk, mark));
-            }
-        }
-        held.clear();
-        assert_eq!(memory.used(), 0);
-        memory.trim();
-        assert!(memory.0.regions.borrow().is_empty());
-    }
-
-    #[test]
-    fn memory_is_given_in_turn_and_large_requests_stand_apart() {
-        let memory = Memory::new(4 << 20);
-        let held: Vec<Chunk> = (0..4).map(|_| memory.try_chunk(1 << 20).unwrap()).collect();
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut first = Box::pin(memory.chunk(2 << 20));
-        let mut second = Box::pin(memory.chunk(BLOCK));
-        assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
-        let mut held = held.into_iter();
-        drop(held.next());
-        assert!(second.as_mut().poll(&mut cx).is_pending(), "it came later");
-        assert!(first.as_mut().poll(&mut cx).is_pending());
-        drop(held.next());
-        let Poll::Ready(_given) = first.as_mut().poll(&mut cx) else { panic!("there is room") };
-        assert!(second.as_mut().poll(&mut cx).is_pending(), "nothing is left");
-        drop(second);
-        assert!(!memory.contended());
-    }
-
-    #[test]
-    fn bytes_of_the_heap_are_charged_while_a_part_of_them_lives() {
-        let memory = Memory::new(1 << 20);
-        let bytes = memory.charged(Bytes::from(vec![1; 1 << 20]));
-        assert!(memory.try_chunk(1).is_none());
-        let part = bytes.slice(5..6);
-        drop(bytes);
-        assert!(memory.try_chunk(1).is_none());
-        drop(part);
-        assert!(memory.try_chunk(1 << 20).is_some());
-    }
-
-    #[test]
-    fn of_large_chunks_that_have_a_part_one_goes_on() {
-        let memory = Memory::new(8 << 20);
-        let mut cx = Context::from_waker(Waker::noop());
-        let chunks: Vec<Chunk> = (0..3).map(|_| memory.large(3 << 20)).collect();
-        let poll = |charge: std::pin::Pin<&mut dyn Future<Output = ()>>, cx: &mut Context<'_>| charge.poll(cx).is_ready();
-        for chunk in &chunks {
-            assert!(poll(std::pin::pin!(memory.charge(chunk, 1 << 20)), &mut cx));
-        }
-        assert!(poll(std::pin::pin!(memory.charge(&chunks[0], 2 << 20)), &mut cx), "there is room in the half");
-        assert!(poll(std::pin::pin!(memory.charge(&chunks[1], (3 << 20) - 1)), &mut cx), "one goes on");
-        let mut chunks = chunks.into_iter();
-        let (first, second, third) = (chunks.next().unwrap(), chunks.next().unwrap(), chunks.next().unwrap());
-        let mut waits = [Box::pin(memory.charge(&first, 3 << 20)), Box::pin(memory.charge(&third, 3 << 20))];
-        assert!(waits.iter_mut().all(|wait| !poll(wait.as_mut(), &mut cx)), "one alone");
-        assert!(poll(std::pin::pin!(memory.charge(&second, second.capacity())), &mut cx), "past those who wait");
-        drop(second);
-        assert!(poll(waits[0].as_mut(), &mut cx));
-    }
-
-    #[test]
-    fn accounts_count_what_they_were_set_to_and_leave_room() {
-        let memory = Memory::new(1 << 20);
-        let (small, large) = (memory.account(), memory.account());
-        small.set(300 << 10);
-        small.set(200 << 10);
-        assert_eq!(memory.used(), 200 << 10);
-        large.set(5 << 20);
-        assert_eq!((memory.used(), large.bytes()), (384 << 10, 5 << 20));
-        drop((small, large));
-        assert_eq!(memory.used(), 0);
-    }
-
-    #[test]
-    fn the_budget_holds_and_slices_keep_a_block() {
-        let memory = Memory::new(1 << 20);
-        let mut chunk = memory.try_chunk(1 << 20).unwrap();
-        chunk.extend(b"abc");
-        let slice = chunk.slice(1..3);
-        assert!(!chunk.try_reset());
-        assert!(memory.try_chunk(1).is_none());
-        drop(chunk);
-        assert!(memory.try_chunk(1).is_none());
-        assert_eq!(&slice[..], b"bc");
-        std::thread::spawn(move || drop(slice)).join().unwrap();
-        assert!(memory.try_chunk(1 << 20).is_some());
-    }
-}
+#[path = "mem_tests.rs"]
+mod tests;
