@@ -12,6 +12,7 @@ mod full;
 mod order;
 mod pauses;
 mod readers;
+mod repeats;
 mod slow;
 mod swarm;
 mod workload;
