@@ -6,16 +6,22 @@ One test for each attack. Those that need no settings of their own share a broke
 import os
 
 from attacks import TABLE
+from attacks.groups import GROUPS
 from harness import KAFKA
-from siege import Field, besiege, stop, Row
+from siege import Field, Row, besiege, stop
 
 MEMORY, SECONDS = "64m", 0.5
 fields = {}
 
 
+def needs_its_own(attack):
+    """What groups were made to take they keep: each of their attacks begins anew."""
+    return bool(attack.settings or attack.unread or attack.limits or attack.group == GROUPS)
+
+
 def field_for(attack):
     """A field with a running broker that is right for the attack."""
-    own = attack.name if attack.settings or attack.unread or attack.limits else ""
+    own = attack.name if needs_its_own(attack) else ""
     key = (attack.frozen, own)
     field = fields.get(key)
     if field and field.broker.process.poll() is not None:
@@ -51,7 +57,7 @@ def withstand(attack):
             return print("not allowed to make a file system: nothing tested")
         field = field_for(attack)
         row = besiege(field, attack, SECONDS, False)
-        if attack.settings or attack.unread or attack.limits:
+        if needs_its_own(attack):
             stop(field, row)
         assert not row.faults, "; ".join(row.faults)
 
@@ -64,7 +70,7 @@ def may_mount():
 
 def tests():
     """The attacks as tests, those that share a broker after one another."""
-    for attack in sorted(TABLE, key=lambda a: (a.frozen, bool(a.settings or a.unread or a.limits))):
+    for attack in sorted(TABLE, key=lambda a: (a.frozen, needs_its_own(a))):
         test = withstand(attack)
         test.__module__ = __name__
         yield "test_" + attack.name.replace("-", "_"), test
