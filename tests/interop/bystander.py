@@ -162,6 +162,8 @@ class Requests:
             assert code in (0, COORDINATOR_NOT_AVAILABLE), f"commit: {code}"
             for partition, (offset, value) in self.last.items():
                 assert values(c.fetch_all(self.topic, partition, offset))[0] == value, f"{partition} at {offset}"
+            # The next one does not wait for the end of its session.
+            assert c.call("LeaveGroup", 1, {"GroupId": self.group, "MemberId": self.member}).ErrorCode == 0
 
 
 def watch(requests, channels, late, stopped):
@@ -201,7 +203,8 @@ def summary(latencies):
 class Bystander:
     """A bystander in a process of its own, from its construction to `finish`."""
 
-    def __init__(self, address, topic, partitions, group, prepare=lambda: None):
+    def __init__(self, address, topic, partitions, group, prepare=lambda: None, kinds=KINDS):
+        self.kinds = kinds
         reading, writing = os.pipe()
         said, say = os.pipe()
         self.pid = os.fork()
@@ -220,7 +223,7 @@ class Bystander:
         try:
             requests = Requests(address, topic, partitions, group)
             pauses = {"heartbeat": HEARTBEAT_PAUSE, "connect": CONNECT_PAUSE}
-            channels += [Channel(kind, requests, pauses.get(kind, PAUSE)) for kind in KINDS]
+            channels += [Channel(kind, requests, pauses.get(kind, PAUSE)) for kind in self.kinds]
             print("ready", file=out, flush=True)
             watch(requests, channels, late, stop)
             requests.finish()

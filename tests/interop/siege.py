@@ -190,7 +190,9 @@ def attackers(attack, target):
 def besiege(field, attack, seconds, full):
     """One attack on the field's broker, beside a bystander; its row."""
     broker, row = field.broker, Row(attack, field.memory)
-    bystander = Bystander(broker.address, BYSTANDER, field.quick, field.group, urgent)
+    # Where descriptors run out nobody new can connect; who is connected is served.
+    kinds = [k for k in KINDS if k != "connect" or not attack.limits]
+    bystander = Bystander(broker.address, BYSTANDER, field.quick, field.group, urgent, kinds)
     with open(f"/proc/{broker.process.pid}/clear_refs", "w") as refs:
         refs.write("5")
     field.freeze(attack.frozen)

@@ -7,6 +7,7 @@ import os
 
 from attacks import TABLE
 from attacks.groups import GROUPS
+from attacks.metadata import METADATA
 from harness import KAFKA
 from siege import Field, Row, besiege, stop
 
@@ -15,8 +16,8 @@ fields = {}
 
 
 def needs_its_own(attack):
-    """What groups were made to take they keep: each of their attacks begins anew."""
-    return bool(attack.settings or attack.unread or attack.limits or attack.group == GROUPS)
+    """What groups and topics were made to take they keep: each attack on them begins anew."""
+    return bool(attack.settings or attack.unread or attack.limits or attack.group in (GROUPS, METADATA))
 
 
 def field_for(attack):
