@@ -15,7 +15,7 @@ use crate::base::ids::Uuid;
 pub const PLAIN_BODY_MAX: usize = 2 << 20;
 
 /// Most elements of one array of such a message: each costs work.
-pub const ELEMENTS_MAX: usize = 50_000;
+pub const ELEMENTS_MAX: usize = 100_000;
 
 /// Decodes a message body (without header); no length in it can reserve memory. Bytes behind it are passed over, as in Kafka: librdkafka
 /// leaves some behind its Metadata requests.
