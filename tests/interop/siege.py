@@ -187,8 +187,8 @@ def attackers(attack, target):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def besiege(field, attack, seconds, full):
-    """One attack on the field's broker, beside a bystander; its row."""
+def besiege(field, attack, seconds, full, above=ABOVE):
+    """One attack on the field's broker, beside a bystander; its row. `above`: bytes above corelane.memory that it may take."""
     broker, row = field.broker, Row(attack, field.memory)
     # Where descriptors run out nobody new can connect; who is connected is served.
     kinds = [k for k in KINDS if k != "connect" or not attack.limits]
@@ -217,7 +217,7 @@ def besiege(field, attack, seconds, full):
         row.fault(f"the broker ended with {broker.process.returncode}: {broker.log_tail()}")
         return row
     row.above = broker.memory()[1] - field.budget
-    if row.above > ABOVE:
+    if row.above > above:
         row.fault(f"{row.above // MIB} MiB above corelane.memory")
     if "the attack itself failed" in row.note:
         row.fault(row.note)

@@ -152,7 +152,7 @@ def test_dropped_log_lines_are_counted():
         dropped = [int(n) for n in re.findall(r"^corelane: (\d+) log lines were dropped", said, re.M)]
         assert dropped, said[-2000:]
         assert said.count("closed by the client") + sum(dropped) >= MANY, (dropped, said.count("\n"))
-        assert re.search(r"INFO corelane::\S+ stopped$", said.rstrip()), said[-2000:]
+        assert re.search(r"INFO corelane::\S+ stopped$", said, re.M), said[-2000:]
 
 
 def test_a_second_signal_with_an_unread_log():
