@@ -124,6 +124,10 @@ pub trait Replay {
     fn batch(&mut self, header: &BatchHeader);
     /// Forgets the snapshot and the batches: the log has lost some of them. Others follow.
     fn reset(&mut self);
+    /// The state behind the last batch, as a snapshot; none where there is nothing to tell.
+    fn state(&self) -> Option<Vec<u8>> {
+        None
+    }
 }
 
 /// For logs whose batches nobody derives anything from.

@@ -42,6 +42,10 @@ impl Replay for Follow {
     fn reset(&mut self) {
         *self = Follow::default();
     }
+
+    fn state(&self) -> Option<Vec<u8>> {
+        self.next.map(|next| next.to_string().into_bytes())
+    }
 }
 
 /// What the log must hold.

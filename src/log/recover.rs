@@ -35,6 +35,8 @@ struct Opener<'a, R: Rt> {
     replay: &'a mut dyn Replay,
     /// Batches from here on are replayed.
     replay_from: Offset,
+    /// A batch of a complete segment is damaged, or missing at its end.
+    damaged: bool,
     /// Something was cut off.
     cut: bool,
     /// Of the segment that was walked last: zeros were cut off, and that is not flushed.
@@ -66,6 +68,7 @@ pub(super) async fn open<R: Rt>(
         flushed,
         replay,
         replay_from: 0,
+        damaged: false,
         cut: false,
         cut_unflushed: false,
         ending: None,
@@ -84,7 +87,7 @@ pub(super) async fn open<R: Rt>(
     // found now counts as flushed. Names are durable before a batch is flushed, and a recovery point is
     // of flushed batches: it vouches for its segment's name and those before, not for later ones.
     // The same holds for a checkpoint's offset inside the last segment.
-    let last_base = opener.segments.last().map_or(0, |segment| segment.base);
+    let last_base = opener.last_base();
     let named =
         opener.point.as_ref().is_some_and(|point| point.segment == last_base) || (last_base + 1..=end).contains(&opening.recovery_point);
     if settled && checked && !named {
@@ -260,20 +263,28 @@ impl<R: Rt> Opener<'_, R> {
             Some(end) => end,
             None => self.segments[self.segments.partition_point(|s| s.base <= flushed).saturating_sub(1)].base,
         };
-        self.choose_snapshot(clean_end.unwrap_or(checked_from.max(flushed)))?;
+        let sure = clean_end.unwrap_or(checked_from.max(flushed));
+        // Nothing of a complete segment is cut, and compaction may have taken batches of it that only
+        // the state at its end tells of. Where it is damaged after all, the batches that are left count.
+        self.choose_snapshot(sure.max(self.last_base()))?;
         let end = self.walk(checked_from, clean_end).await?;
         if end < flushed {
             tracing::error!("{} ends at offset {end}, though it was once flushed up to {flushed}", self.dir.display());
             self.drop_point().await?;
         }
-        if self.replay_from <= end {
+        if self.replay_from <= end && !(self.damaged && self.replay_from > sure) {
             return Ok(end);
         }
         // The state that was taken is one of batches that the log has lost.
         self.replay.reset();
         self.snapshots = files::snapshots(self.rt, self.dir);
-        self.choose_snapshot(end)?;
+        self.choose_snapshot(end.min(sure))?;
         self.walk(checked_from, clean_end).await
+    }
+
+    /// The last segment's base: all below is in complete segments.
+    fn last_base(&self) -> Offset {
+        self.segments.last().map_or(0, |segment| segment.base)
     }
 
     /// Offers the snapshots that are not newer than `limit`, newest first; what lies behind the accepted one will be replayed.
@@ -319,10 +330,21 @@ impl<R: Rt> Opener<'_, R> {
         let first = self.segments.partition_point(|s| s.base <= self.replay_from.min(checked_from)).saturating_sub(1);
         let mut end = self.segments[first].base;
         for at in first..self.segments.len() {
-            let check = clean_end.is_none() && self.segments[at].base >= checked_from;
-            end = self.walk_segment(at, check).await?;
+            let base = self.segments[at].base;
+            if base == self.last_base() && self.replay_from < base {
+                self.store_state(base).await;
+            }
+            end = self.walk_segment(at, clean_end.is_none() && base >= checked_from).await?;
         }
         Ok(clean_end.unwrap_or(end))
+    }
+
+    /// Stores the state at the start of the last segment, which the last process did not come to: before
+    /// compaction takes batches that it was made of.
+    async fn store_state(&self, base: Offset) {
+        if let Some(payload) = self.replay.state() {
+            files::write_snapshot(self.rt, self.dir, base, payload).await;
+        }
     }
 
     /// Walks one segment, and cuts it where its batches end if it is to be checked. Its end.
@@ -371,6 +393,7 @@ impl<R: Rt> Opener<'_, R> {
             let reason = end.reason.unwrap_or("a damaged batch before sound ones");
             return Err(LogError::corrupt(&path, end.position, format!("{reason}: nothing of it was changed")));
         }
+        self.damaged |= check && successor.is_some() && (walk.damaged || end.reason.is_some());
         let lacked_times = walk.lacked_times;
         if successor.is_none() && end.position > 0 {
             self.ending = Some(walk.ending(base, end.position).await?);

@@ -4,6 +4,7 @@ use super::cache::Cache;
 use super::damage_tests::flip;
 use super::model_tests::Follow;
 use super::recovery_point::NAME;
+use super::state::State;
 use super::tests::{self, CONFIG, create, path, read_all};
 use super::{Log, Opening, files};
 use crate::base::ids::Offset;
@@ -106,28 +107,79 @@ fn a_recovery_point_of_another_log_means_nothing_and_goes() {
     });
 }
 
-/// A segment begins with a recovery point: how much was written before it does not matter.
-#[test]
-fn a_new_segment_sets_a_recovery_point() {
-    let sim = Sim::new(4, 1);
+/// A log of several segments, each with a state at its start, whose process was killed. The start of the
+/// last one.
+fn killed_with_states(sim: &Sim) -> Offset {
     let rt = sim.rt(0);
     sim.run_until(async {
         let log = create(&rt, super::LogConfig { segment_bytes: 20_000, ..CONFIG }).await;
         for offset in 0..200 {
-            if log.append(&build_batch(&BatchSpec::default(), &[(None, Some(&[7; 200]), 1000)]), offset, 1, None).unwrap() {
+            let batch = build_batch(&BatchSpec::default(), &[(None, Some(&[7; 200]), 1000)]);
+            if log.append(&batch, offset, 1, None).unwrap() {
                 log.set_snapshot(offset, offset.to_string().into_bytes());
             }
         }
         log.flush().await.unwrap();
-        log.0.wait_until(|state| !state.storing_point && state.point.is_none()).await.unwrap();
+        let stored = |state: &State<_>| !state.storing_point && state.point.is_none();
+        log.0.wait_until(|state| stored(state) && state.storing.is_empty()).await.unwrap();
     });
     sim.kill();
+    let names = sim.rt(0).list(&path()).unwrap();
+    let last = names.iter().filter_map(|entry| files::base_of(&entry.name, "log")).max().unwrap();
+    assert!(last > 100);
+    last
+}
+
+/// A segment begins with a recovery point: how much was written before it does not matter.
+#[test]
+fn a_new_segment_sets_a_recovery_point() {
+    let sim = Sim::new(4, 1);
+    let last = killed_with_states(&sim);
     let rt = sim.rt(0);
     sim.run_until(async {
-        let last = rt.list(&path()).unwrap().iter().filter_map(|entry| files::base_of(&entry.name, "log")).max().unwrap();
         let (log, follow) = reopen(&rt).await;
-        assert!(last > 100);
         assert_eq!((follow.snapshot, follow.first, log.end_offset()), (Some(last), Some(last), 200));
+    });
+}
+
+/// The recovery point is not flushed, and the checkpoint is old: neither may be there after a power
+/// loss. Batches that the state at the last segment's start was made of may be compacted away.
+#[test]
+fn the_state_at_the_start_of_the_last_segment_counts_without_a_recovery_point() {
+    let sim = Sim::new(6, 1);
+    let last = killed_with_states(&sim);
+    let rt = sim.rt(0);
+    rt.remove_file(&path().join(NAME)).unwrap();
+    sim.run_until(async {
+        let (log, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, follow.first, log.end_offset()), (Some(last), Some(last), 200));
+        // All is checked all the same, and what is damaged ends the trust in it.
+        flip(&rt, 0, 80, &[]).await;
+        let (log, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, log.end_offset()), (None, 200));
+        assert!(follow.first < Some(last));
+    });
+}
+
+/// Else compaction might take the batches before another state is stored.
+#[test]
+fn a_start_stores_the_state_at_the_start_of_the_last_segment_if_it_is_missing() {
+    let sim = Sim::new(7, 1);
+    let last = killed_with_states(&sim);
+    let rt = sim.rt(0);
+    rt.remove_file(&path().join(NAME)).unwrap();
+    for offset in files::snapshots(&rt, &path()) {
+        rt.remove_file(&files::name(&path(), offset, "snapshot")).unwrap();
+    }
+    sim.run_until(async {
+        let (_, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, follow.first, follow.batches), (None, Some(0), 200));
+    });
+    sim.crash();
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let (_, follow) = reopen(&rt).await;
+        assert_eq!((follow.snapshot, follow.first), (Some(last), Some(last)));
     });
 }
 

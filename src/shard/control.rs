@@ -69,7 +69,7 @@ impl<R: Rt> Control<R> {
         let rt = shard.rt();
         let elsewhere = given.get("metadata.log.dir").map(PathBuf::from);
         let settings = BrokerSettings::new(node, given);
-        let opened = Opened::open(&shard, node, settings, &dirs, elsewhere.as_deref()).await?;
+        let opened = Opened::open(&shard, node, settings, &mut dirs, elsewhere.as_deref()).await?;
         let Opened { log, home, image, removed, takeover } = opened;
         let path = dir::partition_dir(&dirs.dirs[home].path, METADATA, 0);
         let failed = |e: &dyn std::fmt::Display| format!("metadata log {}: {e}", path.display());
@@ -311,7 +311,7 @@ impl<R: Rt> Opened<R> {
         shard: &Shard<R>,
         node: BrokerId,
         settings: BrokerSettings,
-        dirs: &LogDirs,
+        dirs: &mut LogDirs,
         elsewhere: Option<&Path>,
     ) -> Result<Opened<R>, String> {
         let (rt, found) = (shard.rt(), dirs.metadata(shard.rt(), elsewhere)?);

@@ -55,6 +55,10 @@ pub(super) struct LogDir {
     named: bool,
     /// Partitions, by the checkpoint, whose directories tell the id of no topic.
     pub mistaken: Vec<Key>,
+    /// All partitions that the checkpoint names; `None` where there is none of our own.
+    own: Option<BTreeSet<Key>>,
+    /// Directories that tell no id, of partitions that are elsewhere: of earlier topics of these names.
+    pub leftovers: Vec<PathBuf>,
 }
 
 /// All entries of log.dirs.
@@ -122,6 +126,7 @@ impl LogDir {
     fn read<R: Rt>(rt: &R, path: &Path, id: Uuid) -> Result<LogDir, LogError> {
         let content = dir::list(rt, path)?;
         let own = checkpoint::read_own(rt, path)?;
+        let keys = own.as_ref().map(|entries| entries.keys().copied().collect());
         let mark = dir::clean_mark(rt, path)?;
         let clean = mark.is_some();
         let is_metadata =
@@ -161,8 +166,32 @@ impl LogDir {
         }
         let metadata = partitions.iter().position(|found| is_metadata(&found.dir)).map(|at| partitions.remove(at));
         let (path, futures) = (path.into(), content.futures);
-        let mistaken = Vec::new();
-        Ok(LogDir { path, id, clean, mark, metadata, partitions, futures, vanished, named, mistaken })
+        Ok(LogDir {
+            path,
+            id,
+            clean,
+            mark,
+            metadata,
+            partitions,
+            futures,
+            vanished,
+            named,
+            mistaken: Vec::new(),
+            own: keys,
+            leftovers: Vec::new(),
+        })
+    }
+
+    /// Parts with the directories that are not the partitions of `told` that their names claim: they
+    /// tell no id, and the checkpoint does not name these partitions.
+    fn part_with_leftovers(&mut self, told: &BTreeSet<Key>, image: &Image) {
+        let Some(own) = &self.own else { return };
+        let is_leftover = |dir: &PartitionDir| {
+            let key = claimed(dir, image).filter(|_| dir.topic_id.is_zero());
+            key.is_some_and(|key| told.contains(&key) && !own.contains(&key))
+        };
+        let gone = self.partitions.extract_if(.., |found| is_leftover(&found.dir));
+        self.leftovers.extend(gone.map(|found| found.dir.path));
     }
 
     /// Counts as one that was not closed.
@@ -337,8 +366,13 @@ impl LogDirs {
     }
 
     /// Refuses two directories that hold the same partition of a topic of `image`: nobody can tell
-    /// which one has what was acknowledged.
-    pub(super) fn refuse_copies(&self, image: &Image) -> Result<(), String> {
+    /// which one has what was acknowledged. One whose `partition.metadata` is damaged may be what is
+    /// left of an earlier topic of that name, which is told by the checkpoint.
+    pub(super) fn refuse_copies(&mut self, image: &Image) -> Result<(), String> {
+        let all = self.dirs.iter().flat_map(|dir| &dir.partitions).map(|found| &found.dir);
+        let told = all.filter(|dir| !dir.topic_id.is_zero());
+        let told: BTreeSet<Key> = told.filter_map(|dir| claimed(dir, image)).collect();
+        self.dirs.iter_mut().for_each(|dir| dir.part_with_leftovers(&told, image));
         let mut seen: BTreeMap<Key, &Path> = BTreeMap::new();
         for found in self.dirs.iter().flat_map(|dir| &dir.partitions) {
             let Some(key) = claimed(&found.dir, image) else { continue };

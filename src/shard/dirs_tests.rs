@@ -1,11 +1,13 @@
 //! Tests of what a start makes of its log directories: identity by id, checkpoints, copies, the metadata log.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::*;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::settings::{BrokerSettings, Configs};
+use crate::shard::takeover::clear_strays;
 use crate::sim::{Fault, FaultOp, Sim, SimRt};
 
 const NODE: i32 = 1;
@@ -208,6 +210,39 @@ fn two_copies_are_refused_and_both_named() {
     // What is left of an earlier topic of that name is none.
     machine.partition("/b", "t-0", id(7));
     assert_eq!(machine.open(&["/a", "/b"], None).refuse_copies(&image), Ok(()));
+}
+
+/// Its topic was deleted while the directory could not be read, and the next one of that name is in
+/// another log directory.
+#[test]
+fn a_directory_that_tells_no_id_is_no_copy_of_a_partition_that_its_checkpoint_does_not_name() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let (old, new) = (image(&[("t", 1, 1)]), image(&[("t", 2, 1)]));
+    let mut places = machine.start(&["/a", "/b"], None, &old);
+    machine.partition("/b", "t-0", id(1));
+    places.place((id(1), 0), "t").unwrap();
+    machine.stop(places, &[], &old);
+    machine.partition("/b", "t-0", Uuid::ZERO);
+    machine.partition("/a", "t-0", id(2));
+    let mut found = machine.open(&["/a", "/b"], None);
+    assert_eq!(found.refuse_copies(&new), Ok(()));
+    let none = HashSet::new();
+    let clear = clear_strays(&machine.rt, &mut found, &new, &none);
+    machine.sim.run_until(clear).unwrap();
+    let names = |dir: &str| machine.rt.list(Path::new(dir)).unwrap().into_iter().map(|entry| entry.name);
+    assert!(names("/a").any(|name| name == "t-0"));
+    assert!(!names("/b").any(|name| name == "t-0"));
+    assert!(names("/b").any(|name| name.starts_with("t-0.") && name.ends_with("-stray")));
+    // The checkpoint of a copy names the partition.
+    let (other, both) = (image(&[("u", 3, 1)]), ["/a", "/b"]);
+    let mut places = machine.start(&both, None, &other);
+    machine.partition("/b", "u-0", id(3));
+    machine.partition("/a", "u-0", id(3));
+    let dir = places.place((id(3), 0), "u").unwrap().0;
+    machine.stop(places, &[position(3, 0, opening(20, 0, 0))], &other);
+    let with_the_entry = if dir.starts_with("/a") { "/a" } else { "/b" };
+    machine.partition(with_the_entry, "u-0", Uuid::ZERO);
+    assert!(machine.open(&both, None).refuse_copies(&other).is_err());
 }
 
 #[test]

@@ -532,6 +532,11 @@ impl Replay for Recovering {
     fn reset(&mut self) {
         self.0.producers = Producers::default();
     }
+
+    fn state(&self) -> Option<Vec<u8>> {
+        let producers = &self.0.producers;
+        (!producers.is_empty()).then(|| producers.encode_snapshot())
+    }
 }
 
 impl Recovering {

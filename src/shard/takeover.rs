@@ -198,6 +198,14 @@ pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut LogDirs, image: &Imag
                 tracing::warn!("{}: no topic has this partition: renamed to {}", dir.path.display(), aside.display());
             }
         }
+        for leftover in std::mem::take(&mut log_dir.leftovers) {
+            let aside = dir::set_aside(rt, &leftover).await?;
+            tracing::warn!(
+                "{}: tells no topic's id, and the partition of this name is in another log directory: renamed to {}",
+                leftover.display(),
+                aside.display()
+            );
+        }
         for future in std::mem::take(&mut log_dir.futures) {
             let aside = dir::set_aside(rt, &future).await?;
             tracing::warn!(

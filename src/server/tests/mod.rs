@@ -11,6 +11,7 @@ mod epochs;
 mod full;
 mod order;
 mod readers;
+mod repeats;
 mod slow;
 mod swarm;
 mod workload;

@@ -1,4 +1,4 @@
-//! Topics that come, go, grow and change, and a group whose commits go with them.
+//! Topics that come, go, grow and change.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,7 +10,7 @@ use super::requests;
 use super::world::{Ack, Known, Topic, World};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
-use crate::wire::codec::{CreateTopicsResponse, DeleteTopicsResponse, OffsetCommitResponse};
+use crate::wire::codec::{CreateTopicsResponse, DeleteTopicsResponse};
 
 /// How long an answer may take. A request that was given up may be carried out later, so it is long.
 const PATIENCE: Duration = Duration::from_secs(900);
@@ -59,6 +59,8 @@ async fn manage(world: &World, client: &Client<'_>, name: &str) -> io::Result<()
     look(world, client, name).await?;
     let mut at_once = world.one_in(2);
     while !world.over.get() {
+        // While the broker may not have read all that it was left with.
+        let churn = at_once && world.plan.does(Feature::Churn) && world.one_in(2);
         if !std::mem::take(&mut at_once) {
             world.pause().await;
         }
@@ -71,7 +73,7 @@ async fn manage(world: &World, client: &Client<'_>, name: &str) -> io::Result<()
                 world.sim().sleep(Duration::from_millis(TIMEOUT_MS as u64)).await;
                 look(world, client, name).await?;
             }
-            Known::There(topic) => match world.sim().below(8) {
+            Known::There(topic) => match if churn { 0 } else { world.sim().below(8) } {
                 0 if world.plan.does(Feature::Churn) => {
                     if world.one_in(2) {
                         replace(world, client, name).await?;
@@ -309,120 +311,4 @@ async fn look_up(world: &World, client: &Client<'_>, name: &str, topic: &Topic) 
     world.demand(history.looked_up(topic.id, partition, wanted_ms, answer, start, &asked).map_err(|e| format!("{name}: {e}")));
     world.demand(history.start(topic.id, partition, start, world.sim().now().mono, &asked).map_err(|e| format!("{name}: {e}")));
     Ok(())
-}
-
-/// One group's commits for one topic name.
-pub struct Commits<'a> {
-    world: &'a World,
-    name: String,
-    group: String,
-    /// The topic id that the offsets are of.
-    id: TopicId,
-    /// The last offset that a commit was sent of, and the last one that was acknowledged.
-    sent: i64,
-    acked: i64,
-    /// Commits of earlier topic ids that were not answered.
-    loose: Vec<String>,
-}
-
-impl<'a> Commits<'a> {
-    /// Those of a topic name.
-    pub fn of(world: &'a World, name: &str) -> Commits<'a> {
-        Commits { world, name: name.to_owned(), group: format!("group-{name}"), id: TopicId::ZERO, sent: 0, acked: 0, loose: Vec::new() }
-    }
-
-    /// Commits until the life is over.
-    pub async fn run(&mut self) {
-        while !self.world.over.get() {
-            let client = self.world.connect().await;
-            let _ = self.go_on(&client).await;
-        }
-    }
-
-    async fn go_on(&mut self, client: &Client<'_>) -> io::Result<()> {
-        if self.world.within(PATIENCE, requests::find_coordinator(client, &self.group)).await? != 0 {
-            return Ok(());
-        }
-        while !self.world.over.get() {
-            self.world.pause().await;
-            for _ in 0..1 + self.world.sim().below(6) {
-                self.commit(client).await?;
-            }
-            self.look(client).await?;
-        }
-        Ok(())
-    }
-
-    fn follow(&mut self, topic: &Topic) {
-        if self.id != topic.id {
-            if self.sent > self.acked {
-                self.loose.push(self.id.to_string());
-            }
-            (self.id, self.sent, self.acked) = (topic.id, 0, 0);
-        }
-    }
-
-    /// Commits a few offsets without waiting in between.
-    async fn commit(&mut self, client: &Client<'_>) -> io::Result<()> {
-        let Some(topic) = self.world.topic(&self.name) else { return Ok(()) };
-        self.follow(&topic);
-        let mut due = Vec::new();
-        for _ in 0..1 + self.world.sim().below(5) {
-            self.sent = self.sent.max(self.acked) + 1;
-            let request = requests::commit(&self.group, &self.name, 0, self.sent, &topic.id.to_string());
-            due.push((self.sent, client.send(8, &request).await?));
-        }
-        for (sent, due) in due {
-            let answer: OffsetCommitResponse = self.world.within(PATIENCE, client.receive(due)).await?;
-            self.committed(&topic, sent, answer.topics[0].partitions[0].error_code);
-        }
-        Ok(())
-    }
-
-    fn committed(&mut self, topic: &Topic, sent: i64, code: i16) {
-        let text = topic.id.to_string();
-        // A topic that was created before the answer came may have it.
-        let still = match &self.world.topics.borrow()[&self.name] {
-            Known::There(now) => now.id == topic.id,
-            Known::Gone => true,
-            Known::Unknown => false,
-        };
-        if !still && !self.loose.contains(&text) {
-            self.loose.push(text);
-        }
-        match ErrorCode::from_code(code) {
-            ErrorCode::None => {
-                self.acked = sent;
-                self.world.count("commits");
-                self.world.acknowledged(Ack::Commit);
-            }
-            ErrorCode::UnknownTopicOrPartition | ErrorCode::CoordinatorLoadInProgress | ErrorCode::NotCoordinator => {}
-            _ if self.world.disks_ail.get() || self.world.commits_lost.get() => {}
-            _ => self.world.finding(&format!("{}: a commit is refused with {code}", self.group)),
-        }
-    }
-
-    /// What is committed was acknowledged last, or sent behind it, and is of the present topic. The error code if it is refused.
-    pub async fn look(&mut self, client: &Client<'_>) -> io::Result<i16> {
-        let Some(before) = self.world.topic(&self.name) else { return Ok(0) };
-        self.follow(&before);
-        let found = self.world.within(PATIENCE, requests::committed(client, &self.group, &self.name, 0)).await?;
-        // It may have gone, or come back, meanwhile.
-        if self.world.topic(&self.name).map(|topic| topic.id) != Some(before.id) || self.world.commits_lost.get() {
-            return Ok(0);
-        }
-        let (offset, text) = match found {
-            Ok(found) => found,
-            Err(code) => return Ok(code),
-        };
-        if offset >= 0 && text != self.id.to_string() && !self.loose.contains(&text) {
-            self.world.finding(&format!("{}: offset {offset} of topic {text} is committed for topic {}", self.group, self.id));
-        }
-        let (acked, sent) = (self.acked, self.sent);
-        let mine = offset < 0 || text == self.id.to_string();
-        if mine && !(acked..=sent).contains(&offset.max(0)) {
-            self.world.finding(&format!("{}: {offset} is committed, {acked} was acknowledged, {sent} sent", self.group));
-        }
-        Ok(0)
-    }
 }

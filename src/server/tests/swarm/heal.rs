@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::Down;
 use super::super::client::{self, Client};
-use super::admin::{self, Commits};
+use super::admin;
+use super::commits::Commits;
 use super::history::Promise;
 use super::plan::Feature;
 use super::world::{Known, World};

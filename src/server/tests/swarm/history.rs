@@ -84,6 +84,8 @@ pub struct PartitionLife {
     /// A power loss after dropped writes: places of its files may hold other bytes, for good. Reads of
     /// them are refused, as those of damaged bytes are.
     pub holes: bool,
+    /// A producer snapshot was lost, or could not be written or read.
+    lost_snapshot: bool,
     /// It was away: producers have gone on elsewhere.
     was_away: bool,
     /// Why nothing is known of it any more.
@@ -337,6 +339,24 @@ impl History {
     pub fn of_name<'a>(&'a mut self, name: &'a str, partition: i32) -> impl Iterator<Item = &'a mut PartitionLife> {
         let topics = self.topics.values_mut().filter(move |topic| topic.name == name);
         topics.filter_map(move |topic| topic.partitions.get_mut(&partition))
+    }
+
+    /// A producer snapshot of a partition was lost, or could not be written or read.
+    pub fn lost_snapshot(&mut self, name: &str, partition: i32) {
+        self.of_name(name, partition).for_each(|life| life.lost_snapshot = true);
+    }
+
+    /// The disk is full: nobody knows which files could not be written.
+    pub fn no_room(&mut self) {
+        let topics = self.topics.values_mut();
+        topics.flat_map(|t| t.partitions.values_mut()).for_each(|life| life.lost_snapshot = true);
+    }
+
+    /// True when the broker may know a producer's last batch alone, and take a repeat of one before it
+    /// for a gap. Compaction leaves the header of the last one in the log; those before are in the
+    /// snapshot, which is no evidence and may be gone.
+    pub fn may_know_last_batch_alone(&mut self, id: TopicId, partition: i32) -> bool {
+        self.topics[&id].rules.compact && self.partition(id, partition).lost_snapshot
     }
 
     /// A flush of a partition has failed.

@@ -9,6 +9,7 @@
 //! its table of what a fault may take, `nemesis` the faults, `heal` what has to answer at the end.
 
 mod admin;
+mod commits;
 mod heal;
 mod history;
 mod history_tests;
@@ -16,7 +17,7 @@ mod nemesis;
 mod plan;
 mod producers;
 mod readers;
-mod requests;
+pub(super) mod requests;
 mod world;
 
 use std::cell::Cell;
@@ -27,6 +28,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use commits::Commits;
 use plan::Feature;
 use producers::Producer;
 use world::World;
@@ -56,7 +58,7 @@ struct Life {
 fn live(world: &World) {
     let mut number = 0;
     let names: Vec<String> = world.topics.borrow().keys().cloned().collect();
-    let mut commits: Vec<_> = names.iter().map(|name| admin::Commits::of(world, name)).collect();
+    let mut commits: Vec<_> = names.iter().flat_map(|name| Commits::of(world, name)).collect();
     world.machine.sim.run_until(async {
         world.start();
         let mut parts: Vec<Part<'_>> = Vec::new();

@@ -62,9 +62,11 @@ async fn strike(world: &World, trouble: Trouble) {
         }
         Trouble::Full => {
             world.ail();
+            world.history.borrow_mut().no_room();
             world.sim().set_free_space(Some(world.sim().below(400_000)));
             linger(world).await;
             world.sim().set_free_space(None);
+            world.history.borrow_mut().no_room();
             world.ailing.set(false);
         }
         Trouble::BadReads => fail(world, &[FaultOp::Read]).await,
@@ -154,7 +156,7 @@ fn lose_files(world: &World) {
     for (path, _) in world.sim().files() {
         let lost = path.extension().is_some_and(|e| derived.iter().any(|name| *name == e));
         if lost && world.one_in(one_in) && world.sim().rt(0).remove_file(&path).is_ok() {
-            world.tell(format!("{} is gone", path.display()));
+            world.file_lost(&path);
         }
     }
 }

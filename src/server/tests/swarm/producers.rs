@@ -236,7 +236,11 @@ impl<'a> Producer<'a> {
     /// The broker does not know what this producer sent before.
     fn forgotten(&mut self, topic: TopicId, partition: i32, error: i16, fresh: bool) {
         let stream = self.streams.pop();
-        let may = self.world.history.borrow_mut().partition(topic, partition).may_forget_producers();
+        let mut history = self.world.history.borrow_mut();
+        // The last of several is known, or follows those that are.
+        let earlier = stream.as_ref().is_some_and(|stream| stream.pending.len() > 1);
+        let may =
+            history.partition(topic, partition).may_forget_producers() || (earlier && history.may_know_last_batch_alone(topic, partition));
         if !may {
             let at = stream.map(|s| (s.producer_id, s.sequence, s.pending.len()));
             self.world.finding(&format!(

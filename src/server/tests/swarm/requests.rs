@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use super::super::client::{Client, TIMEOUT_MS};
+use super::super::client::{self, Client, TIMEOUT_MS};
 use crate::base::ids::{Offset, TopicId};
 use crate::wire::codec::create_topics_request::{CreatableTopic, CreatableTopicConfig};
 use crate::wire::codec::delete_topics_request::DeleteTopicState;
@@ -181,31 +181,51 @@ pub async fn find_coordinator(client: &Client<'_>, group: &str) -> io::Result<i1
     Ok(answer.coordinators[0].error_code)
 }
 
-/// The commit of an offset with a text.
-pub fn commit(group: &str, topic: &str, partition: i32, offset: Offset, text: &str) -> OffsetCommitRequest {
+/// The commit of an offset with a text: in version 8 by the topic's name, in version 10 by its id.
+pub fn commit(group: &str, topic: client::Topic<'_>, partition: i32, offset: Offset, text: &str) -> OffsetCommitRequest {
     let mut wanted = OffsetCommitRequestPartition::default();
-    (wanted.partition_index, wanted.committed_offset, wanted.committed_metadata) = (partition, offset, Some(text.into()));
+    (wanted.partition_index, wanted.committed_offset) = (partition, offset);
+    wanted.committed_metadata = Some(text.into());
     let mut entry = OffsetCommitRequestTopic::default();
-    (entry.name, entry.partitions) = (topic.into(), vec![wanted]);
+    match topic {
+        client::Topic::Name(name) => entry.name = name.into(),
+        client::Topic::Id(id) => entry.topic_id = id.into(),
+    }
+    entry.partitions = vec![wanted];
     let mut request = OffsetCommitRequest::default();
-    (request.group_id, request.generation_id_or_member_epoch, request.topics) = (group.into(), -1, vec![entry]);
+    (request.group_id, request.topics) = (group.into(), vec![entry]);
+    request.generation_id_or_member_epoch = -1;
     request
 }
 
-/// The committed offset with its text, or the error code.
-pub async fn committed(client: &Client<'_>, group: &str, topic: &str, partition: i32) -> io::Result<Result<(Offset, String), i16>> {
+/// The committed offset with its text, or the error code. Versions as for [`commit`].
+pub async fn committed(
+    client: &Client<'_>,
+    version: i16,
+    group: &str,
+    topic: client::Topic<'_>,
+    partition: i32,
+) -> io::Result<Result<(Offset, String), i16>> {
     let mut entry = OffsetFetchRequestTopics::default();
-    (entry.name, entry.partition_indexes) = (topic.into(), vec![partition]);
+    match topic {
+        client::Topic::Name(name) => entry.name = name.into(),
+        client::Topic::Id(id) => entry.topic_id = id.into(),
+    }
+    entry.partition_indexes = vec![partition];
     let mut wanted = OffsetFetchRequestGroup::default();
-    (wanted.group_id, wanted.member_epoch, wanted.topics) = (group.into(), -1, Some(vec![entry]));
+    (wanted.group_id, wanted.topics) = (group.into(), Some(vec![entry]));
+    wanted.member_epoch = -1;
     let mut request = OffsetFetchRequest::default();
     request.groups = vec![wanted];
-    let answer: OffsetFetchResponse = client.ask(8, &request).await?;
+    let answer: OffsetFetchResponse = client.ask(version, &request).await?;
     let group = &answer.groups[0];
     if group.error_code != 0 {
         return Ok(Err(group.error_code));
     }
     let found = &group.topics[0].partitions[0];
     let text = found.metadata.as_ref().map_or_else(String::new, |text| text.to_string());
-    Ok(if found.error_code == 0 { Ok((found.committed_offset, text)) } else { Err(found.error_code) })
+    Ok(match found.error_code {
+        0 => Ok((found.committed_offset, text)),
+        code => Err(code),
+    })
 }

@@ -125,6 +125,11 @@ fn partition_of(path: &Path) -> Option<Name> {
     Some((topic.to_owned(), partition.parse().ok()?))
 }
 
+/// Whether it is a producer snapshot, or one that is being written.
+fn is_snapshot(path: &Path) -> bool {
+    path.to_string_lossy().contains(".snapshot")
+}
+
 impl World {
     /// The life of a seed, at its beginning.
     pub fn new(seed: u64) -> World {
@@ -377,6 +382,9 @@ impl World {
             self.count(format!("{fault:?} {op:?}"));
             let Some((topic, partition)) = partition_of(&path) else { continue };
             let mut history = self.history.borrow_mut();
+            if is_snapshot(&path) {
+                history.lost_snapshot(&topic, partition);
+            }
             match fault {
                 Fault::Misdirected => {
                     history.damage(&topic, partition, "a write went elsewhere");
@@ -389,6 +397,14 @@ impl World {
                 Fault::Errno(_) if op == FaultOp::Sync => history.failed_flush(&topic, partition),
                 Fault::Errno(_) | Fault::Short | Fault::PowerLoss | Fault::Kill => {}
             }
+        }
+    }
+
+    /// A file that is no evidence of anything was lost.
+    pub fn file_lost(&self, path: &Path) {
+        self.tell(format!("{} is gone", path.display()));
+        if let Some((topic, partition)) = partition_of(path).filter(|_| is_snapshot(path)) {
+            self.history.borrow_mut().lost_snapshot(&topic, partition);
         }
     }
 
