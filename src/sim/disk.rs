@@ -277,6 +277,13 @@ impl Disk {
         tree.names.iter().filter_map(file).collect()
     }
 
+    /// All directories.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        let tree = self.tree.borrow();
+        let dirs = tree.names.iter().filter(|(_, node)| matches!(node, Node::Dir));
+        dirs.map(|(path, _)| path.clone()).collect()
+    }
+
     /// Flips a bit of a file where it lies; false when there is no such byte.
     pub fn flip(&self, path: &Path, byte: u64, bit: u32) -> bool {
         let tree = self.tree.borrow();

@@ -189,6 +189,11 @@ impl Sim {
         self.disk.files()
     }
 
+    /// All directories.
+    pub fn dirs(&self) -> Vec<PathBuf> {
+        self.disk.dirs()
+    }
+
     /// Flips a bit of a file where it lies; false when there is no such byte.
     pub fn flip_bit(&self, path: &Path, byte: u64, bit: u32) -> bool {
         self.disk.flip(path, byte, bit)

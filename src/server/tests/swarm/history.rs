@@ -49,7 +49,7 @@ fn may_break(mishap: Mishap, promise: Promise) -> bool {
 /// A record that was sent.
 #[derive(Clone, Debug)]
 struct Sent {
-    /// The producer's number.
+    /// The producer's number: one that is not idempotent has another one for each connection.
     producer: u32,
     key: u32,
     /// Length of its value's filling; `None` for a null value.
@@ -518,7 +518,10 @@ impl History {
             }
             let sent = &life.sent[number];
             if let Some(before) = last.insert(sent.producer, number).filter(|before| *before > number) {
-                return Err(format!("{place}: record {number} at {offset} is behind record {before} of the same producer"));
+                return Err(format!(
+                    "{place}: record {number} at {offset} is behind record {before} of the same producer {}",
+                    sent.producer
+                ));
             }
             newest.insert(sent.key, offset);
         }

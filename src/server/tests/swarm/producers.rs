@@ -16,6 +16,8 @@ use crate::wire::codec::ProduceResponse;
 
 /// Batches under way at a time.
 const WINDOW: usize = 5;
+/// Bits of a producer's number that tell the producer; those above count its connections.
+const LANES: u32 = 8;
 /// Keys in use.
 const KEYS: u64 = 8;
 /// How long an answer may take before the producer gives the connection up.
@@ -76,6 +78,10 @@ impl<'a> Producer<'a> {
     pub async fn run(mut self) {
         while !self.world.over.get() {
             let client = self.world.connect().await;
+            if !self.kind.idempotent {
+                // What the last connection has sent may be appended behind what this one sends.
+                self.number += 1 << LANES;
+            }
             // Errors are of the connection; the records' fate is known to the checker.
             let _ = self.produce(&client).await;
         }
