@@ -43,7 +43,15 @@ const IMPURE: &[&str] = &[
 const CONFINED: &[(&str, &[&str])] = &[
     (
         "unsafe",
-        &["src/rt/uring", "src/rt/mem.rs", "benches/limits.rs", "benches/load/echo.rs", "benches/load/sys.rs", "benches/wakeup/bare.rs"],
+        &[
+            "src/rt/uring",
+            "src/rt/mem.rs",
+            "src/rt/heap.rs",
+            "benches/limits.rs",
+            "benches/load/echo.rs",
+            "benches/load/sys.rs",
+            "benches/wakeup/bare.rs",
+        ],
     ),
     ("glommio", &["src/rt/uring"]),
     ("io_uring", &["src/rt/uring"]),

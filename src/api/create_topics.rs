@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::error_text;
 use crate::base::error::ErrorCode;
 use crate::base::time::Now;
-use crate::cluster::controller::{self, CreatedTopic, NewTopic, Refusal};
+use crate::cluster::controller::{self, CreatedTopic, Creation, NewTopic, Refusal};
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::topic_config;
@@ -14,35 +14,77 @@ use crate::wire::codec::create_topics_request::CreatableTopic;
 use crate::wire::codec::create_topics_response::{CreatableTopicConfigs, CreatableTopicResult};
 use crate::wire::codec::{CreateTopicsRequest, CreateTopicsResponse};
 
-/// The records that create what can be created (none if the request only asks for validation), and the answer to send once they are
-/// durable and every core has the image that holds them. `random` yields random bits for the topics' ids.
-pub fn decide(
-    request: &CreateTopicsRequest,
-    image: &Image,
-    broker: &BrokerView,
-    now: Now,
-    random: &mut dyn FnMut() -> [u8; 16],
-) -> (Vec<MetadataRecord>, CreateTopicsResponse) {
-    let mut named = BTreeMap::new();
-    request.topics.iter().for_each(|topic| *named.entry(topic.name.as_str()).or_insert(0) += 1);
-    let twice: BTreeSet<&str> = named.into_iter().filter(|&(_, count)| count > 1).map(|(name, _)| name).collect();
-    let wanted: Vec<NewTopic> = request.topics.iter().filter(|topic| !twice.contains(topic.name.as_str())).map(new_topic).collect();
-    let decided = controller::create_topics(image, broker, now, &wanted, random);
+/// What the decision on a topic costs of a turn's budget, in inflated bytes: its answer tells all settings.
+const TOPIC_COST: usize = 64 << 10;
 
-    let mut response = CreateTopicsResponse::default();
-    for &name in &twice {
-        let refusal = Refusal { code: ErrorCode::InvalidRequest, message: "Duplicate topic name.".to_owned() };
-        response.topics.push(refused(name, &refusal));
+/// A decision that is made in steps, all on the same image.
+#[derive(Default)]
+pub struct Deciding(Option<UnderWay>);
+
+struct UnderWay {
+    /// Names that stand there more than once.
+    twice: BTreeSet<String>,
+    /// Why none is created.
+    refusal: Option<Refusal>,
+    /// Topics that were looked at.
+    at: usize,
+    creation: Creation,
+    records: Vec<MetadataRecord>,
+    response: CreateTopicsResponse,
+}
+
+impl UnderWay {
+    fn new(request: &CreateTopicsRequest, broker: &BrokerView) -> UnderWay {
+        let mut named = BTreeMap::new();
+        request.topics.iter().for_each(|topic| *named.entry(topic.name.as_str()).or_insert(0) += 1);
+        let twice: BTreeSet<String> = named.into_iter().filter(|&(_, count)| count > 1).map(|(name, _)| name.to_owned()).collect();
+        let mut response = CreateTopicsResponse::default();
+        for name in &twice {
+            let refusal = Refusal { code: ErrorCode::InvalidRequest, message: "Duplicate topic name.".to_owned() };
+            response.topics.push(refused(name, &refusal));
+        }
+        let once = request.topics.iter().filter(|topic| !twice.contains(topic.name.as_str()));
+        let refusal = controller::check_partitions(broker, once.map(new_topic)).err();
+        UnderWay { twice, refusal, at: 0, creation: Creation::default(), records: Vec::new(), response }
     }
-    let mut records = Vec::new();
-    for (topic, decision) in wanted.iter().zip(decided) {
-        response.topics.push(match &decision {
-            Ok(made) => created(topic.name, made, image),
-            Err(refusal) => refused(topic.name, refusal),
-        });
-        records.extend(decision.ok().filter(|_| !request.validate_only).map(|made| made.record));
+}
+
+impl Deciding {
+    /// Goes on until `budget`, which counts inflated bytes, was spent. At the end the records that
+    /// create what can be created (none if the request only asks for validation), and the answer to
+    /// send once they are durable and every core has the image that holds them; then a new decision
+    /// may begin. `random` yields random bits for the topics' ids.
+    pub fn step(
+        &mut self,
+        request: &CreateTopicsRequest,
+        image: &Image,
+        broker: &BrokerView,
+        (now, random): (Now, &mut dyn FnMut() -> [u8; 16]),
+        budget: &mut usize,
+    ) -> Option<(Vec<MetadataRecord>, CreateTopicsResponse)> {
+        let under_way = self.0.get_or_insert_with(|| UnderWay::new(request, broker));
+        let UnderWay { twice, refusal, at, creation, records, response } = under_way;
+        while let Some(topic) = request.topics.get(*at) {
+            if *budget == 0 {
+                return None;
+            }
+            *at += 1;
+            if twice.contains(topic.name.as_str()) {
+                continue;
+            }
+            *budget = budget.saturating_sub(TOPIC_COST);
+            let decision = match refusal {
+                Some(refusal) => Err(refusal.clone()),
+                None => creation.topic(image, broker, now, &new_topic(topic), random),
+            };
+            response.topics.push(match &decision {
+                Ok(made) => created(&topic.name, made, image),
+                Err(refusal) => refused(&topic.name, refusal),
+            });
+            records.extend(decision.ok().filter(|_| !request.validate_only).map(|made| made.record));
+        }
+        self.0.take().map(|done| (done.records, done.response))
     }
-    (records, response)
 }
 
 /// The answer when nothing was decided in time.
@@ -97,6 +139,25 @@ mod tests {
     use crate::base::ids::Uuid;
     use crate::wire::codec::create_topics_request::CreatableTopicConfig;
     use crate::wire::versions::ApiKey;
+
+    /// In steps, which lead to the same whatever their length.
+    fn decide(
+        request: &CreateTopicsRequest,
+        image: &Image,
+        broker: &BrokerView,
+        now: Now,
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) -> (Vec<MetadataRecord>, CreateTopicsResponse) {
+        let mut deciding = Deciding::default();
+        let mut steps = 0;
+        loop {
+            steps += 1;
+            if let Some(decided) = deciding.step(request, image, broker, (now, random), &mut 1) {
+                assert!(steps >= request.topics.len() / 2, "{steps}");
+                return decided;
+            }
+        }
+    }
 
     fn request(topics: &[(&str, i32, i16)]) -> CreateTopicsRequest {
         let mut request = CreateTopicsRequest::default();

@@ -13,25 +13,48 @@ use crate::wire::codec::delete_topics_request::DeleteTopicState;
 use crate::wire::codec::delete_topics_response::DeletableTopicResult;
 use crate::wire::codec::{DeleteTopicsRequest, DeleteTopicsResponse};
 
-/// The records that delete what can be deleted, and the answer to send once they are durable and every core has let go of the topics.
-pub fn decide(
-    request: &DeleteTopicsRequest,
-    version: i16,
-    image: &Image,
-    broker: &BrokerView,
-) -> (Vec<MetadataRecord>, DeleteTopicsResponse) {
-    let mut decided = BTreeSet::new();
-    let mut response = DeleteTopicsResponse::default();
-    let mut answer = |asked: (Option<&str>, TopicId)| {
-        response.responses.push(match decide_one(asked, version, image, broker, &mut decided) {
-            Ok(id) => result(image.topic_by_id(id).map(|topic| &*topic.name), id),
-            Err(refusal) => refused(asked, refusal, version),
-        });
-    };
-    // Version 6 names topics by name or id, the versions before by name only, in a field of their own.
-    request.topic_names.iter().for_each(|name| answer((Some(name), Uuid::ZERO)));
-    request.topics.iter().for_each(|topic: &DeleteTopicState| answer((topic.name.as_deref(), topic.topic_id.into())));
-    (decided.into_iter().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).collect(), response)
+/// What the decision on a topic costs of a turn's budget, in inflated bytes.
+const TOPIC_COST: usize = 512;
+
+/// A decision that is made in steps, all on the same image.
+#[derive(Default)]
+pub struct Deciding {
+    /// Topics that were looked at.
+    at: usize,
+    decided: BTreeSet<TopicId>,
+    response: DeleteTopicsResponse,
+}
+
+impl Deciding {
+    /// Goes on until `budget`, which counts inflated bytes, was spent. At the end the records that
+    /// delete what can be deleted, and the answer to send once they are durable and every core has
+    /// let go of the topics; then a new decision may begin.
+    pub fn step(
+        &mut self,
+        request: &DeleteTopicsRequest,
+        version: i16,
+        image: &Image,
+        broker: &BrokerView,
+        budget: &mut usize,
+    ) -> Option<(Vec<MetadataRecord>, DeleteTopicsResponse)> {
+        // Version 6 names topics by name or id, the versions before by name only, in a field of their own.
+        let named = request.topic_names.iter().map(|name| (Some(name.as_str()), Uuid::ZERO));
+        let either = |topic: &'_ DeleteTopicState| -> TopicId { topic.topic_id.into() };
+        let either = request.topics.iter().map(|topic| (topic.name.as_deref(), either(topic)));
+        for asked in named.skip(self.at).chain(either.skip(self.at.saturating_sub(request.topic_names.len()))) {
+            if *budget == 0 {
+                return None;
+            }
+            *budget = budget.saturating_sub(TOPIC_COST);
+            self.at += 1;
+            self.response.responses.push(match decide_one(asked, version, image, broker, &mut self.decided) {
+                Ok(id) => result(image.topic_by_id(id).map(|topic| &*topic.name), id),
+                Err(refusal) => refused(asked, refusal, version),
+            });
+        }
+        let Deciding { decided, response, .. } = std::mem::take(self);
+        Some((decided.into_iter().map(|id| MetadataRecord::RemoveTopic { id: id.0 }).collect(), response))
+    }
 }
 
 /// The answer when nothing was decided in time.
@@ -89,6 +112,25 @@ mod tests {
     use super::*;
     use crate::api::testing::{broker, id, image, in_every_version};
     use crate::wire::versions::ApiKey;
+
+    /// In steps, which lead to the same whatever their length.
+    fn decide(
+        request: &DeleteTopicsRequest,
+        version: i16,
+        image: &Image,
+        broker: &BrokerView,
+    ) -> (Vec<MetadataRecord>, DeleteTopicsResponse) {
+        let mut deciding = Deciding::default();
+        let whole = deciding.step(request, version, image, broker, &mut usize::MAX.clone()).unwrap();
+        let mut steps = 1;
+        loop {
+            if let Some(decided) = deciding.step(request, version, image, broker, &mut 1) {
+                assert!(decided == whole && steps >= request.topic_names.len() + request.topics.len());
+                return whole;
+            }
+            steps += 1;
+        }
+    }
 
     fn by_name(names: &[&str]) -> DeleteTopicsRequest {
         let mut request = DeleteTopicsRequest::default();

@@ -170,7 +170,7 @@ fn entry(key: &Key, value: Option<&str>, source: Source, synonyms: &[Synonym]) -
 fn wire_type(kind: Kind) -> i8 {
     match kind {
         Kind::Bool => 1,
-        Kind::Text | Kind::OneOf(_) | Kind::Size(..) => 2,
+        Kind::Text | Kind::OneOf(_) | Kind::OneOfAnyCase(_) | Kind::Size(..) => 2,
         Kind::Int(..) => 3,
         Kind::Long(..) => 5,
         Kind::Double(..) => 6,

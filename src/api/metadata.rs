@@ -1,6 +1,7 @@
 //! Metadata (3): the brokers, and the topics with their leaders.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::{CLUSTER_OPERATIONS, OPERATIONS_NOT_ASKED, TOPIC_OPERATIONS};
 use crate::base::error::ErrorCode;
@@ -10,7 +11,7 @@ use crate::cluster::names;
 use crate::cluster::view::BrokerView;
 use crate::wire::codec::metadata_request::MetadataRequestTopic;
 use crate::wire::codec::metadata_response::{MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic};
-use crate::wire::codec::{MetadataRequest, MetadataResponse};
+use crate::wire::codec::{MetadataRequest, MetadataResponse, StrBytes};
 
 pub use crate::cluster::controller::auto_create;
 
@@ -28,41 +29,101 @@ pub fn plan(request: &MetadataRequest, version: i16, image: &Image, broker: &Bro
     missing.into_iter().map(str::to_owned).collect()
 }
 
-/// The answer to a client that came in through `listener`.
-pub fn respond(request: &MetadataRequest, version: i16, image: &Image, broker: &BrokerView, listener: &str) -> MetadataResponse {
-    let operations = |asked, all| if asked { all } else { OPERATIONS_NOT_ASKED };
-    let topic_operations = operations(request.include_topic_authorized_operations, TOPIC_OPERATIONS);
-    let mut response = MetadataResponse::default();
-    response.brokers = vec![this_broker(broker, listener)];
-    response.cluster_id = Some(broker.cluster_id.as_str().into());
-    response.controller_id = broker.node_id;
-    response.cluster_authorized_operations = operations(request.include_cluster_authorized_operations, CLUSTER_OPERATIONS);
-    response.topics = match asked(request, version) {
-        None => image.topics().map(|topic| found(topic, broker, topic_operations)).collect(),
-        Some(asked) => {
-            let mut seen = BTreeSet::new();
-            let once = asked.iter().filter(|topic| seen.insert((topic.name.as_deref(), topic.topic_id)));
-            once.map(|topic| one_topic(topic, version, image, broker, topic_operations)).collect()
+/// What a topic and a partition cost of a turn's budget, in inflated bytes.
+const TOPIC_COST: usize = 256;
+const PARTITION_COST: usize = 128;
+
+/// An answer that is made in steps.
+pub struct Answering {
+    response: MetadataResponse,
+    operations: i32,
+    /// Where the topics go on: by name where all are asked for, else by place in the request.
+    from: Option<Arc<str>>,
+    at: usize,
+    seen: BTreeSet<(Option<StrBytes>, Uuid)>,
+}
+
+impl Answering {
+    /// The answer to a client that came in through `listener`, as yet without topics.
+    pub fn new(request: &MetadataRequest, broker: &BrokerView, listener: &str) -> Answering {
+        let operations = |asked, all| if asked { all } else { OPERATIONS_NOT_ASKED };
+        let mut response = MetadataResponse::default();
+        response.brokers = vec![this_broker(broker, listener)];
+        response.cluster_id = Some(broker.cluster_id.as_str().into());
+        response.controller_id = broker.node_id;
+        response.cluster_authorized_operations = operations(request.include_cluster_authorized_operations, CLUSTER_OPERATIONS);
+        let operations = operations(request.include_topic_authorized_operations, TOPIC_OPERATIONS);
+        Answering { response, operations, from: None, at: 0, seen: BTreeSet::new() }
+    }
+
+    /// Goes on until `budget`, which counts inflated bytes, was spent; the answer at the end. Request
+    /// and image are to be the same each time.
+    pub fn step(
+        &mut self,
+        request: &MetadataRequest,
+        version: i16,
+        image: &Image,
+        broker: &BrokerView,
+        budget: &mut usize,
+    ) -> Option<MetadataResponse> {
+        let Answering { response, operations, from, at, seen } = self;
+        let mut put = |topic: MetadataResponseTopic| {
+            *budget = budget.saturating_sub(TOPIC_COST + topic.partitions.len() * PARTITION_COST);
+            response.topics.push(topic);
+            *budget == 0
+        };
+        match asked(request, version) {
+            None => {
+                let first = from.take();
+                let mut rest = image.topics_from(first.as_deref().unwrap_or_default());
+                while let Some(topic) = rest.next() {
+                    if put(found(topic, broker, *operations)) {
+                        *from = rest.next().map(|topic| topic.name.clone());
+                        if from.is_some() {
+                            return None;
+                        }
+                        break;
+                    }
+                }
+            }
+            Some(asked) => {
+                while let Some(topic) = asked.get(*at) {
+                    *at += 1;
+                    let new = seen.insert((topic.name.clone(), topic.topic_id.into()));
+                    if new && put(one_topic(topic, version, image, broker, *operations)) {
+                        return None;
+                    }
+                }
+            }
         }
-    };
-    response
+        Some(std::mem::take(response))
+    }
+}
+
+/// The answer to a client that came in through `listener`, in one go.
+pub fn respond(request: &MetadataRequest, version: i16, image: &Image, broker: &BrokerView, listener: &str) -> MetadataResponse {
+    let mut answering = Answering::new(request, broker, listener);
+    loop {
+        if let Some(response) = answering.step(request, version, image, broker, &mut usize::MAX.clone()) {
+            return response;
+        }
+    }
 }
 
 /// Bytes that making the answer takes, about.
 pub fn answer_bytes(request: &MetadataRequest, image: &Image) -> usize {
     const TOPIC: usize = 300;
     const PARTITION: usize = 400;
-    let partitions: usize = match &request.topics {
+    match &request.topics {
         Some(topics) if !topics.is_empty() => {
             let named = |topic: &MetadataRequestTopic| match &topic.name {
                 Some(name) => image.topic(name),
                 None => image.topic_by_id(topic.topic_id.into()),
             };
-            return topics.iter().map(|topic| TOPIC + named(topic).map_or(0, |topic| topic.partitions.len() * PARTITION)).sum();
+            topics.iter().map(|topic| TOPIC + named(topic).map_or(0, |topic| topic.partitions.len() * PARTITION)).sum()
         }
-        _ => image.topics().map(|topic| topic.partitions.len()).sum(),
-    };
-    image.topics().len() * TOPIC + partitions * PARTITION
+        _ => image.topics().len() * TOPIC + image.partitions() * PARTITION,
+    }
 }
 
 /// The topics asked for; none: all. Version 0 has no null and says "all" by asking for nothing.
@@ -177,6 +238,26 @@ mod tests {
         assert_eq!((partition.partition_index, partition.leader_id, partition.leader_epoch), (2, 1, 4));
         assert_eq!((&partition.replica_nodes[..], &partition.isr_nodes[..]), (&[1][..], &[1][..]));
         assert!(partition.offline_replicas.is_empty());
+    }
+
+    #[test]
+    fn steps_lead_to_the_same_answer() {
+        let broker = broker(&[]);
+        let image = image(&broker, &[("b", 1, 3), ("a", 2, 1), ("c", 3, 2)]);
+        let mut all = MetadataRequest::default();
+        all.topics = None;
+        for (request, expected) in [(all, 3), (ask(&["b", "b", "nope", "a"]), 3)] {
+            let mut answering = Answering::new(&request, &broker, "PLAINTEXT");
+            let mut steps = 0;
+            let response = loop {
+                steps += 1;
+                if let Some(response) = answering.step(&request, 12, &image, &broker, &mut 1) {
+                    break response;
+                }
+            };
+            assert!(steps >= expected, "{steps}");
+            assert_eq!(response, respond(&request, 12, &image, &broker, "PLAINTEXT"));
+        }
     }
 
     #[test]

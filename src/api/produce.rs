@@ -82,7 +82,7 @@ impl Planner {
         self.request.timeout_ms
     }
 
-    /// Goes on until `budget` inflated bytes were spent; true when all is checked.
+    /// Goes on until `budget`, which counts inflated bytes, was spent; true when all is checked.
     pub fn step(&mut self, budget: &mut usize) -> bool {
         let Planner { request, context, plan, topic: at, checker, inflatable } = self;
         while let Some(topic) = request.topics.get(*at) {
@@ -195,14 +195,20 @@ impl Check<'_> {
                 Err(result) => return Some(Err(result)),
             },
         };
-        let granted = (*budget).min(*inflatable);
-        let mut left = granted;
-        let checked = checker.step(&rules, &mut left);
-        *budget -= granted - left;
-        *inflatable -= granted - left;
+        let inflates = checker.is_compressed();
+        let checked = loop {
+            let granted = if inflates { (*budget).min(*inflatable) } else { *budget };
+            let (before, mut left) = (checker.inflated(), granted);
+            let checked = checker.step(&rules, &mut left);
+            *budget -= granted - left;
+            *inflatable = inflatable.saturating_sub(checker.inflated() - before);
+            if !matches!(checked, Ok(None)) || *budget == 0 || inflates && *inflatable == 0 {
+                break checked;
+            }
+        };
         match checked {
             Ok(Some(header)) => Some(self.item(header, records.clone())),
-            Ok(None) if *inflatable > 0 => {
+            Ok(None) if !inflates || *inflatable > 0 => {
                 *self.checker = Some(checker);
                 None
             }
@@ -229,7 +235,7 @@ impl Check<'_> {
         }
         let Some(records) = &partition.records else { return Err(refused(ErrorCode::InvalidRecord)) };
         let checker = Checker::new(records, rules).map_err(rejected)?;
-        *budget = budget.saturating_sub(if checker.inflates() { COST_COMPRESSED } else { COST_PLAIN });
+        *budget = budget.saturating_sub(if checker.is_compressed() { COST_COMPRESSED } else { COST_PLAIN });
         Ok((checker, records))
     }
 

@@ -4,9 +4,12 @@
 //! wrong, what it was and what it may be.
 
 mod environment;
+#[cfg(test)]
+mod golden_tests;
 mod groups;
 mod listeners;
 pub mod properties;
+mod providers;
 mod settings;
 pub mod table;
 
@@ -81,7 +84,7 @@ pub struct Config {
     pub log_dirs: Vec<PathBuf>,
     /// `num.partitions`, at least 1.
     pub num_partitions: i32,
-    /// `default.replication.factor`, at least 1.
+    /// `default.replication.factor`; topics cannot be created with one below 1.
     pub default_replication_factor: i16,
     /// `auto.create.topics.enable`.
     pub auto_create_topics: bool,
@@ -89,8 +92,8 @@ pub struct Config {
     pub delete_topic_enable: bool,
     /// Largest request in bytes, without its size field.
     pub socket_request_max_bytes: usize,
-    /// A connection without requests is closed after this time.
-    pub connections_max_idle: Duration,
+    /// A connection without requests is closed after this time; `None`: never.
+    pub connections_max_idle: Option<Duration>,
     /// Most bytes of one fetch response.
     pub fetch_max_bytes: usize,
     /// Fetch sessions in all.
@@ -121,9 +124,6 @@ pub struct Config {
     pub cleaner_enable: bool,
     /// `corelane.log.level`.
     pub log_level: String,
-    /// Topic settings that were set for the broker, under the topic's name and in the topic's unit (`retention.ms` for
-    /// `log.retention.hours`); of several settings for one the first in [`table::TOPIC_DEFAULTS`] wins.
-    pub topic_defaults: BTreeMap<String, String>,
     /// Everything that was set, under the broker's names, trimmed. May hold secrets of settings that are not in [`table`]: show only
     /// those that are.
     pub raw: BTreeMap<String, String>,
@@ -187,19 +187,20 @@ impl Config {
     pub fn load(file: Option<&Path>, env: impl Iterator<Item = (String, String)>, overrides: &[String]) -> Result<Config, ConfigError> {
         let settings = Settings::gather(file, env, overrides)?;
         settings.check()?;
+        check_holes(&settings)?;
         let (listeners, advertised) = client_listeners(&settings)?;
         let mut config = Config {
-            node_id: settings.number(if settings.is_set("node.id") || !settings.is_set("broker.id") { "node.id" } else { "broker.id" })?,
+            node_id: node_id(&settings)?,
             cluster_id: cluster_id(&settings)?,
             listeners,
             advertised,
             log_dirs: log_dirs(&settings)?,
             num_partitions: settings.number("num.partitions")?,
-            default_replication_factor: settings.number("default.replication.factor")?,
+            default_replication_factor: settings.clamped("default.replication.factor", i16::MIN.into(), i16::MAX.into())?,
             auto_create_topics: settings.flag("auto.create.topics.enable")?,
             delete_topic_enable: settings.flag("delete.topic.enable")?,
             socket_request_max_bytes: settings.number("socket.request.max.bytes")?,
-            connections_max_idle: Duration::from_millis(settings.number("connections.max.idle.ms")?),
+            connections_max_idle: u64::try_from(settings.number::<i64>("connections.max.idle.ms")?).ok().map(Duration::from_millis),
             fetch_max_bytes: settings.number("fetch.max.bytes")?,
             max_fetch_sessions: settings.number("max.incremental.fetch.session.cache.slots")?,
             broker_rack: settings.text("broker.rack").map(str::to_owned),
@@ -215,13 +216,20 @@ impl Config {
             verify_compressed: settings.parsed("corelane.verify.compressed", |value| value.parse().ok())?,
             cleaner_enable: settings.flag("log.cleaner.enable")?,
             log_level: settings.parsed("corelane.log.level", |value| Some(value.to_owned()))?,
-            topic_defaults: topic_defaults(&settings)?,
             raw: settings.raw(),
             unknown: settings.unknown(),
             warnings: Vec::new(),
         };
         config.warnings = warnings(&settings);
         Ok(config)
+    }
+}
+
+fn node_id(settings: &Settings) -> Result<i32, ConfigError> {
+    let older = settings.number::<i32>("broker.id").ok().filter(|id| *id >= 0);
+    match older {
+        Some(id) if !settings.is_set("node.id") => Ok(id),
+        _ => settings.number("node.id"),
     }
 }
 
@@ -234,7 +242,10 @@ fn cluster_id(settings: &Settings) -> Result<Option<String>, ConfigError> {
 }
 
 fn log_dirs(settings: &Settings) -> Result<Vec<PathBuf>, ConfigError> {
-    let key = if settings.is_set("log.dirs") || !settings.is_set("log.dir") { "log.dirs" } else { "log.dir" };
+    let key = if settings.is_given("log.dirs") || !settings.is_given("log.dir") { "log.dirs" } else { "log.dir" };
+    if settings.is_given(key) && !settings.is_set(key) {
+        return Err(settings.wrong(key, "one or more directories"));
+    }
     let dirs: Vec<PathBuf> = listeners::list(settings.value(key)).map(PathBuf::from).collect();
     let twice = dirs.iter().enumerate().any(|(at, dir)| dirs[..at].contains(dir));
     if dirs.is_empty() || twice {
@@ -302,41 +313,23 @@ fn advertised(settings: &Settings, open: &[Listener], controllers: &[String]) ->
     Ok(open.iter().map(|listener| listeners::advertise(&named(listener))).collect())
 }
 
-/// Broker-level values of topic settings, in the topics' units.
-fn topic_defaults(settings: &Settings) -> Result<BTreeMap<String, String>, ConfigError> {
-    let mut defaults = BTreeMap::new();
-    for (key, topic) in table::TOPIC_DEFAULTS {
-        let Some(value) = settings.text(key.name) else { continue };
-        if !defaults.contains_key(*topic) {
-            defaults.insert(topic.to_string(), in_topic_unit(key.name, value));
-        }
-    }
-    // Kafka's two ranges with a hole at 0.
-    for (key, topic) in table::TOPIC_DEFAULTS.iter().filter(|(_, topic)| matches!(*topic, "retention.ms" | "compression.gzip.level")) {
-        if settings.is_set(key.name) && defaults.get(*topic).is_some_and(|value| value == "0") {
+/// Kafka's ranges with a hole at 0; of the settings that say how long records are kept, the first
+/// counts.
+fn check_holes(settings: &Settings) -> Result<(), ConfigError> {
+    for hole in ["retention.ms", "compression.gzip.level"] {
+        let keys = table::TOPIC_DEFAULTS.iter().filter(|(_, topic)| *topic == hole).map(|(key, _)| key);
+        let counts = keys.into_iter().find(|key| settings.is_set(key.name));
+        if let Some(key) = counts.filter(|key| settings.number::<i64>(key.name) == Ok(0)) {
             return Err(settings.wrong(key.name, &format!("{}, but not 0", key.kind.allowed())));
         }
     }
-    if let Some(ack) = settings.text("corelane.ack") {
-        defaults.insert("corelane.ack".to_owned(), ack.to_owned());
-    }
-    Ok(defaults)
-}
-
-fn in_topic_unit(key: &str, value: &str) -> String {
-    let unit_ms = if key.ends_with(".hours") {
-        3_600_000
-    } else if key.ends_with(".minutes") {
-        60_000
-    } else {
-        return value.to_owned();
-    };
-    // In range by the table: 32 bits times an hour.
-    value.parse::<i64>().map_or_else(|_| value.to_owned(), |n| if n < 0 { n } else { n * unit_ms }.to_string())
+    Ok(())
 }
 
 fn warnings(settings: &Settings) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = groups::unknown_assignors(settings).into_iter().collect();
+    let without = |(name, variable): &(String, String)| format!("{name}: there is no value for {variable}, which stays as it is");
+    warnings.extend(settings.without_value().iter().map(without));
     let voters = listeners::list(settings.value("controller.quorum.voters")).count();
     if voters > 1 {
         warnings.push(format!(

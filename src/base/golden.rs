@@ -53,7 +53,8 @@ fn path(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file)
 }
 
-fn read(file: &str) -> String {
+/// The text of a golden file.
+pub(crate) fn read(file: &str) -> String {
     std::fs::read_to_string(path(file)).expect("a golden file")
 }
 

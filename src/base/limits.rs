@@ -21,7 +21,7 @@ pub const ALLOCATE_AHEAD: u64 = 32 << 20;
 /// Groups that one request may ask about; what is told of each takes memory.
 pub const GROUPS_PER_REQUEST: usize = 50_000;
 /// The share of `corelane.memory` that groups and their offsets may take: one part of so many.
-pub const GROUPS_SHARE: usize = 8;
+pub const GROUPS_SHARE: usize = 4;
 /// Longest response that our own client takes from a server.
 pub const RESPONSE_MAX: usize = 256 << 20;
 /// Most that one compressed batch may become in our own client.

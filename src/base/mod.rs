@@ -5,6 +5,7 @@ pub mod error;
 pub mod fatal;
 #[cfg(test)]
 pub(crate) mod golden;
+pub mod hash;
 pub mod ids;
 pub mod limits;
 pub mod logs;

@@ -3,7 +3,7 @@
 //! The image must hold every record decided before, committed or not. Nothing changes here: the records do that, through
 //! [`Image::apply`].
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::image::Image;
 use super::names;
@@ -69,6 +69,19 @@ pub struct CreatedTopic {
     pub record: MetadataRecord,
 }
 
+/// An error if a request's topics have too many partitions together.
+pub fn check_partitions<'a>(broker: &BrokerView, wanted: impl Iterator<Item = NewTopic<'a>>) -> Result<(), Refusal> {
+    let partitions = |topic: NewTopic| match topic.partitions {
+        _ if !topic.assignments.is_empty() => topic.assignments.len() as i64,
+        -1 => broker.num_partitions as i64,
+        n => n.max(0) as i64,
+    };
+    if wanted.map(partitions).sum::<i64>() > PARTITIONS_PER_REQUEST {
+        return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
+    }
+    Ok(())
+}
+
 /// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
 pub fn create_topics(
     image: &Image,
@@ -77,43 +90,61 @@ pub fn create_topics(
     wanted: &[NewTopic],
     random: &mut dyn FnMut() -> [u8; 16],
 ) -> Vec<Result<CreatedTopic, Refusal>> {
-    let partitions = |topic: &NewTopic| match topic.partitions {
-        _ if !topic.assignments.is_empty() => topic.assignments.len() as i64,
-        -1 => broker.num_partitions as i64,
-        n => n.max(0) as i64,
-    };
-    if wanted.iter().map(partitions).sum::<i64>() > PARTITIONS_PER_REQUEST {
-        let refusal =
-            Refusal { code: ErrorCode::PolicyViolation, message: "Excessively large number of partitions per request.".to_owned() };
+    if let Err(refusal) = check_partitions(broker, wanted.iter().cloned()) {
         return wanted.iter().map(|_| Err(refusal.clone())).collect();
     }
-    let mut accepted = BTreeSet::new();
-    wanted
-        .iter()
-        .map(|topic| {
-            check_name(image, &accepted, topic.name)?;
-            let created = create_topic(image, broker, now, topic, random)?;
-            accepted.insert(topic.name);
-            Ok(created)
-        })
-        .collect()
+    let mut creation = Creation::default();
+    wanted.iter().map(|topic| creation.topic(image, broker, now, topic, random)).collect()
 }
 
-fn check_name(image: &Image, accepted: &BTreeSet<&str>, name: &str) -> Result<(), Refusal> {
-    names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
-    if name == names::CLUSTER_METADATA {
-        return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
+/// The topics of one request, of which each is decided in turn, all on the same image.
+#[derive(Default)]
+pub struct Creation {
+    accepted: BTreeSet<String>,
+    /// The names that others can collide with, each by its folded form; of all topics, once a name
+    /// that can collide is asked for: many may be.
+    folded: Option<BTreeMap<String, String>>,
+}
+
+impl Creation {
+    /// Decides on the next topic. `random` yields random bits for its id.
+    pub fn topic(
+        &mut self,
+        image: &Image,
+        broker: &BrokerView,
+        now: Now,
+        topic: &NewTopic,
+        random: &mut dyn FnMut() -> [u8; 16],
+    ) -> Result<CreatedTopic, Refusal> {
+        self.check_name(image, topic.name)?;
+        let created = create_topic(image, broker, now, topic, random)?;
+        self.accepted.insert(topic.name.to_owned());
+        if let Some(folded) = self.folded.as_mut().filter(|_| names::can_collide(topic.name)) {
+            folded.insert(names::folded(topic.name), topic.name.to_owned());
+        }
+        Ok(created)
     }
-    if image.topic(name).is_some() || accepted.contains(name) {
-        return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
-    }
-    if names::can_collide(name) {
-        let mut others = image.topics().map(|topic| &*topic.name).chain(accepted.iter().copied());
-        if let Some(other) = others.find(|other| names::collide(name, other)) {
-            return refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}"));
+
+    fn check_name(&mut self, image: &Image, name: &str) -> Result<(), Refusal> {
+        names::validate(name).or_else(|text| refuse(ErrorCode::InvalidTopicException, text))?;
+        if name == names::CLUSTER_METADATA {
+            return refuse(ErrorCode::InvalidRequest, format!("Creation of internal topic {name} is prohibited."));
+        }
+        if image.topic(name).is_some() || self.accepted.contains(name) {
+            return refuse(ErrorCode::TopicAlreadyExists, format!("Topic '{name}' already exists."));
+        }
+        if !names::can_collide(name) {
+            return Ok(());
+        }
+        let folded = self.folded.get_or_insert_with(|| {
+            let all = image.topics().map(|topic| &*topic.name).chain(self.accepted.iter().map(String::as_str));
+            all.filter(|name| names::can_collide(name)).map(|name| (names::folded(name), name.to_owned())).collect()
+        });
+        match folded.get(&names::folded(name)) {
+            None => Ok(()),
+            Some(other) => refuse(ErrorCode::InvalidTopicException, format!("Topic '{name}' collides with existing topic: {other}")),
         }
     }
-    Ok(())
 }
 
 fn create_topic(
@@ -152,12 +183,12 @@ fn check_configs(configs: &[(&str, Option<&str>)], settings: &BrokerSettings) ->
 fn check_counts(topic: &NewTopic, broker: &BrokerView) -> Result<i32, Refusal> {
     let replicas = match topic.replication_factor {
         -1 => broker.default_replication_factor,
-        n if n <= 0 => {
-            let text = "Replication factor must be larger than 0, or -1 to use the default value.";
-            return refuse(ErrorCode::InvalidReplicationFactor, text);
-        }
         n => n,
     };
+    if replicas <= 0 {
+        let text = "Replication factor must be larger than 0, or -1 to use the default value.";
+        return refuse(ErrorCode::InvalidReplicationFactor, text);
+    }
     let partitions = match topic.partitions {
         -1 => broker.num_partitions,
         n if n <= 0 => {

@@ -31,6 +31,21 @@ fn named(name: &str) -> NewTopic<'_> {
     NewTopic::with_defaults(name)
 }
 
+/// With topics that exist, and with others of the same request.
+#[test]
+fn collisions_are_found_among_many_names() {
+    let names: Vec<String> = (0..100).map(|n| format!("a_{n}.b")).collect();
+    let all: Vec<NewTopic> = names.iter().map(|name| NewTopic { partitions: 1, ..named(name) }).collect();
+    let mut image = Image::new(BrokerSettings::default());
+    let refusal = |decided: &Result<CreatedTopic, Refusal>| decided.as_ref().err().map(|refusal| refusal.message.clone());
+    assert!(create(&mut image, &all[..50]).iter().all(Result::is_ok));
+    let more: Vec<NewTopic> = all[50..].iter().cloned().chain([named("a.3_b"), named("a.70_b"), named("a-3-b")]).collect();
+    let decided = create(&mut image, &more);
+    assert!(decided[..50].iter().all(Result::is_ok) && decided[52].is_ok());
+    let collides = |name, other| Some(format!("Topic '{name}' collides with existing topic: {other}"));
+    assert_eq!([refusal(&decided[50]), refusal(&decided[51])], [collides("a.3_b", "a_3.b"), collides("a.70_b", "a_70.b")]);
+}
+
 /// Each text as a real Kafka 4.3.1 gives it.
 #[test]
 fn kafkas_refusals() {

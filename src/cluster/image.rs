@@ -47,6 +47,8 @@ pub struct Image {
     settings: BrokerSettings,
     by_name: BTreeMap<Arc<str>, Arc<Topic>>,
     by_id: BTreeMap<TopicId, Arc<Topic>>,
+    /// Partitions of all topics.
+    partitions: usize,
     groups: BTreeMap<Arc<str>, Arc<GroupSettings>>,
     next_producer_id: ProducerId,
     held: bool,
@@ -60,6 +62,7 @@ impl Image {
             settings,
             by_name: BTreeMap::new(),
             by_id: BTreeMap::new(),
+            partitions: 0,
             groups: BTreeMap::new(),
             next_producer_id: 0,
             held: false,
@@ -94,6 +97,11 @@ impl Image {
     /// All topics by name.
     pub fn topics(&self) -> impl ExactSizeIterator<Item = &Arc<Topic>> {
         self.by_name.values()
+    }
+
+    /// How many partitions all topics have.
+    pub fn partitions(&self) -> usize {
+        self.partitions
     }
 
     /// All topics by name, from `name` on.
@@ -149,6 +157,7 @@ impl Image {
             MetadataRecord::RemoveTopic { id } => {
                 if let Some(topic) = self.by_id.remove(&Uuid(*id)) {
                     self.by_name.remove(&topic.name);
+                    self.partitions -= topic.partitions.len();
                 }
             }
             MetadataRecord::NewLeaderEpochs => self.change_topics(|topic, _| {
@@ -210,9 +219,12 @@ impl Image {
         let topic = Arc::new(topic);
         // Names and ids are unique as long as every record was decided on the image before it; a log that says otherwise must still
         // leave the two maps with the same topics.
-        for old in
-            [self.by_name.insert(topic.name.clone(), topic.clone()), self.by_id.insert(topic.id, topic.clone())].into_iter().flatten()
-        {
+        self.partitions += topic.partitions.len();
+        let by_name = self.by_name.insert(topic.name.clone(), topic.clone());
+        let by_id = self.by_id.insert(topic.id, topic.clone());
+        let by_id = by_id.filter(|old| by_name.as_ref().is_none_or(|other| !Arc::ptr_eq(old, other)));
+        for old in by_name.into_iter().chain(by_id) {
+            self.partitions -= old.partitions.len();
             if old.name != topic.name {
                 self.by_name.remove(&old.name);
             }
@@ -246,6 +258,7 @@ impl Image {
     /// Panics if the image contradicts itself; for tests and the simulator.
     pub fn check(&self) {
         assert_eq!(self.by_name.len(), self.by_id.len());
+        assert_eq!(self.partitions, self.by_name.values().map(|topic| topic.partitions.len()).sum::<usize>());
         for (name, topic) in &self.by_name {
             assert_eq!(*name, topic.name);
             assert!(Arc::ptr_eq(topic, &self.by_id[&topic.id]), "{name}");

@@ -149,6 +149,10 @@ pub fn check_value(key: &Key, value: &str) -> Result<(), String> {
         Kind::Long(low, high) => number("LONG", value.parse().ok().map(|v: i64| in_range(v, low, high, high == i64::MAX))),
         Kind::Double(low, high) => number("DOUBLE", value.parse().ok().map(|v: f64| in_range(v, low, high, false))),
         Kind::Bool if parse_bool(value).is_none() => wrong(value, "Expected value to be either true or false"),
+        Kind::OneOfAnyCase(choice) if !key.kind.accepts(value) => {
+            let choice = choice.join(", ").to_ascii_uppercase();
+            wrong(value, &format!("String must be one of (case insensitive): {choice}"))
+        }
         Kind::OneOf(choice) if !choice.contains(&value) => wrong(value, &format!("String must be one of: {}", choice.join(", "))),
         Kind::SomeOf(choice) => match items(value).find(|item| !choice.contains(item)) {
             Some(item) => wrong(item, &format!("String must be one of: {}", choice.join(", "))),

@@ -140,14 +140,22 @@ pub fn value_in_force(name: &str, overrides: &Configs, settings: &BrokerSettings
     key.map_or_else(String::new, |key| one_spelling(key.kind, value.as_deref().unwrap_or(key.default)))
 }
 
-/// Hours and minutes of the broker's settings are milliseconds for topics; negative ones mean "no limit".
+/// Hours and minutes of the broker's settings are milliseconds for topics, whose range is narrower
+/// for some: everything below 0 means "no limit", or "at once".
 fn in_topic_unit(name: &str, value: &str) -> String {
     let factor = match name {
         _ if name.ends_with(".hours") => 3_600_000,
         _ if name.ends_with(".minutes") => 60_000,
-        _ => return value.to_owned(),
+        _ => 1,
     };
-    value.trim().parse().map_or(value.to_owned(), |n: i64| if n < 0 { -1 } else { n.saturating_mul(factor) }.to_string())
+    let lowest = match name {
+        _ if name.starts_with("log.retention.") && name != "log.retention.bytes" => -1,
+        _ if name.starts_with("log.flush.") && name.ends_with(".ms") => 0,
+        _ if factor == 1 => return value.to_owned(),
+        _ => i64::MIN,
+    };
+    let in_unit = |n: i64| n.saturating_mul(factor).max(lowest).to_string();
+    value.trim().parse().map_or(value.to_owned(), in_unit)
 }
 
 fn one_spelling(kind: Kind, value: &str) -> String {
@@ -399,7 +407,11 @@ mod tests {
         assert_eq!((entry.value.as_str(), entry.source, shown(&entry)), ("3000000", Source::Default, vec![]));
         let entry = one("retention.ms", &[("retention.ms", "5000")], &[("log.retention.hours", "100")]);
         assert_eq!(shown(&entry), [("retention.ms", "5000", 1)]);
-        assert_eq!(one("retention.ms", &[], &[("log.retention.hours", "-1")]).value, "-1");
+        for (given, ms) in [("-1", "-1"), ("-7", "-1"), ("2147483647", "7730941129200000")] {
+            assert_eq!(one("retention.ms", &[], &[("log.retention.hours", given)]).value, ms);
+        }
+        assert_eq!(one("retention.ms", &[], &[("log.retention.ms", "-9")]).value, "-1");
+        assert_eq!(one("flush.ms", &[], &[("log.flush.interval.ms", "-9")]).value, "0");
 
         assert_eq!(shown(&one("flush.ms", &[], &[])), []);
         let entry = one("flush.ms", &[], &[("log.flush.interval.ms", "1000"), ("log.flush.scheduler.interval.ms", "7000")]);

@@ -6,18 +6,30 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::ledger::Ledger;
-use super::op::{Joined, JoinedMember, Token};
+use super::ledger::{Ledger, entry_bytes, map_bytes, text_bytes};
+use super::names::Names;
+use super::op::{Join, Joined, JoinedMember, Token};
 use super::record::Record;
-use super::timers::TimerKey;
+use super::timers::{TIMER_BYTES, TimerKey};
 use super::{Effects, Name};
 use crate::base::error::ErrorCode;
 use crate::wire::primitive::Reader;
 
 /// Protocol type of consumers, whose metadata the coordinator looks into.
 pub const CONSUMER: &str = "consumer";
-/// Memory that a member or a pending id is counted with besides its texts and bytes.
-const MEMBER_OVERHEAD: usize = 512;
+/// Memory of a machine besides its members and texts, at most.
+const GROUP_BYTES: usize = entry_bytes::<Name, Group>()
+    + map_bytes::<Name, Member>()
+    + map_bytes::<Name, Name>()
+    + 2 * map_bytes::<Name, ()>()
+    + map_bytes::<Name, usize>()
+    + 2 * TIMER_BYTES;
+/// Memory of a member, besides its texts and what only some have.
+const MEMBER_BYTES: usize = entry_bytes::<Name, Member>() + entry_bytes::<Name, ()>() + TIMER_BYTES;
+/// Memory of an id that was given out, besides its text.
+const PENDING_BYTES: usize = entry_bytes::<Name, ()>() + TIMER_BYTES;
+/// Memory of counted bytes besides these.
+const SHARED_BYTES: usize = 64;
 
 /// A generation of a group, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,33 +72,48 @@ pub struct MemberMetadata {
 impl GroupMetadata {
     /// Memory that it takes, about.
     pub fn bytes(&self) -> usize {
-        let member = |m: &MemberMetadata| MEMBER_OVERHEAD + m.member_id.len() + m.subscription.len() + m.assignment.len();
-        MEMBER_OVERHEAD + self.members.iter().map(member).sum::<usize>()
+        let texts = [Some(&self.protocol_type), self.protocol.as_ref(), self.leader.as_ref()];
+        texts_bytes(texts) + self.members.iter().map(MemberMetadata::bytes).sum::<usize>()
     }
 
     /// The topics that consumers are subscribed to; none where that cannot be known.
-    pub fn subscribed_topics(&self) -> Option<BTreeSet<Name>> {
+    pub fn subscribed_topics(&self) -> Option<Names> {
         subscribed_topics(&self.protocol_type, self.members.iter().map(|m| &m.subscription))
     }
 }
 
-fn subscribed_topics<'a>(protocol_type: &str, subscriptions: impl Iterator<Item = &'a Bytes>) -> Option<BTreeSet<Name>> {
+impl MemberMetadata {
+    /// Memory that it takes, about.
+    fn bytes(&self) -> usize {
+        let texts = [Some(&self.member_id), self.instance_id.as_ref(), Some(&self.client_id), Some(&self.client_host)];
+        let bytes = self.subscription.len() + self.assignment.len() + 2 * SHARED_BYTES;
+        size_of::<MemberMetadata>() + texts_bytes(texts) + bytes
+    }
+}
+
+fn texts_bytes<'a>(texts: impl IntoIterator<Item = Option<&'a Name>>) -> usize {
+    texts.into_iter().flatten().map(|text| text_bytes(text)).sum()
+}
+
+fn subscribed_topics<'a>(protocol_type: &str, subscriptions: impl Iterator<Item = &'a Bytes>) -> Option<Names> {
     if protocol_type != CONSUMER {
         return None;
     }
-    let mut topics = BTreeSet::new();
+    let mut topics = Vec::new();
     for subscription in subscriptions {
-        topics.extend(subscription_topics(subscription)?);
+        add_topics(subscription, &mut topics)?;
     }
-    Some(topics)
+    Some(Names::new(topics))
 }
 
 /// The topics in a consumer's metadata (ConsumerProtocolSubscription, whose first field they are in every version).
-fn subscription_topics(metadata: &[u8]) -> Option<Vec<Name>> {
+fn add_topics<'a>(metadata: &'a [u8], topics: &mut Vec<&'a str>) -> Option<()> {
     let mut reader = Reader::new(metadata);
     reader.i16().ok().filter(|version| *version >= 0)?;
-    let count = reader.array_len(false).ok()?;
-    (0..count).map(|_| Some(std::str::from_utf8(reader.string(false).ok()??).ok()?.into())).collect()
+    for _ in 0..reader.array_len(false).ok()? {
+        topics.push(std::str::from_utf8(reader.string(false).ok()??).ok()?);
+    }
+    Some(())
 }
 
 /// Where a group stands.
@@ -141,15 +168,37 @@ pub struct Member {
 
 impl Member {
     /// Memory that it takes, about.
-    fn bytes(&self) -> usize {
-        let protocols = self.protocols.iter().map(|(name, metadata)| name.len() + metadata.len() + 64).sum::<usize>();
-        MEMBER_OVERHEAD + self.client_id.len() + self.client_host.len() + protocols + self.assignment.len()
+    fn bytes(&self, id: &str) -> usize {
+        // The deadline may have a text of its own.
+        let id = 2 * text_bytes(id);
+        let instance = self.instance_id.as_ref().map_or(0, |_| entry_bytes::<Name, Name>());
+        let texts = texts_bytes([self.instance_id.as_ref(), Some(&self.client_id), Some(&self.client_host)]);
+        MEMBER_BYTES + id + instance + texts + protocols_bytes(&self.protocols) + self.assignment.len() + SHARED_BYTES
     }
 
     /// Its metadata for a strategy.
     pub fn metadata(&self, protocol: Option<&Name>) -> Bytes {
         let found = self.protocols.iter().find(|(name, _)| Some(name) == protocol);
         found.map(|(_, metadata)| metadata.clone()).unwrap_or_default()
+    }
+}
+
+/// Memory of a member's strategies.
+fn protocols_bytes(protocols: &[(Name, Bytes)]) -> usize {
+    let entry = size_of::<(Name, Bytes)>() + entry_bytes::<Name, usize>() + SHARED_BYTES;
+    protocols.iter().map(|(name, metadata)| entry + text_bytes(name) + metadata.len()).sum()
+}
+
+impl Join {
+    /// Memory that its member takes when it has joined the group of this id and is stored, at most.
+    pub(super) fn cost(&self, group: &str) -> usize {
+        // A new id begins with one of these.
+        let id = self.member_id.len() + self.instance_id.as_ref().unwrap_or(&self.client_id).len() + 64;
+        let texts = texts_bytes([Some(&self.protocol_type), self.instance_id.as_ref(), Some(&self.client_id), Some(&self.client_host)]);
+        let live = GROUP_BYTES + text_bytes(group) + MEMBER_BYTES + 2 * id + entry_bytes::<Name, Name>() + texts;
+        let stored = size_of::<MemberMetadata>() + 2 * id + texts + 4 * SHARED_BYTES;
+        // The strategies, the chosen one in the log, and the topics in it.
+        live + stored + 4 * protocols_bytes(&self.protocols)
     }
 }
 
@@ -181,7 +230,8 @@ pub struct Group {
     supported: BTreeMap<Name, usize>,
     awaiting_join: Ledger,
     /// Topics that the consumers of this generation are subscribed to; none where that cannot be known.
-    subscribed_topics: Option<BTreeSet<Name>>,
+    subscribed_topics: Option<Names>,
+    /// Memory of members and pending ids.
     bytes: Ledger,
 }
 
@@ -215,7 +265,7 @@ impl Group {
             supported: BTreeMap::new(),
             awaiting_join: Ledger::default(),
             subscribed_topics: None,
-            bytes: Ledger::new(MEMBER_OVERHEAD),
+            bytes: Ledger::default(),
         };
         let Some(stored) = stored else { return group };
         for member in &stored.members {
@@ -287,7 +337,9 @@ impl Group {
 
     /// Memory that it takes, about.
     pub fn bytes(&self) -> usize {
-        self.bytes.get()
+        let texts = [Some(&self.id), self.protocol_type.as_ref(), self.protocol.as_ref(), self.leader.as_ref()];
+        let topics = self.subscribed_topics.as_ref().map_or(0, Names::bytes);
+        self.bytes.get().wrapping_add(GROUP_BYTES + texts_bytes(texts) + topics)
     }
 
     /// Whether a ledger of it is wrong beyond doubt.
@@ -320,7 +372,7 @@ impl Group {
     }
 
     /// Topics that the consumers are subscribed to; none where that cannot be known.
-    pub fn subscribed_topics(&self) -> Option<&BTreeSet<Name>> {
+    pub fn subscribed_topics(&self) -> Option<&Names> {
         self.subscribed_topics.as_ref()
     }
 
@@ -334,7 +386,7 @@ impl Group {
     }
 
     pub(super) fn add_pending(&mut self, id: Name) {
-        self.bytes.add(MEMBER_OVERHEAD + id.len());
+        self.bytes.add(pending_bytes(&id));
         self.pending.insert(id);
     }
 
@@ -349,7 +401,7 @@ impl Group {
         }
         self.awaiting_join.add(usize::from(member.awaiting_join.is_some()));
         self.leader.get_or_insert_with(|| id.clone());
-        self.bytes.add(id.len() + member.bytes());
+        self.bytes.add(member.bytes(&id));
         self.members.insert(id, member);
     }
 
@@ -369,13 +421,13 @@ impl Group {
             self.static_members.remove(instance_id);
         }
         self.unsynced.remove(id);
-        self.bytes.sub(id.len() + member.bytes());
+        self.bytes.sub(member.bytes(id));
         Some(member)
     }
 
     fn forget_pending(&mut self, id: &Name) {
         if self.pending.remove(id) {
-            self.bytes.sub(MEMBER_OVERHEAD + id.len());
+            self.bytes.sub(pending_bytes(id));
         }
     }
 
@@ -552,9 +604,9 @@ impl Group {
         assert!(self.unsynced.iter().all(|m| self.members.contains_key(m)), "{id}");
         let statics: BTreeMap<_, _> = self.members.iter().filter_map(|(m, e)| Some((e.instance_id.clone()?, m.clone()))).collect();
         assert_eq!(self.static_members, statics, "{id}: one member for each instance id");
-        let members = self.members.iter().map(|(m, e)| m.len() + e.bytes()).sum::<usize>();
-        let pending = self.pending.iter().map(|p| MEMBER_OVERHEAD + p.len()).sum::<usize>();
-        assert_eq!(self.bytes(), MEMBER_OVERHEAD + members + pending, "{id}: bytes");
+        let members = self.members.iter().map(|(m, e)| e.bytes(m)).sum::<usize>();
+        let pending = self.pending.iter().map(|p| pending_bytes(p)).sum::<usize>();
+        assert_eq!(self.bytes.get(), members + pending, "{id}: bytes");
         for (member, entry) in &self.members {
             let waits = entry.awaiting_join.is_some() || entry.awaiting_sync.is_some();
             let timed = has_timer(&TimerKey::Session(id.clone(), member.clone()));
@@ -576,6 +628,10 @@ impl Group {
             }
         }
     }
+}
+
+fn pending_bytes(id: &str) -> usize {
+    PENDING_BYTES + 2 * text_bytes(id)
 }
 
 pub(super) fn millis(ms: i64) -> Duration {

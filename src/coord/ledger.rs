@@ -41,6 +41,22 @@ impl Ledger {
     }
 }
 
+/// Memory of an entry of a `BTreeMap`, at most: five parts of eleven of its nodes are filled at least.
+pub const fn entry_bytes<K, V>() -> usize {
+    (size_of::<K>() + size_of::<V>()) * 11 / 5 + 16
+}
+
+/// Memory of the first node of a `BTreeMap` that has entries, besides that counted with one of them: it
+/// has room for eleven.
+pub const fn map_bytes<K, V>() -> usize {
+    (size_of::<K>() + size_of::<V>()) * 9 + 16
+}
+
+/// Memory of a text on the heap: its bytes, and what is counted or rounded up beside them.
+pub const fn text_bytes(text: &str) -> usize {
+    text.len() + 24
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

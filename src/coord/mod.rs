@@ -11,7 +11,10 @@ mod fault_tests;
 mod golden_tests;
 pub mod group;
 pub mod ledger;
+#[cfg(test)]
+mod memory_tests;
 pub mod modern;
+pub mod names;
 pub mod offsets;
 pub mod op;
 mod rebalance;
@@ -26,6 +29,8 @@ pub mod timers;
 mod topic_tests;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +41,7 @@ use crate::base::error::ErrorCode;
 use crate::base::ids::{Offset, TopicId};
 use crate::base::time::Now;
 use group::{Group, GroupMetadata, Phase};
-use ledger::Ledger;
+use ledger::{Ledger, entry_bytes, text_bytes};
 use modern::topics::Topics;
 use offsets::{Offsets, View};
 use op::{Answer, DescribedMember, Description, Join, Joined, Listed, Op, Reply, Token};
@@ -107,6 +112,9 @@ pub(crate) struct Effects<'a> {
     replies: Vec<(Token, Reply)>,
 }
 
+/// Groups and offsets that are looked at for expiry in one decision; one group is looked at whole.
+const EXPIRY_LOOKS: usize = 500;
+
 /// Bytes of a batch and of a record around keys and values, at most.
 const BATCH_OVERHEAD: usize = 64;
 const RECORD_OVERHEAD: usize = 32;
@@ -142,7 +150,7 @@ pub struct Stored {
     /// The last generation of a classic group; none for a group of which only offsets are known.
     pub metadata: Option<GroupMetadata>,
     /// A group of the new protocol; such a group is not a classic one too.
-    pub modern: Option<modern::group::Group>,
+    pub modern: Option<Box<modern::group::Group>>,
     /// Committed offsets.
     pub offsets: Offsets,
     unreadable: Unreadable,
@@ -155,8 +163,15 @@ struct Unreadable {
     bytes: Ledger,
 }
 
-/// Memory that an unreadable record is counted with besides its key.
-const UNREADABLE_OVERHEAD: usize = 512;
+/// Memory of an unreadable record besides its key.
+const UNREADABLE_BYTES: usize = entry_bytes::<Vec<u8>, Record>() + size_of::<modern::record::Change>() + 128;
+/// Memory of a group besides its id and its content.
+const GROUP_BYTES: usize = entry_bytes::<Name, Stored>();
+
+/// Memory of a group besides its content.
+fn group_bytes(id: &str) -> usize {
+    GROUP_BYTES + text_bytes(id)
+}
 
 impl Unreadable {
     fn is_empty(&self) -> bool {
@@ -164,7 +179,7 @@ impl Unreadable {
     }
 
     fn cost(key: &[u8]) -> usize {
-        UNREADABLE_OVERHEAD + 2 * key.len()
+        UNREADABLE_BYTES + 3 * key.len()
     }
 
     fn insert(&mut self, tombstone: &Record) {
@@ -188,13 +203,13 @@ impl Stored {
         match record {
             Record::Offset { .. } => self.offsets.ledger().get(),
             Record::Group { .. } => self.metadata.as_ref().map_or(0, GroupMetadata::bytes),
-            Record::Modern { .. } => self.modern.as_ref().map_or(0, modern::group::Group::bytes),
+            Record::Modern { .. } => self.modern.as_deref().map_or(0, modern::group::Group::bytes),
         }
     }
 
     fn bytes(&self) -> usize {
         let mut sum = Ledger::new(self.metadata.as_ref().map_or(0, GroupMetadata::bytes));
-        sum.add(self.modern.as_ref().map_or(0, modern::group::Group::bytes));
+        sum.add(self.modern.as_deref().map_or(0, modern::group::Group::bytes));
         sum.add(self.offsets.ledger().get());
         sum.add(self.unreadable.bytes.get());
         sum.get()
@@ -237,31 +252,45 @@ impl State {
     /// Takes in one record: the only way to change the state.
     pub fn apply(&mut self, record: &Record) {
         let id = record.group();
-        let stored = self.groups.entry(id.clone()).or_default();
-        let before = stored.bytes_of(record);
+        let stored = self.entry(id);
+        let mut before = stored.bytes_of(record);
         match record {
             Record::Offset { topic, partition, value, .. } => stored.offsets.put(topic, *partition, value.as_ref()),
             Record::Group { value, .. } => stored.metadata = value.clone(),
             Record::Modern { change, .. } => modern::group::apply(&mut stored.modern, change),
         }
-        self.bytes.replace(before, stored.bytes_of(record));
+        let mut after = stored.bytes_of(record);
         if !stored.unreadable.is_empty() {
-            let before = stored.unreadable.bytes.get();
+            before = before.wrapping_add(stored.unreadable.bytes.get());
             stored.unreadable.remove(&record.encode().0);
-            self.bytes.replace(before, stored.unreadable.bytes.get());
+            after = after.wrapping_add(stored.unreadable.bytes.get());
         }
-        if stored.is_empty() {
+        let is_empty = stored.is_empty();
+        self.bytes.replace(before, after);
+        if is_empty {
             self.groups.remove(id);
+            self.bytes.sub(group_bytes(id));
+        }
+    }
+
+    fn entry(&mut self, id: &Name) -> &mut Stored {
+        match self.groups.entry(id.clone()) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                self.bytes.add(group_bytes(id));
+                new.insert(Stored::default())
+            }
         }
     }
 
     /// Takes note of a record at replay whose value cannot be read, by the tombstone of its key:
     /// the group is fenced until that key has another record.
     fn apply_unreadable(&mut self, tombstone: &Record) {
-        let stored = self.groups.entry(tombstone.group().clone()).or_default();
+        let stored = self.entry(tombstone.group());
         let before = stored.unreadable.bytes.get();
         stored.unreadable.insert(tombstone);
-        self.bytes.replace(before, stored.unreadable.bytes.get());
+        let after = stored.unreadable.bytes.get();
+        self.bytes.replace(before, after);
     }
 }
 
@@ -272,6 +301,8 @@ pub struct Live {
     /// What groups of the new protocol have taken notice of.
     seen: BTreeMap<Name, modern::Seen>,
     timers: Timers,
+    /// The group that the expiry of offsets goes on with; none: it begins with the first.
+    expire_from: Option<Name>,
     bytes: Ledger,
 }
 
@@ -377,6 +408,10 @@ impl Coordinator {
     /// Takes a request that concerns a group.
     pub fn decide(&mut self, context: Context, id: &Name, op: Op, token: Token) -> Decision {
         let spare = context.spare_bytes;
+        // What is kept of the request shares the text that is there.
+        let stored = self.state.groups.get_key_value(id).map(|(id, _)| id);
+        let known = stored.or_else(|| self.live.groups.get_key_value(id).map(|(id, _)| id)).cloned();
+        let id = known.as_ref().unwrap_or(id);
         self.step(context, |step| step.op(id, op, token, spare))
     }
 
@@ -427,7 +462,7 @@ impl Coordinator {
 
     fn step(&mut self, context: Context, work: impl FnOnce(&mut Step)) -> Decision {
         let Context { now, config, random, max_batch_bytes, topics, overrides, .. } = context;
-        let Live { groups, seen, timers, bytes } = &mut self.live;
+        let Live { groups, seen, timers, expire_from, bytes } = &mut self.live;
         let fx = Effects {
             now,
             config,
@@ -441,7 +476,7 @@ impl Coordinator {
             divisible: false,
             replies: Vec::new(),
         };
-        let mut step = Step { state: &self.state, groups, bytes, fx };
+        let mut step = Step { state: &self.state, groups, expire_from, bytes, fx };
         work(&mut step);
         Decision { records: step.fx.records, divisible: step.fx.divisible, replies: step.fx.replies }
     }
@@ -477,7 +512,8 @@ impl Coordinator {
             assert_eq!(stored.unreadable.bytes.get(), unreadable.sum::<usize>());
         }
         assert_eq!(self.live.bytes.get(), self.live.groups.values().map(Group::bytes).sum::<usize>());
-        assert_eq!(self.state.bytes.get(), self.state.groups.values().map(Stored::bytes).sum::<usize>());
+        let stored = self.state.groups.iter().map(|(id, stored)| group_bytes(id) + stored.bytes());
+        assert_eq!(self.state.bytes.get(), stored.sum::<usize>());
     }
 }
 
@@ -485,6 +521,7 @@ impl Coordinator {
 struct Step<'a> {
     state: &'a State,
     groups: &'a mut BTreeMap<Name, Group>,
+    expire_from: &'a mut Option<Name>,
     bytes: &'a mut Ledger,
     fx: Effects<'a>,
 }
@@ -564,8 +601,7 @@ impl Step<'_> {
             return self.fx.joined(token, refused(ErrorCode::UnknownMemberId));
         }
         // A new id costs memory, and so does what a member says: refused in words that make clients try again.
-        let cost = join.protocols.iter().map(|(name, metadata)| name.len() + metadata.len()).sum::<usize>();
-        if cost + 2048 > spare {
+        if group_bytes(id) + join.cost(id) > spare {
             return self.fx.joined(token, refused(ErrorCode::CoordinatorNotAvailable));
         }
         // Not a part of the buffer that the request came in.
@@ -587,8 +623,8 @@ impl Step<'_> {
                 group.heard_of(&member.member_id, &mut self.fx);
             }
         }
-        let cost = commit.offsets.iter().map(|o| o.metadata.len() + o.topic.len() + 512).sum::<usize>();
-        if cost > spare {
+        let cost = commit.offsets.iter().map(op::CommitOffset::cost).sum::<usize>();
+        if group_bytes(id) + cost > spare {
             return Err(ErrorCode::CoordinatorNotAvailable);
         }
         View { id, stored: self.state.group(id), live: self.groups.get(id) }.commit(commit, &mut self.fx)
@@ -645,14 +681,26 @@ impl Step<'_> {
             TimerKey::Member(id, member, kind) => self.modern_expired(&id, &member, kind),
             TimerKey::Join(id) => self.on_group(&id, false, Group::expire_join).unwrap_or(()),
             TimerKey::Sync(id) => self.on_group(&id, false, Group::expire_sync).unwrap_or(()),
-            TimerKey::Expiry => {
-                let again = self.fx.now.mono + group::millis(self.fx.config.retention_check_ms);
-                self.fx.timers.set(TimerKey::Expiry, again);
-                self.fx.divisible = true;
-                for (id, stored) in &self.state.groups {
-                    View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
-                }
-            }
+            TimerKey::Expiry => self.expire_offsets(),
         }
+    }
+
+    /// Looks at some groups, the others follow at once: there may be many.
+    fn expire_offsets(&mut self) {
+        let pause = group::millis(self.fx.config.retention_check_ms);
+        self.fx.divisible = true;
+        let from = self.expire_from.take().map_or(Bound::Unbounded, Bound::Included);
+        let mut looks = EXPIRY_LOOKS;
+        let mut after = pause;
+        for (id, stored) in self.state.groups.range::<Name, _>((from, Bound::Unbounded)) {
+            if looks == 0 {
+                *self.expire_from = Some(id.clone());
+                after = Duration::ZERO;
+                break;
+            }
+            looks = looks.saturating_sub(1 + stored.offsets.len());
+            View { id, stored: Some(stored), live: self.groups.get(id) }.expire(&mut self.fx);
+        }
+        self.fx.timers.set(TimerKey::Expiry, self.fx.now.mono + after);
     }
 }

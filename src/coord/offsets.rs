@@ -1,9 +1,10 @@
 //! Committed offsets of groups: commit, fetch, delete, expiry.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::group::{Group, Phase};
-use super::ledger::Ledger;
+use super::ledger::{Ledger, entry_bytes, map_bytes, text_bytes};
 use super::modern;
 use super::modern::topics::Topics;
 use super::op::{Answer, Commit, CommitOffset, FetchOffsets, FetchTopic, FetchedOffset, Membership, Reply, TopicOffsets};
@@ -15,8 +16,6 @@ use crate::base::ids::{LeaderEpoch, Offset, TopicId};
 
 /// State of a group of which a part cannot be read.
 const UNKNOWN_STATE: &str = "Unknown";
-/// Memory that an offset is counted with besides its texts.
-const OFFSET_OVERHEAD: usize = 256;
 
 /// An offset of a group, as stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,10 +46,16 @@ impl CommittedOffset {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offsets {
     topics: BTreeMap<Name, BTreeMap<i32, CommittedOffset>>,
+    count: usize,
     bytes: Ledger,
 }
 
 impl Offsets {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
     /// An offset.
     pub fn get(&self, topic: &str, partition: i32) -> Option<&CommittedOffset> {
         self.topics.get(topic)?.get(&partition)
@@ -63,7 +68,10 @@ impl Offsets {
 
     /// Memory that they take, about.
     pub fn ledger(&self) -> Ledger {
-        self.bytes
+        let first_node = map_bytes::<Name, BTreeMap<i32, CommittedOffset>>();
+        let mut bytes = self.bytes;
+        bytes.add(if self.topics.is_empty() { 0 } else { first_node });
+        bytes
     }
 
     #[cfg(test)]
@@ -78,20 +86,50 @@ impl Offsets {
 
     /// Sets an offset or takes it away.
     pub(super) fn put(&mut self, topic: &Name, partition: i32, value: Option<&CommittedOffset>) {
-        let cost = |offset: &CommittedOffset| OFFSET_OVERHEAD + offset.metadata.len();
+        let cost = |offset: &CommittedOffset| offset_bytes(&offset.metadata);
         match value {
             Some(value) => {
-                let before = self.topics.entry(topic.clone()).or_default().insert(partition, value.clone());
+                let partitions = match self.topics.entry(topic.clone()) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(new) => {
+                        self.bytes.add(topic_bytes(topic));
+                        new.insert(BTreeMap::new())
+                    }
+                };
+                let before = partitions.insert(partition, value.clone());
+                self.count += usize::from(before.is_none());
                 self.bytes.replace(before.as_ref().map_or(0, cost), cost(value));
             }
             None => {
                 let Some(partitions) = self.topics.get_mut(topic) else { return };
-                self.bytes.sub(partitions.remove(&partition).as_ref().map_or(0, cost));
+                let before = partitions.remove(&partition);
+                self.count -= usize::from(before.is_some());
+                self.bytes.sub(before.as_ref().map_or(0, cost));
                 if partitions.is_empty() {
                     self.topics.remove(topic);
+                    self.bytes.sub(topic_bytes(topic));
                 }
             }
         }
+    }
+}
+
+/// Memory of an offset with this metadata.
+fn offset_bytes(metadata: &str) -> usize {
+    entry_bytes::<i32, CommittedOffset>() + text_bytes(metadata)
+}
+
+/// Memory of a topic with offsets, besides these.
+fn topic_bytes(topic: &str) -> usize {
+    let first_node = map_bytes::<i32, CommittedOffset>();
+    entry_bytes::<Name, BTreeMap<i32, CommittedOffset>>() + first_node + text_bytes(topic)
+}
+
+impl CommitOffset {
+    /// Memory that it takes when it is committed, at most.
+    pub(super) fn cost(&self) -> usize {
+        let first_node = map_bytes::<Name, BTreeMap<i32, CommittedOffset>>();
+        first_node + topic_bytes(&self.topic) + offset_bytes(&self.metadata)
     }
 }
 
@@ -110,7 +148,7 @@ impl View<'_> {
 
     /// The group, if it is one of the new protocol.
     pub(super) fn modern(&self) -> Option<&modern::group::Group> {
-        self.stored?.modern.as_ref()
+        self.stored?.modern.as_deref()
     }
 
     /// See [`Stored::is_fenced`].

@@ -3,14 +3,14 @@
 //! What cannot be read costs as little as possible: a value its group, which is fenced; a key its
 //! record; a batch its records. Each is told with its place, and stays in the log.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
 
 use super::record::{Decoded, Record};
 use crate::base::ids::{Offset, ProducerId};
-use crate::wire::batch::{BatchHeader, BatchSpec, Batches, HEADER_LEN, KeyValue, build_batch, crc_ok};
-use crate::wire::compression::{self, Compression, INFLATED_MAX};
-use crate::wire::record::Records;
+use crate::wire;
+use crate::wire::batch::{BatchError, BatchHeader, BatchSpec, Cursor, Inflation, KeyValue, PartialCrc, Payload, build_batch};
 
 /// Type of a transaction marker that commits.
 const COMMIT_MARKER: [u8; 2] = [0, 1];
@@ -55,7 +55,10 @@ pub enum Replayed {
     Unreadable(Record),
 }
 
-/// Reads a log from its beginning. Offsets that were committed in a transaction count from its marker on, if that commits.
+/// What the read and the application of a record cost of a turn's budget, in inflated bytes.
+const RECORD_COST: usize = 1 << 10;
+
+/// Reads a log from its beginning, in steps. Offsets that were committed in a transaction count from its marker on, if that commits.
 #[derive(Default)]
 pub struct Replay {
     pending: BTreeMap<ProducerId, Vec<Replayed>>,
@@ -63,27 +66,136 @@ pub struct Replay {
     pub unknown: BTreeSet<i16>,
     faults: Vec<String>,
     told: usize,
+    /// Batches that are still to be read.
+    rest: Bytes,
+    reading: Option<Reading>,
+    /// Offset behind the last batch that was read.
+    next: Offset,
+}
+
+/// A batch that is being read.
+struct Reading {
+    header: BatchHeader,
+    batch: Bytes,
+    stage: Stage,
+}
+
+enum Stage {
+    Checksum(PartialCrc),
+    Inflating(Inflation),
+    Records {
+        payload: Payload,
+        at: Cursor,
+        /// The batch is damaged: its records cost their groups.
+        damaged: bool,
+    },
 }
 
 impl Replay {
-    /// What back-to-back batches hold, in order; then the offset behind the last batch. The error
-    /// says what is no batch.
-    pub fn batches(&mut self, bytes: &[u8], mut apply: impl FnMut(&Replayed)) -> Result<Offset, String> {
-        let mut next = -1;
-        for batch in Batches::new(bytes) {
-            let (header, batch) = batch.map_err(|e| e.to_string())?;
-            let read = if crc_ok(batch) { self.batch(&header, batch, &mut apply) } else { Err("its checksum is wrong".into()) };
-            if let Err(reason) = read {
-                self.damaged(&header, Some(batch), &reason, &mut apply);
-            }
-            next = header.next_offset();
-        }
-        Ok(next)
+    /// Takes back-to-back batches, for [`Replay::step`].
+    pub fn feed(&mut self, batches: Bytes) {
+        self.rest = batches;
     }
 
-    /// Takes note of a batch that cannot be read. Groups whose keys are still found in it are
-    /// fenced: what the log has of them is older.
-    pub fn damaged(&mut self, header: &BatchHeader, batch: Option<&[u8]>, reason: &str, apply: &mut impl FnMut(&Replayed)) {
+    /// Goes on until `budget`, which counts inflated bytes, was spent; `apply` sees what the batches
+    /// hold, in order. At the end of them the offset behind the last one. The error says what is no
+    /// batch.
+    pub fn step(&mut self, budget: &mut usize, apply: &mut impl FnMut(&Replayed)) -> Result<Option<Offset>, String> {
+        while *budget > 0 {
+            if let Some(reading) = self.reading.take() {
+                self.reading = self.read(reading, budget, apply);
+                continue;
+            }
+            if self.rest.is_empty() {
+                return Ok(Some(self.next));
+            }
+            let header = BatchHeader::parse(&self.rest).map_err(|e| e.to_string())?;
+            if header.total_len() > self.rest.len() {
+                return Err(BatchError::Truncated.to_string());
+            }
+            let batch = self.rest.split_to(header.total_len());
+            self.reading = Some(Reading { header, batch, stage: Stage::Checksum(PartialCrc::default()) });
+            *budget = budget.saturating_sub(RECORD_COST);
+        }
+        Ok(None)
+    }
+
+    /// Reads on in a batch; gives it back if there is more.
+    fn read(&mut self, reading: Reading, budget: &mut usize, apply: &mut impl FnMut(&Replayed)) -> Option<Reading> {
+        let Reading { header, batch, stage } = reading;
+        let step = match stage {
+            Stage::Checksum(mut crc) => match crc.step(&batch, budget) {
+                None => Ok(Some(Stage::Checksum(crc))),
+                Some(crc) if crc != header.crc => Err("its checksum is wrong".to_owned()),
+                Some(_) => Inflation::new(&header, &batch).map(|new| Some(Stage::Inflating(new))).map_err(|e| e.to_string()),
+            },
+            // Nothing is applied before the last record is found whole.
+            Stage::Inflating(mut inflation) => match inflation.step(budget) {
+                Ok(None) => Ok(Some(Stage::Inflating(inflation))),
+                Ok(Some(payload)) => {
+                    let (at, damaged) = (payload.start(), inflation.is_salvage());
+                    Ok(Some(Stage::Records { payload, at, damaged }))
+                }
+                Err(error) => Err(error.to_string()),
+            },
+            Stage::Records { payload, at, damaged } => Ok(self.records(&header, payload, at, damaged, budget, apply)),
+        };
+        match step {
+            Ok(stage) => {
+                self.next = header.next_offset();
+                stage.map(|stage| Reading { header, batch, stage })
+            }
+            Err(reason) => {
+                self.damaged(&header, Some(batch), &reason, apply);
+                self.next = header.next_offset();
+                self.reading.take()
+            }
+        }
+    }
+
+    /// Applies more records of a batch; nothing at their end.
+    fn records(
+        &mut self,
+        header: &BatchHeader,
+        payload: Payload,
+        mut at: Cursor,
+        damaged: bool,
+        budget: &mut usize,
+        apply: &mut impl FnMut(&Replayed),
+    ) -> Option<Stage> {
+        while *budget > 0 {
+            let record = payload.next(&mut at)?;
+            *budget = budget.saturating_sub(RECORD_COST);
+            match damaged {
+                true => {
+                    if let Some(tombstone) = record.key.and_then(tombstone) {
+                        self.lost(tombstone, apply);
+                    }
+                }
+                false => self.take_in(header, &record, apply),
+            }
+        }
+        Some(Stage::Records { payload, at, damaged })
+    }
+
+    fn take_in(&mut self, header: &BatchHeader, record: &wire::record::Record<'_>, apply: &mut impl FnMut(&Replayed)) {
+        if header.is_control() {
+            let commits = record.key.is_some_and(|key| key.get(2..4) == Some(&COMMIT_MARKER));
+            let done = self.pending.remove(&header.producer_id).unwrap_or_default();
+            return done.iter().filter(|_| commits).for_each(apply);
+        }
+        let offset = header.base_offset.wrapping_add(record.offset_delta.into());
+        let Some(replayed) = self.record(offset, record.key, record.value) else { return };
+        if header.is_transactional() {
+            self.pending.entry(header.producer_id).or_default().push(replayed);
+        } else {
+            apply(&replayed);
+        }
+    }
+
+    /// Takes note of a batch that cannot be read. Groups whose keys are still found in it, by the
+    /// next steps, are fenced: what the log has of them is older.
+    pub fn damaged(&mut self, header: &BatchHeader, batch: Option<Bytes>, reason: &str, apply: &mut impl FnMut(&Replayed)) {
         let (first, last) = (header.base_offset, header.last_offset());
         self.fault(format!(
             "the batch of offsets {first} to {last} cannot be read and is passed over, records of any group may be lost: {reason}"
@@ -97,11 +209,9 @@ impl Replay {
             });
             return tombstones.for_each(|tombstone| self.lost(tombstone, apply));
         }
-        let Some(payload) = batch.and_then(|batch| inflate(header, batch).ok()) else { return };
-        for record in Records::new(&payload, header.records_count).map_while(Result::ok) {
-            if let Some(tombstone) = record.key.and_then(tombstone) {
-                self.lost(tombstone, apply);
-            }
+        let Some(batch) = batch else { return };
+        if let Ok(inflation) = Inflation::salvage(header, &batch) {
+            self.reading = Some(Reading { header: *header, batch, stage: Stage::Inflating(inflation) });
         }
     }
 
@@ -123,29 +233,6 @@ impl Replay {
     /// What could not be read since the last call.
     pub fn take_faults(&mut self) -> Vec<String> {
         std::mem::take(&mut self.faults)
-    }
-
-    /// All records of a batch or, with an error, none: nothing is applied before the last one is
-    /// found whole.
-    fn batch(&mut self, header: &BatchHeader, batch: &[u8], apply: &mut impl FnMut(&Replayed)) -> Result<(), String> {
-        let payload = inflate(header, batch)?;
-        let records = Records::new(&payload, header.records_count).collect::<Result<Vec<_>, _>>().map_err(|e| e.to_string())?;
-        for record in records {
-            if header.is_control() {
-                let commits = record.key.is_some_and(|key| key.get(2..4) == Some(&COMMIT_MARKER));
-                let done = self.pending.remove(&header.producer_id).unwrap_or_default();
-                done.iter().filter(|_| commits).for_each(&mut *apply);
-                continue;
-            }
-            let offset = header.base_offset.wrapping_add(record.offset_delta.into());
-            let Some(replayed) = self.record(offset, record.key, record.value) else { continue };
-            if header.is_transactional() {
-                self.pending.entry(header.producer_id).or_default().push(replayed);
-            } else {
-                apply(&replayed);
-            }
-        }
-        Ok(())
     }
 
     fn record(&mut self, offset: Offset, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Replayed> {
@@ -170,14 +257,6 @@ impl Replay {
     }
 }
 
-fn inflate<'a>(header: &BatchHeader, batch: &'a [u8]) -> Result<Cow<'a, [u8]>, String> {
-    let payload = batch.get(HEADER_LEN..).ok_or("it is cut off")?;
-    Ok(match header.compression().map_err(|e| e.to_string())? {
-        Compression::None => Cow::Borrowed(payload),
-        codec => Cow::Owned(compression::decompress(codec, payload, INFLATED_MAX).map_err(|e| e.to_string())?),
-    })
-}
-
 /// The tombstone of a key; none for one that cannot be read.
 fn tombstone(key: &[u8]) -> Option<Record> {
     match Record::decode(Some(key), None) {
@@ -196,7 +275,8 @@ fn shown(key: Option<&[u8]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::batch::{TimestampType, patch};
+    use crate::wire::batch::{HEADER_LEN, TimestampType, patch};
+    use crate::wire::compression::Compression;
 
     fn offset(group: &str, offset: i64) -> Record {
         let value = super::super::offsets::CommittedOffset {
@@ -220,9 +300,20 @@ mod tests {
 
     /// The log, and what was told.
     fn read(log: &[u8]) -> (Vec<Replayed>, Vec<String>) {
-        let (mut read, mut replay) = (Vec::new(), Replay::default());
-        replay.batches(log, |replayed| read.push(replayed.clone())).unwrap();
+        let (read, mut replay) = read_steps(log, 1).unwrap();
+        assert_eq!(read_steps(log, usize::MAX).unwrap().0, read);
         (read, replay.take_faults())
+    }
+
+    /// In steps that cost about `budget`.
+    fn read_steps(log: &[u8], budget: usize) -> Result<(Vec<Replayed>, Replay), String> {
+        let (mut read, mut replay) = (Vec::new(), Replay::default());
+        replay.feed(Bytes::copy_from_slice(log));
+        loop {
+            if replay.step(&mut budget.clone(), &mut |replayed| read.push(replayed.clone()))?.is_some() {
+                return Ok((read, replay));
+            }
+        }
     }
 
     #[test]
@@ -237,7 +328,7 @@ mod tests {
         let spec = BatchSpec { compression: Compression::Zstd, ..BatchSpec::default() };
         log.extend(batch(spec, &[0, 99], None));
         assert_eq!(read(&log), ([1, 3].map(|n| Replayed::Record(offset("g", n))).to_vec(), vec![]));
-        assert!(Replay::default().batches(&log[..70], |_| ()).is_err());
+        assert!(read_steps(&log[..70], 1).is_err());
     }
 
     #[test]
@@ -283,6 +374,20 @@ mod tests {
         assert_eq!(records[1..3], unreadable);
         assert_eq!(records[3..], [Replayed::Record(offset("d", 1))]);
         assert!(told[0].contains("offsets 7 to 8") && told[1].contains("group a") && told[3].contains("offsets 0 to 0"), "{told:?}");
+    }
+
+    #[test]
+    fn a_batch_that_grows_and_many_records_are_read_in_steps() {
+        let steps = |log: &[u8]| {
+            let mut replay = Replay::default();
+            replay.feed(Bytes::copy_from_slice(log));
+            (1..).find(|_| replay.step(&mut (256 << 10), &mut |_| ()).unwrap().is_some()).unwrap()
+        };
+        let spec = BatchSpec { compression: Compression::Zstd, ..BatchSpec::default() };
+        let grows = build_batch(&spec, &[(Some(&[0, 99]), Some(&vec![0; 32 << 20]), 1)]);
+        assert!(grows.len() < 8000 && steps(&grows) >= 128);
+        let many: Vec<Record> = (0..1000).map(|n| offset("g", n)).collect();
+        assert!(steps(&encode(&many, 5)) >= 4);
     }
 
     #[test]

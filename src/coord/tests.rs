@@ -404,6 +404,28 @@ fn offsets_expire() {
     assert!(world.coordinator.state().group("g").is_none(), "and nothing is left of it");
 }
 
+/// No decision looks at all groups where there are many.
+#[test]
+fn the_offsets_of_many_groups_expire_one_part_after_the_other() {
+    let mut world = World::new();
+    world.spare_bytes = 1 << 30;
+    for n in 0..1200 {
+        world.commit(&format!("g{n}"), "", -1, "t", 1).unwrap();
+    }
+    let mut parts = Vec::new();
+    world.config.retention_ms = 0;
+    world.now.mono = world.coordinator.next_deadline().unwrap();
+    while world.coordinator.next_deadline().unwrap() <= world.now.mono {
+        world.step(|coordinator, context| {
+            let decision = coordinator.expire(context);
+            parts.push(decision.records.len());
+            decision
+        });
+    }
+    assert_eq!((parts.iter().sum::<usize>(), parts.len()), (1200, 5), "{parts:?}");
+    assert!(world.coordinator.state().groups().is_empty());
+}
+
 #[test]
 fn offsets_go_with_their_topic() {
     let mut world = World::new();

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Name;
+use super::ledger::entry_bytes;
 use super::modern::TimerKind;
 
 /// What is to happen.
@@ -23,6 +24,9 @@ pub enum TimerKey {
     /// Offsets may have expired.
     Expiry,
 }
+
+/// Memory of a deadline, besides the texts of its key.
+pub const TIMER_BYTES: usize = entry_bytes::<TimerKey, Entry>() + entry_bytes::<(Duration, TimerKey), ()>();
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
@@ -44,9 +48,10 @@ impl Timers {
         match self.entries.get_mut(&key) {
             Some(entry) if entry.queued <= due => entry.due = due,
             Some(entry) => {
-                self.queue.remove(&(entry.queued, key.clone()));
+                // The key of a request would keep another copy of its texts.
+                let queued = self.queue.take(&(entry.queued, key.clone()));
                 *entry = Entry { due, queued: due };
-                self.queue.insert((due, key));
+                self.queue.insert((due, queued.map_or(key, |(_, key)| key)));
             }
             None => {
                 self.queue.insert((due, key.clone()));

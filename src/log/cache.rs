@@ -1,14 +1,19 @@
 //! What the logs of one core keep in memory beyond what is still to be written: bounded by the core's memory, least recently read goes first.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::{Rc, Weak};
 
 use super::files::REMOVALS;
 use super::read::{COLD_READS, Gate};
 use crate::base::ids::Offset;
 use crate::base::limits::REGION;
-use crate::rt::mem::{Memory, Wanted};
+use crate::rt::mem::{Account, Memory, Wanted};
+
+/// Complete segments of one core that may be open: each has a descriptor.
+pub(super) const OPEN_MAX: usize = 128;
+/// The share of a core's memory that their indexes may take: one part of so many.
+pub(super) const INDEX_SHARE: usize = 64;
 
 /// Whoever holds cached spans.
 pub(super) trait Holder {
@@ -17,6 +22,8 @@ pub(super) trait Holder {
     /// The fate of the span that takes appends: it is given up when nothing of it is to be written. After [`Visit::Gone`] and
     /// [`Visit::GaveUp`] the holder is not asked again until it calls [`Cache::insert_active`].
     fn visit_active(&self) -> Visit;
+    /// Closes a complete segment's file and drops its index; false if they are in use.
+    fn close_segment(&self, base: Offset) -> bool;
 }
 
 /// Answer of [`Holder::visit`].
@@ -46,13 +53,52 @@ struct Inner {
     memory: Option<Memory>,
     cold_reads: Gate,
     removals: Gate,
+    open_max: Cell<usize>,
+    /// Complete segments whose file is open or whose index is in memory, by the order of their last use.
+    open: RefCell<BTreeMap<u64, Kept>>,
+    next_use: Cell<u64>,
+    /// Memory of their indexes.
+    index_bytes: Cell<usize>,
+    account: Option<Account>,
+}
+
+struct Kept {
+    holder: Weak<dyn Holder>,
+    base: Offset,
+    index_bytes: usize,
+}
+
+impl Inner {
+    fn use_number(&self) -> u64 {
+        self.next_use.replace(self.next_use.get() + 1)
+    }
+
+    fn count_index(&self, before: usize, after: usize) {
+        self.index_bytes.set(self.index_bytes.get() - before + after);
+        if let Some(account) = &self.account {
+            account.set(self.index_bytes.get());
+        }
+    }
 }
 
 impl Default for Inner {
     fn default() -> Inner {
         let (cold_reads, removals) = (Gate::new(COLD_READS), Gate::new(REMOVALS));
         let large = RefCell::default();
-        Inner { entries: RefCell::default(), large, bytes: Cell::new(0), active: Cell::new(0), memory: None, cold_reads, removals }
+        Inner {
+            entries: RefCell::default(),
+            large,
+            bytes: Cell::new(0),
+            active: Cell::new(0),
+            memory: None,
+            cold_reads,
+            removals,
+            open_max: Cell::new(OPEN_MAX),
+            open: RefCell::default(),
+            next_use: Cell::new(0),
+            index_bytes: Cell::new(0),
+            account: None,
+        }
     }
 }
 
@@ -65,6 +111,32 @@ impl Drop for Seat {
     }
 }
 
+/// Held by a complete segment whose file is open or whose index is in memory.
+pub(super) struct Opened {
+    cache: Rc<Inner>,
+    last_use: Cell<u64>,
+}
+
+impl Opened {
+    /// The segment was used, and its index takes so much.
+    pub fn used(&self, index_bytes: usize) {
+        let mut open = self.cache.open.borrow_mut();
+        let Some(mut kept) = open.remove(&self.last_use.get()) else { return };
+        self.cache.count_index(kept.index_bytes, index_bytes);
+        kept.index_bytes = index_bytes;
+        self.last_use.set(self.cache.use_number());
+        open.insert(self.last_use.get(), kept);
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(kept) = self.cache.open.borrow_mut().remove(self.last_use.get_mut()) {
+            self.cache.count_index(kept.index_bytes, 0);
+        }
+    }
+}
+
 /// One core's cache of log data. Clones name the same cache.
 #[derive(Clone, Default)]
 pub struct Cache(Rc<Inner>);
@@ -72,7 +144,8 @@ pub struct Cache(Rc<Inner>);
 impl Cache {
     /// An empty cache that gives its memory up when `memory` runs out.
     pub fn new(memory: &Memory) -> Cache {
-        let cache = Cache(Rc::new(Inner { memory: Some(memory.clone()), ..Inner::default() }));
+        let account = Some(memory.account());
+        let cache = Cache(Rc::new(Inner { memory: Some(memory.clone()), account, ..Inner::default() }));
         let weak = Rc::downgrade(&cache.0);
         memory.set_reclaim(Rc::new(move |wanted| {
             let Some(inner) = weak.upgrade() else { return };
@@ -85,6 +158,11 @@ impl Cache {
             Cache(inner).reclaim(above);
         }));
         cache
+    }
+
+    /// Leaves most of so many descriptors to all else.
+    pub fn set_descriptors(&self, descriptors: usize) {
+        self.0.open_max.set((descriptors / 4).clamp(1, OPEN_MAX));
     }
 
     /// Bytes in spans that could be given up.
@@ -177,6 +255,50 @@ impl Cache {
     /// The largest append chunk that a log may have, so that all of them together leave half of the memory to everything else.
     pub(super) fn chunk_share(&self) -> usize {
         self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / 2 / self.0.active.get().max(1))
+    }
+
+    /// Takes note of a complete segment that is open, for as long as the result lives.
+    pub(super) fn open(&self, holder: Weak<dyn Holder>, base: Offset, index_bytes: usize) -> Opened {
+        let last_use = self.0.use_number();
+        self.0.count_index(0, index_bytes);
+        self.0.open.borrow_mut().insert(last_use, Kept { holder, base, index_bytes });
+        Opened { cache: self.0.clone(), last_use: Cell::new(last_use) }
+    }
+
+    /// Closes the segments that were not used for longest, as many as are too many.
+    pub(super) fn close_unused(&self) {
+        let index_max = self.0.memory.as_ref().map_or(usize::MAX, |memory| memory.budget() / INDEX_SHARE);
+        self.close_while(|open, index_bytes| open > self.0.open_max.get() || open > 1 && index_bytes > index_max);
+    }
+
+    /// Closes all of them: there is no descriptor left. Whether there were any.
+    pub(super) fn close_all(&self) -> bool {
+        let before = self.0.open.borrow().len();
+        self.close_while(|open, _| open > 0);
+        self.0.open.borrow().len() < before
+    }
+
+    fn close_while(&self, too_many: impl Fn(usize, usize) -> bool) {
+        let mut after = None;
+        while too_many(self.0.open.borrow().len(), self.0.index_bytes.get()) {
+            let oldest = {
+                let open = self.0.open.borrow();
+                let mut later = open.range(after.map_or(0, |after: u64| after + 1)..);
+                later.next().map(|(at, kept)| (*at, kept.holder.clone(), kept.base))
+            };
+            let Some((at, holder, base)) = oldest else { return };
+            // Those in use stay, and are passed over.
+            after = Some(at);
+            if let Some(holder) = holder.upgrade() {
+                holder.close_segment(base);
+            }
+        }
+    }
+
+    /// Complete segments that are open.
+    #[cfg(test)]
+    pub(super) fn open_segments(&self) -> usize {
+        self.0.open.borrow().len()
     }
 
     /// How many entries the cache keeps.

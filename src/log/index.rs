@@ -5,8 +5,9 @@
 
 use crate::base::ids::Offset;
 
-/// Entries kept of either kind; with a cold read of 1 MiB a coarser index than Kafka's costs nothing.
-const CAPACITY: usize = 8192;
+/// Entries kept of either kind, 48 KiB in all; with a cold read of 1 MiB a coarser index than Kafka's
+/// costs nothing.
+const CAPACITY: usize = 2048;
 
 /// Of one segment; offsets are relative to its base, positions in bytes from its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -113,6 +114,11 @@ impl Index {
     pub fn entry(&self, offset: u32) -> Option<(u32, u32)> {
         let behind = self.offsets.partition_point(|(last, _)| *last <= offset);
         behind.checked_sub(1).map(|n| self.offsets[n])
+    }
+
+    /// Memory of its entries.
+    pub fn bytes(&self) -> usize {
+        self.offsets.capacity() * size_of::<(u32, u32)>() + self.times.capacity() * size_of::<(i64, u32)>()
     }
 
     /// Position of the last indexed batch.

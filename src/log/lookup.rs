@@ -9,27 +9,26 @@ use bytes::Bytes;
 
 /// Bytes looked through at a time.
 const STEP: usize = 1 << 20;
-/// Inflated bytes that are looked through before others have their turn.
-const TURN: usize = 256 << 10;
+/// What a batch costs of a turn's budget, in inflated bytes.
+const BATCH_COST: usize = 64;
 
-/// Looks a record of the batch that `batch` begins with up by time. Others have their turn whenever
-/// `budget` is spent. Of a batch that cannot be read only the header counts.
-async fn look<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes, wanted: Wanted, budget: &mut usize) -> Option<(Offset, i64)> {
+/// Looks a record of the batch that `batch` begins with up by time, in slices. Of a batch that cannot
+/// be read only the header counts.
+async fn look<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes, wanted: Wanted) -> Option<(Offset, i64)> {
     let mut search = match TimeSearch::new(batch, wanted) {
         Ok(search) => search,
         Err(_) => return told(header, wanted),
     };
-    loop {
-        let step = search.step(budget);
-        if *budget == 0 {
-            *budget = TURN;
-            rt.yield_now().await;
-        }
-        match step {
-            Ok(true) => return search.found(),
-            Ok(false) => {}
-            Err(_) => return told(header, wanted),
-        }
+    let slices = rt.slices();
+    slices.spend(BATCH_COST);
+    let done = slices.run(|budget| match search.step(budget) {
+        Ok(false) => None,
+        Ok(true) => Some(Ok(())),
+        Err(error) => Some(Err(error)),
+    });
+    match done.await {
+        Ok(()) => search.found(),
+        Err(_) => told(header, wanted),
     }
 }
 
@@ -43,7 +42,7 @@ fn told(header: &BatchHeader, wanted: Wanted) -> Option<(Offset, i64)> {
 /// only they tell it.
 pub(super) async fn with_time<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes) -> BatchHeader {
     let largest = match header.time_unknown() {
-        true => look(rt, header, batch, Wanted::Largest, &mut TURN.clone()).await,
+        true => look(rt, header, batch, Wanted::Largest).await,
         false => None,
     };
     BatchHeader { max_timestamp: largest.map_or(header.max_timestamp, |(_, largest)| largest), ..*header }
@@ -70,7 +69,7 @@ impl<R: Rt> Log<R> {
         let mut best: Option<(i64, Offset)> = None;
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
-            self.0.indexed_times(offset).await?;
+            let _turn = self.0.indexed_times(offset).await?;
             let state = self.0.state.borrow();
             let at = state.segment_of(offset);
             next = state.segments.get(at + 1).map(|s| s.base);
@@ -83,7 +82,7 @@ impl<R: Rt> Log<R> {
         let pieces = self.fetch(last, 1, upto).await?;
         let Some(batch) = pieces.first() else { return Ok(None) };
         let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
-        Ok(look(&self.0.rt, &header, batch, Wanted::Largest, &mut TURN.clone()).await)
+        Ok(look(&self.0.rt, &header, batch, Wanted::Largest).await)
     }
 
     async fn fetch(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Result<Vec<Bytes>, LogError> {
@@ -94,7 +93,6 @@ impl<R: Rt> Log<R> {
     }
 
     async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
-        let mut budget = TURN;
         while at < upto {
             let pieces = self.fetch(at, STEP, upto).await?;
             if pieces.is_empty() {
@@ -104,7 +102,7 @@ impl<R: Rt> Log<R> {
                 while !piece.is_empty() {
                     let header = BatchHeader::parse(&piece).map_err(|e| LogError::BadBatch(e.to_string()))?;
                     let batch = piece.split_to(header.total_len().min(piece.len()));
-                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter(ts), &mut budget).await;
+                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter(ts)).await;
                     if found.is_some() {
                         return Ok(found);
                     }
@@ -121,9 +119,8 @@ impl<R: Rt> Inner<R> {
     /// it has none. And where the next segment begins.
     async fn where_to_look(&self, offset: Offset, ts: i64) -> Result<(Option<Offset>, Option<Offset>), LogError> {
         loop {
-            self.indexed_times(offset).await?;
             // What is read must not be replaced meanwhile.
-            let _turn = self.gate.enter().await;
+            let _turn = self.indexed_times(offset).await?;
             let (base, kind, entry, stored, position) = {
                 let state = self.state.borrow();
                 let at = state.segment_of(offset);

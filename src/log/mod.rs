@@ -25,6 +25,8 @@ pub mod known_dirs;
 mod lookup;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod open_tests;
 mod read;
 #[cfg(test)]
 mod read_tests;
@@ -46,6 +48,8 @@ mod state_tests;
 mod tests;
 #[cfg(test)]
 mod times_tests;
+#[cfg(test)]
+mod wait_tests;
 mod walk;
 mod writer;
 
@@ -216,6 +220,18 @@ impl<R: Rt> Holder for Inner<R> {
         state.listed &= matches!(visit, Visit::Keep);
         visit
     }
+
+    fn close_segment(&self, base: Offset) -> bool {
+        let Ok(mut state) = self.state.try_borrow_mut() else { return false };
+        if state.storing.contains(&base) {
+            return false;
+        }
+        let writing = state.writing;
+        if let Some(segment) = state.segment_at(base).filter(|segment| segment.base < writing) {
+            segment.close();
+        }
+        true
+    }
 }
 
 impl<R: Rt> Log<R> {
@@ -249,6 +265,8 @@ impl<R: Rt> Log<R> {
         } else {
             log.0.stored_start.set(stored_start);
         }
+        let walked: Vec<Offset> = log.0.state.borrow().segments.iter().filter(|s| s.index.is_some()).map(|s| s.base).collect();
+        walked.into_iter().for_each(|base| log.0.used_segment(base));
         // What lies above the checkpoint's offset, if a crash has cut the log below it, is not what was compacted.
         log.0.cleaned.set(if opening.cleaned > log.end_offset() { 0 } else { opening.cleaned });
         Ok(log)

@@ -2,6 +2,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
+use std::path::Path;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -277,9 +279,11 @@ impl<R: Rt> Log<R> {
         if !whole || end - position > COLD_READ {
             return Ok(Damage { next: next.unwrap_or(upto), batch: None });
         }
+        // Its buffer: others may wait for it who hold what is waited for here.
+        drop(walk);
         let start = block_floor(position);
         let len = (block_ceil(end) - start) as usize;
-        let chunk = inner.rt.memory().chunk(len).await;
+        let chunk = inner.rt.memory().chunk_to_read(len).await;
         let (result, chunk) = inner.rt.read_at(&file, start, chunk, len).await;
         result.map_err(LogError::io("read", &path))?;
         let batch = chunk.filled().get((position - start) as usize..(end - start) as usize).unwrap_or_default();
@@ -332,7 +336,7 @@ impl<R: Rt> Inner<R> {
             // A batch above half the budget has to be answered too; it is as long as it says, for the file holds it.
             let chunk = match patient {
                 true if len > memory.budget() as u64 / 2 => memory.chunk_now(len as usize),
-                true => memory.chunk(len as usize).await,
+                true => memory.chunk_to_read(len as usize).await,
                 false => match memory.try_chunk(len as usize) {
                     Some(chunk) => chunk,
                     None => return Ok(Loaded::NoRoom),
@@ -447,24 +451,24 @@ impl<R: Rt> Inner<R> {
         Ok(segment.base)
     }
 
-    /// Makes sure that the index of the segment of `offset` is in memory, and that its largest
-    /// timestamp is that of the records.
-    pub(super) async fn indexed_times(&self, offset: Offset) -> Result<(), LogError> {
-        // An idle log may give its index up at every wait.
+    /// Makes sure that the index of the segment of `offset` is in memory until the next wait, and that
+    /// its largest timestamp is that of the records. The segment is not replaced as long as the result
+    /// lives.
+    pub(super) async fn indexed_times(&self, offset: Offset) -> Result<Turn<'_>, LogError> {
+        let turn = self.gate.enter().await;
+        // An index may be given up at every wait.
         while !self.has_times(offset).await? {}
-        Ok(())
+        Ok(turn)
     }
 
     /// One try of [`Inner::indexed_times`]: true if the index is there.
     async fn has_times(&self, offset: Offset) -> Result<bool, LogError> {
-        // While an index is loaded its segment must not be replaced.
-        let _turn = self.gate.enter().await;
         let base = {
             let state = self.state.borrow();
             state.segments[state.segment_of(offset)].base
         };
         self.with_index(base).await?;
-        let (segment, kind, samples, largest) = {
+        let (segment, kind, index, largest) = {
             let state = self.state.borrow();
             let segment = &state.segments[state.segment_of(offset)];
             let Some(index) = &segment.index else { return Ok(false) };
@@ -473,17 +477,19 @@ impl<R: Rt> Inner<R> {
                 Some(stored) if segment.base < state.writing => {
                     let (ms, last) = stored.largest;
                     let largest = (index.position(last).into(), segment.base + Offset::from(last), ms);
-                    ((segment.base, segment.size), segment.kind(), index.samples(SAMPLES), largest)
+                    ((segment.base, segment.size), segment.kind(), index.clone(), largest)
                 }
                 _ => return Ok(true),
             }
         };
         let path = files::name(&self.dir, base, kind);
-        if !walk::proves_times(&self.rt, &path, segment, &samples, largest).await? {
+        if !walk::proves_times(&self.rt, &path, segment, &index.samples(SAMPLES), largest).await? {
             self.make_index(base).await?;
-        } else if let Some(index) = self.state.borrow_mut().segment_at(base).and_then(|s| s.index.as_mut()) {
-            index.set_sampled();
+        } else if let Some(segment) = self.state.borrow_mut().segment_at(base) {
+            // It may have been given up meanwhile.
+            segment.index.get_or_insert(index).set_sampled();
         }
+        self.used_segment(base);
         let state = self.state.borrow();
         Ok(state.segments[state.segment_of(offset)].index.is_some())
     }
@@ -493,7 +499,12 @@ impl<R: Rt> Inner<R> {
         let (size, end, kind) = {
             let state = self.state.borrow();
             let at = state.segment_of(base);
-            if state.segments[at].base != base || state.segments[at].index.is_some() {
+            if state.segments[at].base != base {
+                return Ok(());
+            }
+            if state.segments[at].index.is_some() {
+                drop(state);
+                self.used_segment(base);
                 return Ok(());
             }
             (state.segments[at].size, state.segments.get(at + 1).map_or(state.end, |s| s.base), state.segments[at].kind())
@@ -510,7 +521,35 @@ impl<R: Rt> Inner<R> {
         if let Some(segment) = self.state.borrow_mut().segment_at(base) {
             segment.index.get_or_insert(index);
         }
+        self.used_segment(base);
         Ok(())
+    }
+
+    /// Takes note of a complete segment whose file is open or whose index is in memory. Those that were
+    /// not used for longest are closed where there are too many.
+    pub(super) fn used_segment(&self, base: Offset) {
+        let mut state = self.state.borrow_mut();
+        if base >= state.writing {
+            return;
+        }
+        let Some(segment) = state.segment_at(base) else { return };
+        let bytes = segment.index.as_ref().map_or(0, Index::bytes);
+        match &segment.opened {
+            Some(opened) => opened.used(bytes),
+            None => segment.opened = Some(self.cache.open(self.this.clone(), base, bytes)),
+        }
+        drop(state);
+        self.cache.close_unused();
+    }
+
+    /// Opens a file. Where no descriptor is left, segments that nobody writes to give up theirs.
+    pub(super) async fn open(&self, path: &Path, how: Open) -> io::Result<R::File> {
+        match self.rt.open(path, how).await {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) && self.cache.close_all() => {
+                self.rt.open(path, how).await
+            }
+            opened => opened,
+        }
     }
 
     /// For a reader that was overtaken by the deletion of its segment.
@@ -527,14 +566,16 @@ impl<R: Rt> Inner<R> {
             (segment.file.clone(), segment.kind(), writable)
         };
         if let Some(file) = file {
+            self.used_segment(base);
             return Ok(file);
         }
         let path = files::name(&self.dir, base, kind);
         let how = if writable { Open::Write } else { Open::Read };
-        let file = self.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
+        let file = self.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
         if let Some(segment) = self.state.borrow_mut().segment_at(base) {
             segment.file = Some(file.clone());
         }
+        self.used_segment(base);
         Ok(file)
     }
 }

@@ -398,6 +398,8 @@ impl<R: Rt> Opener<'_, R> {
         if successor.is_none() && end.position > 0 {
             self.ending = Some(walk.ending(base, end.position).await?);
         }
+        // What is set aside is copied through a buffer of its own: nobody waits for one who holds one.
+        drop(walk);
         let mut lost = false;
         if let Some(reason) = end.reason {
             self.cut = true;

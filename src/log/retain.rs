@@ -151,7 +151,7 @@ impl<R: Rt> Inner<R> {
         match self.indexed_times(base).await {
             // Damaged: the file's age is known all the same.
             Err(LogError::Corrupt { .. }) => return Ok(old(self.written_ms(base)?)),
-            indexed => indexed?,
+            indexed => drop(indexed?),
         }
         let (largest, made) = {
             let mut state = self.state.borrow_mut();
@@ -221,6 +221,7 @@ impl<R: Rt> Inner<R> {
             state.checked |= !complete;
             (index, complete)
         };
+        self.used_segment(base);
         if let Some(index) = index.as_ref().filter(|_| complete) {
             self.store_index(base, index).await;
         }

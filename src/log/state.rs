@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::LogConfig;
-use super::cache::Seat;
+use super::cache::{Opened, Seat};
 use super::error::LogError;
 use super::gather::Gather;
 use super::index::Index;
@@ -49,6 +49,8 @@ pub(super) struct Segment<F> {
     pub largest_ms: Option<i64>,
     /// The file still has the name that ends in `.swap`: it replaces others.
     pub swapping: bool,
+    /// Of a complete segment, while its file is open or its index in memory.
+    pub opened: Option<Opened>,
 }
 
 impl<F> Segment<F> {
@@ -66,7 +68,13 @@ impl<F> Segment<F> {
             begun_ms: 0,
             largest_ms: None,
             swapping: false,
+            opened: None,
         }
+    }
+
+    /// Closes the file and drops the index of a complete segment.
+    pub fn close(&mut self) {
+        (self.file, self.index, self.opened) = (None, None, None);
     }
 
     /// The end of its file's name.
@@ -540,7 +548,7 @@ impl<F> State<F> {
             segment.file = None;
             segment.step = FIRST_ALLOCATION;
             if i != last {
-                segment.index = None;
+                segment.close();
             }
         }
     }

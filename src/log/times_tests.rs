@@ -102,3 +102,26 @@ fn retention_does_not_go_by_a_part_of_the_timestamps() {
         assert_eq!(log.expired_before(by_age(1000), written + 1001).await.unwrap(), log.end_offset());
     });
 }
+
+/// One batch of many records, inflated or not, is no turn of its own.
+#[test]
+fn look_ups_in_large_batches_go_in_slices() {
+    let large = LogConfig { segment_bytes: 64 << 20, ..CONFIG };
+    for (compression, size, least) in [(Compression::Zstd, 32 << 20, 128), (Compression::None, 16 << 20, 4)] {
+        let sim = Sim::with_memory(3, 1, 256 << 20);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            let log = create(&rt, large).await;
+            let value = vec![0; size];
+            let batch = build_batch(&BatchSpec { compression, ..BatchSpec::default() }, &[(Some(b"k"), Some(&value), FRESH)]);
+            log.append(&batch, 0, 1, None).unwrap();
+            log.flush().await.unwrap();
+            let rests = || rt.slices().rests();
+            let before = rests();
+            let found = log.offset_for_timestamp(FRESH - 1, log.end_offset()).await.unwrap();
+            assert_eq!(found, Some((0, FRESH)));
+            assert!(rests() - before >= least, "{}: {}", compression.name(), rests() - before);
+            log.close(Vec::new()).await.unwrap();
+        });
+    }
+}

@@ -22,8 +22,10 @@ const WINDOW: u64 = 1 << 20;
 pub(super) const HEADER: usize = 61;
 /// Where the format's version stands in it.
 const MAGIC_AT: usize = 16;
-/// Places that look like a batch of which checksums are computed before others have their turn.
-const CANDIDATES_PER_TURN: usize = 16;
+/// What a look at a batch costs of a turn's budget, in inflated bytes.
+const LOOK_COST: usize = 128;
+/// So many bytes cost as much in a checksum as one that is inflated.
+const CRC_CHEAPER: usize = 16;
 
 /// A segment's file seen through one buffer.
 pub(super) struct Walk<'a, R: Rt> {
@@ -122,7 +124,7 @@ impl<'a, R: Rt> Walk<'a, R> {
             self.window = (self.window * 4).min(WINDOW);
             let mut chunk = match self.chunk.take().filter(|chunk| chunk.capacity() >= len) {
                 Some(chunk) => chunk,
-                None => self.rt.memory().chunk(len).await,
+                None => self.rt.memory().chunk_to_read(len).await,
             };
             assert!(chunk.try_reset(), "nothing of it was handed out");
             let len = len.min(chunk.capacity());
@@ -185,7 +187,9 @@ impl<'a, R: Rt> Walk<'a, R> {
             let bytes = self.at(at, 1).await?;
             let bytes = &bytes[..bytes.len().min((end - at) as usize)];
             crc = crc32c::crc32c_append(crc, bytes);
-            at += bytes.len() as u64;
+            let len = bytes.len();
+            at += len as u64;
+            self.rt.slices().pass(len / CRC_CHEAPER).await;
         }
         Ok(crc == header.crc)
     }
@@ -219,6 +223,7 @@ impl<'a, R: Rt> Walk<'a, R> {
 
     /// The header of the batch at `at`, or what is wrong with it.
     async fn judge(&mut self, at: &End, trust: Trust) -> Result<Result<BatchHeader, Bad>, LogError> {
+        self.rt.slices().pass(LOOK_COST).await;
         let bytes = self.at(at.position, HEADER).await?;
         let Ok(header) = BatchHeader::parse(bytes) else {
             let zero = bytes.iter().take(HEADER).all(|b| *b == 0);
@@ -302,7 +307,7 @@ impl<'a, R: Rt> Walk<'a, R> {
         let upto = told.map_or(self.size, |told| told.position);
         let damaged = BatchHeader::parse(self.at(at.position, HEADER).await?);
         let expected = damaged.ok().and_then(|header| end_of_header(&header));
-        let (mut position, mut spent) = (at.position + 1, 0);
+        let mut position = at.position + 1;
         while let Some(candidate) = self.candidate(at, position, upto).await? {
             let place = End { position: candidate, ..*at };
             if let Ok(header) = self.judge(&place, Trust::Complete).await? {
@@ -317,11 +322,6 @@ impl<'a, R: Rt> Walk<'a, R> {
                 }
             }
             position = candidate + 1;
-            // Each may have cost a checksum; others have their turn.
-            spent += 1;
-            if spent % CANDIDATES_PER_TURN == 0 {
-                self.rt.yield_now().await;
-            }
         }
         Ok(None)
     }
@@ -346,6 +346,8 @@ impl<'a, R: Rt> Walk<'a, R> {
                 return Ok(Some(position + n as u64).filter(|found| found + HEADER as u64 <= size));
             }
             position += places as u64;
+            // Every byte was looked at.
+            self.rt.slices().pass(places).await;
         }
         Ok(None)
     }

@@ -186,6 +186,7 @@ async fn finish<R: Rt>(log: &Rc<Inner<R>>) -> Result<(), LogError> {
         state.storing.insert(base);
         (base, index, snapshots)
     };
+    log.used_segment(base);
     let this = log.clone();
     log.rt.spawn(Class::Background, async move {
         if let Some(index) = index {
@@ -232,7 +233,7 @@ pub(super) async fn writing_file<R: Rt>(log: &Rc<Inner<R>>) -> Result<(Offset, R
     }
     let path = files::name(&log.dir, base, "log");
     let how = if exists { Open::Write } else { Open::Create };
-    let file = log.rt.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
+    let file = log.open(&path, how).await.map_err(LogError::io_or_exhausted("open", &path))?;
     let settled = log.state.borrow().settled;
     if !settled {
         files::settle(log).await?;

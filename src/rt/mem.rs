@@ -24,6 +24,15 @@ const ORDERS: usize = (REGION / BLOCK).trailing_zeros() as usize + 1;
 /// Regions are registered with the ring (which pins them) only once this much is in use, so that an idle broker stays small.
 const REGISTER_ABOVE: usize = 1 << 20;
 
+/// See [`Pool::lines`].
+const BLOCKS: usize = 0;
+const LARGE: usize = 1;
+const READS: usize = 2;
+const BEYOND: usize = 3;
+/// The part of the budget that is kept for blocks to read into, one of so many: requests that wait for
+/// something do not hold up those who read.
+const READ_SHARE: usize = 8;
+
 /// Who pins regions for the kernel: the data ring.
 pub trait Registrar {
     /// Registers `len` bytes at `base`; the slot, or `None` when the kernel refuses.
@@ -39,6 +48,10 @@ struct Home {
     large: AtomicUsize,
     /// Bytes on the heap that are charged to the budget.
     heap: AtomicUsize,
+    /// Bytes of accounts.
+    accounts: AtomicUsize,
+    /// Address of the one mapping that may go on beyond the half that all large ones have together; 0: none.
+    beyond: AtomicUsize,
     waiting: AtomicBool,
     /// Something has come back while a task waited.
     came_back: AtomicBool,
@@ -86,9 +99,9 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, and those who wait for mappings larger than a region: the ones do not
-    /// stand behind the others.
-    lines: [RefCell<Line>; 2],
+    /// Those who wait for blocks, for mappings larger than a region, for blocks to read into, and the one
+    /// large mapping that goes beyond their half: the ones do not stand behind the others.
+    lines: [RefCell<Line>; 4],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -117,6 +130,7 @@ impl Drop for Block {
         let address = self.base.as_ptr() as usize;
         if self.large {
             self.home.large.fetch_sub(*self.large_charge.get_mut(), Ordering::Relaxed);
+            let _ = self.home.beyond.compare_exchange(address, 0, Ordering::Relaxed, Ordering::Relaxed);
             // SAFETY: the mapping was made for this block alone, and this is its last reference.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.capacity) };
         } else {
@@ -156,6 +170,36 @@ impl Drop for Charged {
 impl AsRef<[u8]> for Charged {
     fn as_ref(&self) -> &[u8] {
         &self.bytes
+    }
+}
+
+/// Memory on the heap that grows and shrinks, and counts as used: that of state.
+pub struct Account {
+    bytes: Cell<usize>,
+    home: Arc<Home>,
+}
+
+impl Account {
+    /// Bytes that it counts.
+    pub fn bytes(&self) -> usize {
+        self.bytes.get()
+    }
+
+    /// From now on it counts so many.
+    pub fn set(&self, bytes: usize) {
+        let before = self.bytes.replace(bytes);
+        let (more, less) = (bytes.saturating_sub(before), before.saturating_sub(bytes));
+        self.home.accounts.fetch_add(more, Ordering::Relaxed);
+        if less > 0 {
+            self.home.accounts.fetch_sub(less, Ordering::Relaxed);
+            self.home.gave_back();
+        }
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        self.set(0);
     }
 }
 
@@ -291,6 +335,8 @@ impl Memory {
             returns: SegQueue::new(),
             large: AtomicUsize::new(0),
             heap: AtomicUsize::new(0),
+            accounts: AtomicUsize::new(0),
+            beyond: AtomicUsize::new(0),
             waiting: AtomicBool::new(false),
             came_back: AtomicBool::new(false),
             notify: OnceLock::new(),
@@ -326,7 +372,15 @@ impl Memory {
     pub fn used(&self) -> usize {
         self.collect();
         let home = &self.0.home;
-        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed)
+        // State may have been made under a larger budget. Requests may ask for half of this one, and all
+        // else has a place beside them.
+        let accounts = home.accounts.load(Ordering::Relaxed).min(self.0.budget / 8 * 3);
+        self.0.used.get() + home.large.load(Ordering::Relaxed) + home.heap.load(Ordering::Relaxed) + accounts
+    }
+
+    /// An account that counts nothing yet.
+    pub fn account(&self) -> Account {
+        Account { bytes: Cell::new(0), home: self.0.home.clone() }
     }
 
     /// Counts bytes of the heap as used for as long as a part of the result lives.
@@ -348,10 +402,15 @@ impl Memory {
 
     /// A chunk of at least `size` bytes if the budget allows, cached blocks being given up for it.
     pub fn try_chunk(&self, size: usize) -> Option<Chunk> {
+        self.chunk_within(size, 0)
+    }
+
+    /// A chunk if so many bytes of the budget are left then.
+    fn chunk_within(&self, size: usize, left: usize) -> Option<Chunk> {
         let size = round(size);
-        if self.used() + size > self.0.budget {
-            self.reclaim(Wanted::Any(size));
-            if self.used() + size > self.0.budget {
+        if self.used() + size + left > self.0.budget {
+            self.reclaim(Wanted::Any(size + left));
+            if self.used() + size + left > self.0.budget {
                 return None;
             }
         }
@@ -361,7 +420,15 @@ impl Memory {
     /// As [`Memory::try_chunk`], waiting in turn until there is room. A size above the budget is given when nothing else is in use.
     pub async fn chunk(&self, size: usize) -> Chunk {
         let size = size.min(self.0.budget / 2).max(1);
-        let mut place = Place { memory: self, line: usize::from(size > REGION), ticket: None };
+        let line = if size > REGION { LARGE } else { BLOCKS };
+        let mut place = Place { memory: self, line, ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.chunk_within(size, self.0.budget / READ_SHARE))).await
+    }
+
+    /// As [`Memory::chunk`], to read into: a part of the budget is for those who do.
+    pub async fn chunk_to_read(&self, size: usize) -> Chunk {
+        let size = size.min(self.0.budget / 2).max(1);
+        let mut place = Place { memory: self, line: READS, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_chunk(size))).await
     }
 
@@ -385,7 +452,9 @@ impl Memory {
         if more == 0 || !chunk.block.large {
             return;
         }
-        let mut place = Place { memory: self, line: 1, ticket: None };
+        let is_beyond = self.0.home.beyond.load(Ordering::Relaxed) == chunk.block.base.as_ptr() as usize;
+        let line = if is_beyond { BEYOND } else { LARGE };
+        let mut place = Place { memory: self, line, ticket: None };
         poll_fn(|cx| place.poll(cx, || self.try_charge(chunk, charged, more))).await
     }
 
@@ -399,12 +468,23 @@ impl Memory {
             self.reclaim(Wanted::Large(large() + more - self.0.budget / 2));
         }
         let large = large();
-        if large > charged && (large + more > self.0.budget / 2 || self.used() + more > self.0.budget) {
+        if large > charged && self.used() + more > self.0.budget {
+            return None;
+        }
+        // Several that each have a part of what they need would wait for each other: one goes on.
+        if large > charged && large + more > self.0.budget / 2 && !self.goes_beyond(chunk) {
             return None;
         }
         chunk.block.large_charge.fetch_add(more, Ordering::Relaxed);
         self.0.home.large.fetch_add(more, Ordering::Relaxed);
         Some(())
+    }
+
+    /// Whether the chunk is the one that may, or is from now on.
+    fn goes_beyond(&self, chunk: &Chunk) -> bool {
+        let (beyond, address) = (&self.0.home.beyond, chunk.block.base.as_ptr() as usize);
+        let taken = beyond.compare_exchange(0, address, Ordering::Relaxed, Ordering::Relaxed);
+        taken.is_ok() || taken == Err(address)
     }
 
     /// Takes back what other tasks and cores have dropped and wakes those who wait. Called once per turn of the core's loop.
@@ -624,76 +704,5 @@ fn map(len: usize) -> NonNull<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::prng::Prng;
-
-    #[test]
-    fn blocks_do_not_overlap_and_come_back() {
-        let memory = Memory::new(64 << 20);
-        let mut random = Prng::new(1);
-        let mut held: Vec<(Chunk, u8)> = Vec::new();
-        for round in 0..20_000u32 {
-            if random.chance(1, 2) && !held.is_empty() {
-                let (chunk, mark) = held.swap_remove(random.below(held.len() as u64) as usize);
-                assert!(chunk.filled().iter().all(|b| *b == mark));
-            } else if let Some(mut chunk) = memory.try_chunk(random.below(300_000) as usize) {
-                let mark = round as u8;
-                let n = chunk.capacity().min(5000);
-                chunk.spare()[..n].fill(mark);
-                chunk.advance(n);
-                held.push((chunk, mark));
-            }
-        }
-        held.clear();
-        assert_eq!(memory.used(), 0);
-        memory.trim();
-        assert!(memory.0.regions.borrow().is_empty());
-    }
-
-    #[test]
-    fn memory_is_given_in_turn_and_large_requests_stand_apart() {
-        let memory = Memory::new(4 << 20);
-        let held: Vec<Chunk> = (0..4).map(|_| memory.try_chunk(1 << 20).unwrap()).collect();
-        let mut cx = Context::from_waker(Waker::noop());
-        let mut first = Box::pin(memory.chunk(2 << 20));
-        let mut second = Box::pin(memory.chunk(BLOCK));
-        assert!(first.as_mut().poll(&mut cx).is_pending() && second.as_mut().poll(&mut cx).is_pending());
-        let mut held = held.into_iter();
-        drop(held.next());
-        assert!(second.as_mut().poll(&mut cx).is_pending(), "it came later");
-        assert!(first.as_mut().poll(&mut cx).is_pending());
-        drop(held.next());
-        let Poll::Ready(_given) = first.as_mut().poll(&mut cx) else { panic!("there is room") };
-        assert!(second.as_mut().poll(&mut cx).is_pending(), "nothing is left");
-        drop(second);
-        assert!(!memory.contended());
-    }
-
-    #[test]
-    fn bytes_of_the_heap_are_charged_while_a_part_of_them_lives() {
-        let memory = Memory::new(1 << 20);
-        let bytes = memory.charged(Bytes::from(vec![1; 1 << 20]));
-        assert!(memory.try_chunk(1).is_none());
-        let part = bytes.slice(5..6);
-        drop(bytes);
-        assert!(memory.try_chunk(1).is_none());
-        drop(part);
-        assert!(memory.try_chunk(1 << 20).is_some());
-    }
-
-    #[test]
-    fn the_budget_holds_and_slices_keep_a_block() {
-        let memory = Memory::new(1 << 20);
-        let mut chunk = memory.try_chunk(1 << 20).unwrap();
-        chunk.extend(b"abc");
-        let slice = chunk.slice(1..3);
-        assert!(!chunk.try_reset());
-        assert!(memory.try_chunk(1).is_none());
-        drop(chunk);
-        assert!(memory.try_chunk(1).is_none());
-        assert_eq!(&slice[..], b"bc");
-        std::thread::spawn(move || drop(slice)).join().unwrap();
-        assert!(memory.try_chunk(1 << 20).is_some());
-    }
-}
+#[path = "mem_tests.rs"]
+mod tests;

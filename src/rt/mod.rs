@@ -3,8 +3,11 @@
 //! `uring` runs it on one pinned executor and one io_uring per core; `sim` (in the top-level module of that name) runs the same
 //! code in one thread, in virtual time, with a disk that can lose what was not flushed.
 
+#[cfg(test)]
+pub mod heap;
 pub mod mem;
 pub mod notify;
+pub mod slices;
 #[cfg(test)]
 mod tests;
 pub mod uring;
@@ -19,6 +22,7 @@ use bytes::Bytes;
 
 use crate::base::time::Now;
 use mem::{Chunk, Memory, Window};
+use slices::Slices;
 
 /// Which share of a core a task gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +81,15 @@ pub trait Rt: Clone + 'static {
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static);
     /// This core's memory.
     fn memory(&self) -> &Memory;
+    /// The budget of this core's turns for long work.
+    fn slices(&self) -> &Slices;
+    /// For how long this core could not do what was due, in all: turns that took long, and the time
+    /// in which the process was stopped.
+    fn away(&self) -> Duration;
+    /// File descriptors that this core may have: its part of the process's.
+    fn descriptors(&self) -> usize {
+        usize::MAX
+    }
     /// Says what the core is at now: the log names it where a turn takes long.
     fn doing(&self, _what: &'static str) {}
     /// Fills `out` with random bytes from the system (seeded in the simulation), for ids.

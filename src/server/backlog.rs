@@ -4,11 +4,12 @@
 //! waits, and all others go on: a disk that stalls costs its own partitions only. Which disk a
 //! partition is on is learned from its first answer; until then it has one request on its way.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use slab::Slab;
 
+use crate::base::hash::IdMap;
 use crate::shard::op::Key;
 
 /// Bytes that may be on their way.
@@ -60,57 +61,63 @@ struct Disk<W> {
 pub struct Backlog<W> {
     limits: Limits,
     slots: Slab<Slot<W>>,
-    by_key: HashMap<Key, u32>,
-    disks: HashMap<u16, Disk<W>>,
+    by_key: IdMap<Key, u32>,
+    /// By number.
+    disks: Vec<Disk<W>>,
 }
 
 impl<W> Backlog<W> {
     /// Nothing on its way.
     pub fn new(limits: Limits) -> Backlog<W> {
-        Backlog { limits, slots: Slab::new(), by_key: HashMap::new(), disks: HashMap::new() }
+        Backlog { limits, slots: Slab::new(), by_key: IdMap::default(), disks: Vec::new() }
     }
 
     /// Counts items, by partition and bytes, or says what has no room; then nothing is counted.
     /// `woken`: whoever asks has waited and been woken, and need not stand behind those who wait.
-    pub fn reserve(&mut self, items: impl Iterator<Item = (Key, usize)> + Clone, woken: bool, now: Duration) -> Result<Vec<Held>, Full> {
-        for (key, _) in items.clone() {
-            self.check(&key, woken)?;
+    pub fn reserve(&mut self, items: impl ExactSizeIterator<Item = (Key, usize)>, woken: bool, now: Duration) -> Result<Vec<Held>, Full> {
+        let mut held = Vec::with_capacity(items.len());
+        for (key, bytes) in items {
+            let slot = self.slot(key);
+            self.check(slot, woken)?;
+            held.push(Held { slot, bytes: bytes as u32, on_disk: false });
         }
-        Ok(items.map(|(key, bytes)| self.add(key, bytes, now)).collect())
+        held.iter_mut().for_each(|held| self.add(held, now));
+        Ok(held)
     }
 
-    fn check(&self, key: &Key, woken: bool) -> Result<(), Full> {
-        let Some(at) = self.by_key.get(key) else { return Ok(()) };
-        let slot = &self.slots[*at as usize];
+    /// Where a partition is counted.
+    fn slot(&mut self, key: Key) -> u32 {
+        let slots = &mut self.slots;
+        *self.by_key.entry(key).or_insert_with(|| {
+            let (waiting, disk) = (VecDeque::new(), None);
+            slots.insert(Slot { key, bytes: 0, disk, waiting, used: true }) as u32
+        })
+    }
+
+    fn check(&self, at: u32, woken: bool) -> Result<(), Full> {
+        let slot = &self.slots[at as usize];
         let behind = |waiting: &VecDeque<W>| !woken && !waiting.is_empty();
         let limit = if slot.disk.is_some() { self.limits.partition } else { 1 };
         if slot.bytes >= limit || behind(&slot.waiting) {
-            return Err(Full::Partition(*at));
+            return Err(Full::Partition(at));
         }
         let Some(number) = slot.disk else { return Ok(()) };
-        match self.disks.get(&number) {
-            Some(disk) if disk.bytes >= self.limits.disk || behind(&disk.waiting) => Err(Full::Disk(number)),
-            _ => Ok(()),
-        }
+        let disk = &self.disks[usize::from(number)];
+        let full = disk.bytes >= self.limits.disk || behind(&disk.waiting);
+        if full { Err(Full::Disk(number)) } else { Ok(()) }
     }
 
-    fn add(&mut self, key: Key, bytes: usize, now: Duration) -> Held {
-        let slots = &mut self.slots;
-        let at = *self.by_key.entry(key).or_insert_with(|| {
-            let (waiting, disk) = (VecDeque::new(), None);
-            slots.insert(Slot { key, bytes: 0, disk, waiting, used: true }) as u32
-        });
-        let slot = &mut slots[at as usize];
-        slot.bytes += bytes;
+    fn add(&mut self, held: &mut Held, now: Duration) {
+        let slot = &mut self.slots[held.slot as usize];
+        slot.bytes += held.bytes as usize;
         slot.used = true;
-        if let Some(number) = slot.disk {
-            let disk = self.disks.entry(number).or_insert_with(Disk::idle);
-            if disk.bytes == 0 {
-                disk.progressed = now;
-            }
-            disk.bytes += bytes;
+        let Some(number) = slot.disk else { return };
+        let disk = &mut self.disks[usize::from(number)];
+        if disk.bytes == 0 {
+            disk.progressed = now;
         }
-        Held { slot: at, bytes: bytes as u32, on_disk: slot.disk.is_some() }
+        disk.bytes += held.bytes as usize;
+        held.on_disk = true;
     }
 
     /// Gives back what an item had; `disk` is where its partition is, if the answer told. Who may
@@ -123,7 +130,8 @@ impl<W> Backlog<W> {
         if slot.bytes <= self.limits.partition / 2 {
             woken.extend(slot.waiting.drain(..));
         }
-        if let Some(disk) = slot.disk.filter(|_| on_disk).and_then(|n| self.disks.get_mut(&n)) {
+        if let Some(number) = slot.disk.filter(|_| on_disk) {
+            let disk = &mut self.disks[usize::from(number)];
             disk.bytes -= bytes as usize;
             disk.progressed = now;
             if disk.bytes <= self.limits.disk / 2 {
@@ -131,8 +139,12 @@ impl<W> Backlog<W> {
             }
         }
         // What is on its way was counted for the disk that was known then.
-        if slot.bytes == 0 && disk.is_some() {
+        if slot.bytes == 0
+            && let Some(number) = disk
+        {
             slot.disk = disk;
+            let disks = self.disks.len().max(usize::from(number) + 1);
+            self.disks.resize_with(disks, Disk::idle);
         }
     }
 
@@ -140,16 +152,14 @@ impl<W> Backlog<W> {
     pub fn wait(&mut self, full: Full, who: W) {
         match full {
             Full::Partition(at) => self.slots[at as usize].waiting.push_back(who),
-            Full::Disk(number) => {
-                self.disks.entry(number).or_insert_with(Disk::idle).waiting.push_back(who);
-            }
+            Full::Disk(number) => self.disks[usize::from(number)].waiting.push_back(who),
         }
     }
 
     /// Takes somebody back who waits no longer.
     pub fn cancel(&mut self, gone: impl Fn(&W) -> bool) {
         self.slots.iter_mut().for_each(|(_, slot)| slot.waiting.retain(|who| !gone(who)));
-        self.disks.values_mut().for_each(|disk| disk.waiting.retain(|who| !gone(who)));
+        self.disks.iter_mut().for_each(|disk| disk.waiting.retain(|who| !gone(who)));
     }
 
     /// For how long nothing has moved where there is no room.
@@ -158,7 +168,7 @@ impl<W> Backlog<W> {
             Full::Partition(at) => self.slots[at as usize].disk,
             Full::Disk(number) => Some(number),
         };
-        let progressed = disk.and_then(|number| self.disks.get(&number)).map(|d| d.progressed);
+        let progressed = disk.map(|number| self.disks[usize::from(number)].progressed);
         progressed.map_or(Duration::ZERO, |progressed| now.saturating_sub(progressed))
     }
 
@@ -256,7 +266,7 @@ mod tests {
                 assert_eq!(sum.sum::<usize>(), slot.bytes);
                 assert!(slot.waiting.is_empty() || slot.bytes > 0);
             }
-            assert!(backlog.disks.values().all(|d| d.waiting.is_empty() || d.bytes > 0));
+            assert!(backlog.disks.iter().all(|d| d.waiting.is_empty() || d.bytes > 0));
             if who % 1000 == 0 {
                 backlog.forget_unused();
             }
@@ -265,6 +275,6 @@ mod tests {
             waiting -= release(&mut backlog, held, u16::from(key.0.0[0] % 2)).len();
         }
         assert_eq!(waiting, 0, "the last one to go wakes all");
-        assert!(backlog.disks.values().all(|disk| disk.bytes == 0));
+        assert!(backlog.disks.iter().all(|disk| disk.bytes == 0));
     }
 }

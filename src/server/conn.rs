@@ -32,6 +32,11 @@ const CHARGE_STEP: usize = 64 << 10;
 const READ_AHEAD: usize = 128 << 10;
 /// No further request is read while this much waits to be sent.
 const QUEUED_BYTES: usize = 1 << 20;
+/// Requests of one connection that are handled before others have their turn, and the time that they
+/// may take.
+const REQUESTS_PER_TURN: u32 = 16;
+/// See [`REQUESTS_PER_TURN`].
+const TIME_PER_TURN: Duration = Duration::from_micros(100);
 /// Request header: api key, version, correlation id.
 const SMALLEST_FRAME: usize = 8;
 
@@ -64,6 +69,8 @@ pub struct Conn<R: Rt> {
     queued_since: Cell<Option<Duration>>,
     /// Requests that wait for room for their answers.
     unanswered: RefCell<Slab<Rc<Notify>>>,
+    /// Long requests that have not begun.
+    unstarted: Cell<usize>,
     /// See [`Conn::note_progress`].
     acknowledged: Cell<u64>,
     /// The reader holds an empty chunk that it could do without.
@@ -105,6 +112,7 @@ impl<R: Rt> Conn<R> {
             sending: Cell::new(None),
             queued_since: Cell::new(None),
             unanswered: RefCell::default(),
+            unstarted: Cell::new(0),
             acknowledged: Cell::new(0),
             holds_chunk: Cell::new(false),
             frame_since: Cell::new(None),
@@ -218,6 +226,27 @@ impl<R: Rt> Conn<R> {
         }
     }
 
+    /// The result of `task`, or `None` if the connection ends before.
+    pub async fn unless_closed<T>(&self, task: impl Future<Output = T>) -> Option<T> {
+        let closed = async {
+            while !self.closed.get() {
+                let event = Rc::new(Notify::default());
+                let place = self.unanswered.borrow_mut().insert(event.clone());
+                let _leave = Leave { waiting: &self.unanswered, place };
+                event.notified().await;
+            }
+            None
+        };
+        futures_lite::future::or(async { Some(task.await) }, closed).await
+    }
+
+    /// A long request has been read that does not begin yet: nothing more is read until the result is
+    /// dropped.
+    pub fn unstarted(self: &Rc<Self>) -> Unstarted<R> {
+        self.unstarted.set(self.unstarted.get() + 1);
+        Unstarted(self.clone())
+    }
+
     /// When the request began that has not been received whole.
     pub fn frame_since(&self) -> Option<Duration> {
         self.frame_since.get()
@@ -321,6 +350,7 @@ impl<R: Rt> Conn<R> {
                 replies.outstanding() >= PIPELINE
                     || replies.queued_bytes() >= QUEUED_BYTES
                     || self.sending.get().is_some_and(|(bytes, _)| bytes > QUEUED_BYTES)
+                    || self.unstarted.get() > 0
                     || self.waits_for_room().is_some()
             };
             if full {
@@ -336,6 +366,7 @@ impl<R: Rt> Conn<R> {
     /// Hands whole frames to work. What is left is the beginning of one; and the length of the last whole one, 0 if there was none.
     async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<(Bytes, usize)> {
         let mut last = 0;
+        let mut turn = Quantum::new(&self.server.rt);
         while let Some(total) = self.frame_len(&bytes)? {
             if bytes.len() < total {
                 break;
@@ -344,6 +375,10 @@ impl<R: Rt> Conn<R> {
             let frame = bytes.split_to(total).slice(4..);
             self.admit().await?;
             super::dispatch::handle(self, frame)?;
+            if turn.is_over(&self.server.rt) {
+                self.server.rt.yield_now().await;
+                turn = Quantum::new(&self.server.rt);
+            }
         }
         self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
         Ok((bytes, last))
@@ -377,6 +412,34 @@ impl<R: Rt> Conn<R> {
                 return Ok(true);
             }
         }
+    }
+}
+
+/// How much of its turn a connection has used.
+struct Quantum {
+    began: Duration,
+    handled: u32,
+}
+
+impl Quantum {
+    fn new<R: Rt>(rt: &R) -> Quantum {
+        Quantum { began: rt.now().mono, handled: 0 }
+    }
+
+    /// Counts a request.
+    fn is_over<R: Rt>(&mut self, rt: &R) -> bool {
+        self.handled += 1;
+        self.handled == REQUESTS_PER_TURN || rt.now().mono.saturating_sub(self.began) >= TIME_PER_TURN
+    }
+}
+
+/// See [`Conn::unstarted`].
+pub struct Unstarted<R: Rt>(Rc<Conn<R>>);
+
+impl<R: Rt> Drop for Unstarted<R> {
+    fn drop(&mut self) {
+        self.0.unstarted.set(self.0.unstarted.get() - 1);
+        self.0.read_on();
     }
 }
 

@@ -10,9 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::conn::Conn;
+use super::long::{Holding, Turn};
 use crate::api;
 use crate::base::error::ErrorCode;
-use crate::rt::mem::Chunk;
 use crate::rt::{Class, Rt};
 use crate::shard::message::{Ids, Terms};
 use crate::shard::op::DirSpace;
@@ -43,24 +43,20 @@ pub(super) fn own_terms(bytes: usize) -> Terms {
     Terms { within: WITHIN, lane: Lane::Takes, bytes }
 }
 
-/// A longer request is decoded when its answer is the next to be sent, and there is memory for it.
-const LONG_REQUEST: usize = 64 << 10;
-/// What a request becomes when it is decoded, as a multiple of its bytes, at most: names are counted
-/// references, empty ones too.
-const DECODED: usize = 32;
-
-/// A longer answer is made when there is memory for it.
+/// A longer answer is made in turn with the long requests, when there is memory for it.
 const LONG_ANSWER: usize = 64 << 10;
 
-/// Resources that are described before others have their turn.
-const RESOURCES_PER_TURN: usize = 16;
+/// What the description of a resource costs of a turn's budget, in inflated bytes.
+const RESOURCE_COST: usize = 32 << 10;
 
 /// One request and the place of its response.
 pub(super) struct Work<R: Rt> {
     pub(super) conn: Rc<Conn<R>>,
     place: u64,
-    /// Memory for the answer, until that is made and charged.
-    room: Option<Chunk>,
+    /// Memory for what becomes of the request, and for the answer until that is made and charged.
+    holding: Option<Holding<R>>,
+    /// The turn of a long one.
+    turn: Option<Turn<R>>,
     pub(super) api: ApiKey,
     pub(super) version: i16,
     correlation_id: i32,
@@ -75,36 +71,53 @@ pub fn malformed(error: WireError) -> io::Error {
 pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
     let (header, body) = parse_request(frame).map_err(malformed)?;
     let place = conn.reserve();
-    if body.len() > LONG_REQUEST && header.api_key != ApiKey::Produce.code() {
-        let conn = conn.clone();
-        let rt = conn.server.rt.clone();
-        rt.clone().spawn(Class::Foreground, async move {
-            conn.room_for_answer(place).await;
-            // Not all of the memory: some of these requests wait long.
-            let bytes = (body.len() * DECODED).min(rt.memory().budget() / 8);
-            let room = rt.memory().chunk(bytes).await;
-            if let Err(e) = start(&conn, place, header, body, Some(room)) {
-                tracing::info!("{}: closed: {e}", conn.peer);
-                conn.close();
-            }
-        });
-        return Ok(());
+    if header.api_key == ApiKey::Produce.code() {
+        return super::produce::handle(conn, place, &header, body).inspect_err(|_| conn.reply(place, Vec::new()));
     }
+    let Some(holding) = conn.server.long.begin(body.len()) else {
+        start_in_turn(conn, place, header, body);
+        return Ok(());
+    };
     // What cannot be decoded is not answered, but its place is not waited for either.
-    start(conn, place, header, body, None).inspect_err(|_| conn.reply(place, Vec::new()))
+    start(conn, place, header, body, holding, None).inspect_err(|_| conn.reply(place, Vec::new()))
 }
 
-/// `room`: memory for what becomes of the request, until it is answered.
-fn start<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes, room: Option<Chunk>) -> io::Result<()> {
+/// Starts a long request when its answer is the next to be sent, it is its turn, and there is memory
+/// for it. Until then nothing more is read from its connection.
+fn start_in_turn<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) {
+    let unstarted = conn.unstarted();
+    let conn = conn.clone();
+    conn.server.rt.clone().spawn(Class::Foreground, async move {
+        let begun = async {
+            conn.room_for_answer(place).await;
+            let turn = conn.server.long.turn().await;
+            (turn, conn.server.long.room(body.len()).await)
+        };
+        let Some((turn, room)) = conn.unless_closed(begun).await else { return };
+        if let Err(e) = start(&conn, place, header, body, room, Some(turn)) {
+            tracing::info!("{}: closed: {e}", conn.peer);
+            conn.close();
+        }
+        drop(unstarted);
+    });
+}
+
+/// `holding`: what becomes of the request, until it is answered. `turn`: that of a long one.
+fn start<R: Rt>(
+    conn: &Rc<Conn<R>>,
+    place: u64,
+    header: RequestHeader,
+    body: Bytes,
+    holding: Holding<R>,
+    turn: Option<Turn<R>>,
+) -> io::Result<()> {
     let Some(api) = ApiKey::from_code(header.api_key) else { return Err(malformed(WireError::UnknownApi(header.api_key))) };
     conn.server.rt.doing(api.name());
-    match api {
-        ApiKey::Produce => return super::produce::handle(conn, place, &header, body),
-        ApiKey::Fetch => return super::fetch::handle(conn, place, &header, body, room),
-        _ => {}
+    if api == ApiKey::Fetch {
+        return super::fetch::handle(conn, place, &header, body, holding);
     }
     let RequestHeader { api_version: version, correlation_id, client_id, .. } = header;
-    let work = Work { conn: conn.clone(), place, room, api, version, correlation_id };
+    let work = Work { conn: conn.clone(), place, holding: Some(holding), turn, api, version, correlation_id };
     let server = &conn.server;
     let (image, broker) = (server.shard.image(), server.broker());
     match api {
@@ -175,30 +188,53 @@ impl<R: Rt> Work<R> {
         Ok(())
     }
 
-    /// Answers when there is memory for an answer of about so many bytes, and the client has taken
-    /// those before it.
+    /// Gives back what it holds, before it waits for others without end.
+    pub(super) fn let_go(mut self) -> Work<R> {
+        (self.holding, self.turn) = (None, None);
+        self
+    }
+
+    /// Answers when it is its turn, there is memory for an answer of about so many bytes, and the
+    /// client has taken those before it.
     fn at_length<F>(mut self, bytes: usize, task: F) -> io::Result<()>
     where
         F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
     {
-        let rt = self.conn.server.rt.clone();
-        rt.clone().spawn(Class::Foreground, async move {
-            self.conn.room_for_answer(self.place).await;
-            // Who has some already holds enough for the answer.
-            if self.room.is_none() {
-                self.room = Some(rt.memory().chunk(bytes).await);
-            }
-            let done = task(&self).await;
-            self.finish(|_| done);
+        let conn = self.conn.clone();
+        conn.server.rt.clone().spawn(Class::Foreground, async move {
+            let in_turn = async {
+                conn.room_for_answer(self.place).await;
+                self.take_turn(bytes).await;
+                let done = task(&self).await;
+                self.finish(|_| done);
+            };
+            conn.unless_closed(in_turn).await;
         });
         Ok(())
     }
 
+    /// Waits for the turn of a long request, and for memory for an answer of so many bytes.
+    async fn take_turn(&mut self, bytes: usize) {
+        // Who has both already holds enough for the answer. Without the turn nobody may hold what
+        // those before it may wait for.
+        if self.turn.is_none() || !self.holding.as_ref().is_some_and(Holding::is_room) {
+            let long = &self.conn.server.long;
+            self.holding = None;
+            let turn = match self.turn.take() {
+                Some(turn) => turn,
+                None => long.turn().await,
+            };
+            self.holding = Some(long.room_of(bytes).await);
+            self.turn = Some(turn);
+        }
+    }
+
     /// Answers when a task is done.
-    pub(super) fn later<F>(self, task: F) -> io::Result<()>
+    pub(super) fn later<F>(mut self, task: F) -> io::Result<()>
     where
         F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
     {
+        self.turn = None;
         let rt = self.conn.server.rt.clone();
         rt.spawn(Class::Foreground, async move {
             let done = task(&self).await;
@@ -212,12 +248,22 @@ impl<R: Rt> Work<R> {
     fn change<M: Encode + Send + 'static>(
         self,
         terms: Terms,
-        decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
+        mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
+        failed: impl FnOnce(ErrorCode) -> M + 'static,
+    ) -> io::Result<()> {
+        self.change_in_steps(terms, move |image, ids, _| Some(decide(image, ids)), failed)
+    }
+
+    /// As [`Work::change`], for a decision of many steps.
+    fn change_in_steps<M: Encode + Send + 'static>(
+        self,
+        terms: Terms,
+        decide: impl FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, M)> + Send + 'static,
         failed: impl FnOnce(ErrorCode) -> M + 'static,
     ) -> io::Result<()> {
         self.later(async move |work| {
             work.conn.room_for_answer(work.place).await;
-            let answer = work.conn.server.shard.control(terms, decide).await;
+            let answer = work.conn.server.shard.control_in_steps(terms, decide).await;
             work.reply(&answer.unwrap_or_else(failed))
         })
     }
@@ -228,12 +274,13 @@ impl<R: Rt> Work<R> {
         result: impl Future<Output = T> + 'static,
         answer: impl FnOnce(&Work<R>, T) -> io::Result<()> + 'static,
     ) -> io::Result<()> {
-        let Work { conn, place, api, version, correlation_id, room } = self;
+        let Work { conn, place, api, version, correlation_id, holding, turn } = self;
+        drop(turn);
         let (rt, conn) = (conn.server.rt.clone(), Rc::downgrade(&conn));
         rt.spawn(Class::Foreground, async move {
             let result = result.await;
             let Some(conn) = conn.upgrade() else { return };
-            Work { conn, place, room, api, version, correlation_id }.finish(|work| answer(work, result));
+            Work { conn, place, holding, turn: None, api, version, correlation_id }.finish(|work| answer(work, result));
         });
         Ok(())
     }
@@ -252,24 +299,31 @@ fn metadata<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: MetadataRequest = work.decode(body)?;
     let server = work.conn.server.clone();
     let missing = api::metadata::plan(&request, work.version, &server.shard.image(), server.broker());
-    let respond = |work: &Work<R>, request: &MetadataRequest| {
-        let server = &work.conn.server;
-        work.reply(&api::metadata::respond(request, work.version, &server.shard.image(), server.broker(), work.listener()))
-    };
     let bytes = api::metadata::answer_bytes(&request, &server.shard.image());
     if missing.is_empty() && bytes < LONG_ANSWER {
-        return respond(&work, &request);
+        let (image, broker) = (server.shard.image(), server.broker());
+        return work.reply(&api::metadata::respond(&request, work.version, &image, broker, work.listener()));
     }
-    work.at_length(bytes, async move |work| {
-        if missing.is_empty() {
-            return respond(work, &request);
-        }
+    if missing.is_empty() {
+        return work.at_length(bytes, async move |work| respond_metadata(work, &request).await);
+    }
+    work.later(async move |work| {
+        work.conn.room_for_answer(work.place).await;
         let broker = server.broker().clone();
         let create = move |image: &_, ids: &mut Ids| (api::metadata::auto_create(image, &broker, ids.now, &missing, ids.random), ());
         // What could not be created is not there, and clients ask again.
         let _ = server.shard.control(terms, create).await;
-        respond(work, &request)
+        respond_metadata(work, &request).await
     })
+}
+
+/// Answers in slices: all topics may be asked for.
+async fn respond_metadata<R: Rt>(work: &Work<R>, request: &MetadataRequest) -> io::Result<()> {
+    let server = &work.conn.server;
+    let (image, broker) = (server.shard.image(), server.broker());
+    let mut answering = api::metadata::Answering::new(request, broker, work.listener());
+    let step = |budget: &mut usize| answering.step(request, work.version, &image, broker, budget);
+    work.reply(&server.rt.slices().run(step).await)
 }
 
 fn describe_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
@@ -280,9 +334,9 @@ fn describe_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let server = &work.conn.server;
         let (image, broker) = (server.shard.image(), server.broker());
         let mut response = DescribeConfigsResponse::default();
-        for some in request.resources.chunks(RESOURCES_PER_TURN) {
-            response.results.extend(some.iter().map(|resource| api::describe_configs::describe(resource, &request, &image, broker)));
-            server.rt.yield_now().await;
+        for resource in &request.resources {
+            server.rt.slices().pass(RESOURCE_COST).await;
+            response.results.push(api::describe_configs::describe(resource, &request, &image, broker));
         }
         work.reply(&response)
     })
@@ -293,8 +347,10 @@ fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: Arc<CreateTopicsRequest> = Arc::new(work.decode(body)?);
     let (terms, asked) = (terms(request.timeout_ms, bytes), request.clone());
     let broker = work.conn.server.broker().clone();
-    let create = move |image: &_, ids: &mut Ids| api::create_topics::decide(&request, image, &broker, ids.now, ids.random);
-    work.change(terms, create, move |code| api::create_topics::failed(&asked, code))
+    let mut deciding = api::create_topics::Deciding::default();
+    let create =
+        move |image: &_, ids: &mut Ids, budget: &mut usize| deciding.step(&request, image, &broker, (ids.now, &mut *ids.random), budget);
+    work.change_in_steps(terms, create, move |code| api::create_topics::failed(&asked, code))
 }
 
 fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
@@ -311,8 +367,9 @@ fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: Arc<DeleteTopicsRequest> = Arc::new(work.decode(body)?);
     let (terms, asked) = (Terms { lane: Lane::Frees, ..terms(request.timeout_ms, bytes) }, request.clone());
     let broker = work.conn.server.broker().clone();
-    let delete = move |image: &_, _: &mut Ids| api::delete_topics::decide(&request, version, image, &broker);
-    work.change(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
+    let mut deciding = api::delete_topics::Deciding::default();
+    let delete = move |image: &_, _: &mut Ids, budget: &mut usize| deciding.step(&request, version, image, &broker, budget);
+    work.change_in_steps(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
 }
 
 fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
@@ -361,7 +418,7 @@ fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
 
 fn list_offsets<R: Rt>(mut work: Work<R>, body: Bytes) -> io::Result<()> {
     // Look-ups wait for memory, and nobody who does so may hold some.
-    work.room = None;
+    work.holding = None;
     let request: ListOffsetsRequest = work.decode(body)?;
     let items = api::list_offsets::plan(&request, work.version, &work.conn.server.shard.image());
     work.later(async move |work| {

@@ -7,10 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::conn::Conn;
+use super::long::Holding;
 use crate::api::fetch;
 use crate::api::fetch_session::SessionContext;
 use crate::base::error::ErrorCode;
-use crate::rt::mem::Chunk;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::message::Watched;
@@ -19,6 +19,10 @@ use crate::shard::owner::Watcher;
 use crate::wire;
 use crate::wire::codec::FetchRequest;
 use crate::wire::frame::RequestHeader;
+
+/// How often a long request that waits for records looks whether others wait for the memory that it
+/// holds: then it is answered.
+const ROOM_LOOK: Duration = Duration::from_secs(1);
 
 /// Reads of one owner core, with the targets' places.
 struct Group {
@@ -38,12 +42,12 @@ struct Fetch<R: Rt> {
     min_bytes: usize,
     max_bytes: usize,
     deadline: Duration,
-    /// Memory for all this, where it is much.
-    room: Option<Chunk>,
+    /// Memory for all this.
+    holding: Holding<R>,
 }
 
 /// Starts a fetch; the response follows by itself.
-pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes, room: Option<Chunk>) -> io::Result<()> {
+pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes, holding: Holding<R>) -> io::Result<()> {
     let server = &conn.server;
     let version = header.api_version;
     let request: FetchRequest = wire::codec::decode(body, version).map_err(super::dispatch::malformed)?;
@@ -80,7 +84,7 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
         results,
         min_bytes: request.min_bytes.max(0) as usize,
         max_bytes: request.max_bytes.max(0) as usize,
-        room,
+        holding,
         deadline: now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
     if conn.may_answer(place) && fetch.read_now() && fetch.is_due() {
@@ -115,7 +119,8 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         let mut left = most;
         for Group { owner, places, items } in &self.groups {
-            let read = self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.room.is_some()).await;
+            let read =
+                self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.holding.is_room()).await;
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
         if self.groups.len() > 1 && left == most {
@@ -134,7 +139,8 @@ impl<R: Rt> Fetch<R> {
         let most = self.max_bytes();
         for (place, owner, item) in targets {
             let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
-            if readable && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.room.is_some()).await) > 0
+            if readable
+                && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.holding.is_room()).await) > 0
             {
                 return;
             }
@@ -151,6 +157,7 @@ impl<R: Rt> Fetch<R> {
             || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
             || self.conn.server.stopping()
             || self.conn.has_ended()
+            || (self.holding.is_room() && self.conn.server.rt.memory().contended())
             || self.groups.is_empty()
             || self.conn.server.rt.now().mono >= self.deadline
     }
@@ -182,7 +189,10 @@ impl<R: Rt> Fetch<R> {
             watches.push(self.conn.server.shard.watch(*owner, places.iter().zip(items).map(watched).collect(), watcher.clone()));
         }
         self.results.iter_mut().for_each(|r| r.records.clear());
-        let left = self.deadline.saturating_sub(rt.now().mono);
+        let mut left = self.deadline.saturating_sub(rt.now().mono);
+        if self.holding.is_room() {
+            left = left.min(ROOM_LOOK);
+        }
         futures_lite::future::or(self.conn.wait_for(&grown.0), rt.sleep(left)).await;
     }
 

@@ -30,11 +30,12 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             let request: JoinGroupRequest = work.decode(body)?;
             let op = api::join_group::plan(&request, version, client_id, work.conn.peer.ip());
             let JoinGroupRequest { group_id, member_id, .. } = request;
-            ask(work, &group_id, op, move |reply| api::join_group::respond(reply, version, &member_id))
+            // It may wait for other members for long, and nothing of it is kept here.
+            ask(work.let_go(), &group_id, op, move |reply| api::join_group::respond(reply, version, &member_id))
         }
         ApiKey::SyncGroup => {
             let request: SyncGroupRequest = work.decode(body)?;
-            ask(work, &request.group_id, api::sync_group::plan(&request, version), api::sync_group::respond)
+            ask(work.let_go(), &request.group_id, api::sync_group::plan(&request, version), api::sync_group::respond)
         }
         ApiKey::Heartbeat => {
             let request: HeartbeatRequest = work.decode(body)?;
@@ -156,8 +157,11 @@ fn ask_all<R: Rt, M: Encode, N: AsRef<str> + 'static>(
     if ops.len() > GROUPS_PER_REQUEST {
         return Err(super::dispatch::malformed(WireError::TooLarge("number of groups")));
     }
-    let shard = work.conn.server.shard.clone();
+    let server = work.conn.server.clone();
+    let shard = server.shard.clone();
     let all = async move {
+        // What is told of many takes much memory: one such request at a time.
+        let _turn = if ops.len() > AT_ONCE { Some(server.many_groups.turn().await) } else { None };
         let (mut ops, mut all) = (ops.into_iter(), Vec::new());
         loop {
             let replies: Vec<_> = ops.by_ref().take(AT_ONCE).map(|(group, op)| shard.group(group.as_ref(), op)).collect();

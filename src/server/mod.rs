@@ -6,6 +6,7 @@ pub mod conn;
 mod dispatch;
 mod fetch;
 mod groups;
+mod long;
 mod produce;
 pub mod replies;
 mod start;
@@ -29,6 +30,7 @@ use crate::rt::{Class, Rt};
 use crate::shard::Shard;
 use backlog::{Backlog, Limits};
 use conn::Conn;
+use long::LongRequests;
 
 pub use start::run;
 
@@ -74,6 +76,10 @@ pub struct Server<R: Rt> {
     checks: produce::Checks<R>,
     /// Of each core whether its memory is scarce: answers of one core hold memory of others.
     scarce: Arc<[AtomicBool]>,
+    /// Long requests in work, and what all requests hold.
+    long: Rc<LongRequests<R>>,
+    /// Requests that ask about many groups: one at a time.
+    many_groups: Rc<LongRequests<R>>,
     stopping: Cell<bool>,
 }
 
@@ -95,6 +101,8 @@ impl<R: Rt> Server<R> {
             backlog: RefCell::new(Backlog::new(backlog_limits(rt.memory().budget(), rt.cores(), disks))),
             checks: produce::Checks::default(),
             scarce,
+            long: LongRequests::new(rt.clone()),
+            many_groups: LongRequests::new(rt.clone()),
             stopping: Cell::new(false),
             rt: rt.clone(),
         });
@@ -172,7 +180,7 @@ impl<R: Rt> Server<R> {
             for conn in self.all() {
                 conn.note_progress();
                 let quiet = now.saturating_sub(conn.last_active());
-                if quiet >= self.config.connections_max_idle {
+                if self.config.connections_max_idle.is_some_and(|idle| quiet >= idle) {
                     tracing::debug!("{}: closed after {} s without a byte (connections.max.idle.ms)", conn.peer, quiet.as_secs());
                     conn.close();
                     continue;

@@ -13,14 +13,15 @@ use super::backlog::{Full, Held};
 use super::conn::Conn;
 use crate::api::produce::{Context, Plan, Planner};
 use crate::base::error::ErrorCode;
+use crate::rt::slices::SLICE;
 use crate::rt::{Class, Rt};
 use crate::shard::op::Produced;
 use crate::shard::owner::Sink;
 use crate::wire;
 use crate::wire::frame::RequestHeader;
 
-/// Inflated bytes that are checked before others have their turn.
-const TURN: usize = 256 << 10;
+/// What a look at a request costs of a turn's budget besides its batches, in inflated bytes.
+const REQUEST_COST: usize = 512;
 /// A request waits so long at most for room on its way to the disk; less if its client gives up
 /// before.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -125,7 +126,11 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
     };
     server.producing.set(server.producing.get() + 1);
     if conn.queue.requests.borrow().is_empty() {
-        match request.go_on(server, false) {
+        // Short ones do not wait for a turn; long ones of others do.
+        let mut budget = SLICE;
+        let progress = request.go_on(server, false, &mut budget);
+        server.rt.slices().spend(SLICE - budget);
+        match progress {
             Progress::Ready(held) => {
                 submit(conn, request, held);
                 return Ok(());
@@ -139,10 +144,11 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
 }
 
 impl Request {
-    /// Goes on until a turn's work is done.
-    fn go_on<R: Rt>(&mut self, server: &Server<R>, woken: bool) -> Progress {
+    /// Goes on until `budget`, which counts inflated bytes, was spent.
+    fn go_on<R: Rt>(&mut self, server: &Server<R>, woken: bool, budget: &mut usize) -> Progress {
+        *budget = budget.saturating_sub(REQUEST_COST);
         if let Stage::Checking(planner) = &mut self.stage {
-            if !planner.step(&mut TURN.clone()) {
+            if !planner.step(budget) {
                 return Progress::Checking { between_batches: planner.between_batches() };
             }
             // The request's memory is given back as soon as its batches are copied.
@@ -173,11 +179,9 @@ fn go_on_later<R: Rt>(conn: &Rc<Conn<R>>, woken: bool) {
         loop {
             let next = server.checks.waiting.borrow_mut().pop_front();
             let Some((conn, woken)) = next else { break };
-            server.rt.doing("checks of compressed batches");
             if go_on(&conn, woken).await {
                 server.checks.waiting.borrow_mut().push_back((conn, false));
             }
-            server.rt.yield_now().await;
         }
         server.checks.running.set(false);
     });
@@ -187,14 +191,14 @@ fn go_on_later<R: Rt>(conn: &Rc<Conn<R>>, woken: bool) {
 /// checked to the partitions. True if there is more to do.
 async fn go_on<R: Rt>(conn: &Rc<Conn<R>>, woken: bool) -> bool {
     loop {
-        let progress = {
+        let step = |budget: &mut usize| {
             let mut requests = conn.queue.requests.borrow_mut();
-            let Some(first) = requests.front_mut() else { return false };
-            first.go_on(&conn.server, woken)
+            Some(requests.front_mut()?.go_on(&conn.server, woken, budget))
         };
+        let Some(progress) = conn.server.rt.slices().step(step).await else { return false };
         match progress {
             Progress::Checking { between_batches: true } => return true,
-            Progress::Checking { between_batches: false } => conn.server.rt.yield_now().await,
+            Progress::Checking { between_batches: false } => {}
             Progress::Full(full) => {
                 block(conn, full);
                 return false;

@@ -132,14 +132,13 @@ pub(super) async fn core_main<R: Rt>(rt: R, post: Post<R::Accepted>, process: Ar
     let shard = Shard::start(rt.clone(), post, process.stop_asked.clone(), &process.config);
     let _server = Server::start(&shard, process.config.clone(), process.broker.clone(), process.scarce.clone());
     let (resting, idle) = (shard.clone(), process.config.log_idle);
-    rt.spawn(Class::Background, async move { resting.rest_idle_logs(idle).await });
+    // A task has the name of its code: the log names it where a turn takes long.
+    rt.spawn(Class::Background, resting.rest_idle_logs(idle));
     let (retaining, interval) = (shard.clone(), process.config.retention_check_interval);
-    rt.spawn(Class::Background, async move { retaining.retain_logs(interval).await });
-    let reopening = shard.clone();
-    rt.spawn(Class::Background, async move { reopening.reopen_replicas().await });
+    rt.spawn(Class::Background, retaining.retain_logs(interval));
+    rt.spawn(Class::Background, shard.clone().reopen_replicas());
     if process.config.cleaner_enable {
-        let cleaning = shard.clone();
-        rt.spawn(Class::Background, async move { cleaning.clean_logs().await });
+        rt.spawn(Class::Background, shard.clone().clean_logs());
     }
     if rt.core() == crate::shard::CONTROLLER_CORE {
         let result = lead(&shard, &process).await;
@@ -226,7 +225,7 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
         rt.spawn(Class::Foreground, accepting);
     }
     let (checkpointing, every) = (control.clone(), config.flush_checkpoint_interval);
-    rt.spawn(Class::Background, async move { checkpointing.checkpoint_every(every).await });
+    rt.spawn(Class::Background, checkpointing.checkpoint_every(every));
     tracing::info!(
         "ready after {} ms: node {}, cluster {cluster_id}, {}, {} cores, {} topics, data in {}",
         process.started.elapsed().as_millis(),

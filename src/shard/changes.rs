@@ -27,6 +27,8 @@ use crate::rt::{Class, Rt};
 /// Bytes of the metadata log that are allocated ahead, for deletions alone and for what a start has to
 /// write: a full disk can be cleared over the network.
 const RESERVE: u64 = 1 << 20;
+/// What the application of a record costs of a turn's budget, in inflated bytes.
+const RECORD_COST: usize = 16 << 10;
 /// How often a change that the disk has no room for is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
@@ -146,8 +148,11 @@ impl<R: Rt> Control<R> {
             self.shard.rt().random(&mut bytes);
             bytes
         };
-        let (records, reply) = (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random });
         self.deciding.set(Some((*asker, entry.until)));
+        // Nobody else changes the image meanwhile.
+        self.shard.rt().doing("a change of the metadata");
+        let step = |budget: &mut usize| (change.decide)(&self.image.borrow(), &mut Ids { now, random: &mut random }, budget);
+        let (records, reply) = self.shard.rt().slices().run(step).await;
         let done = self.commit(&records, entry.lane, now.wall_ms).await;
         // None: its deadline has come meanwhile.
         let Some(((to, ticket), _)) = self.deciding.take() else { return };
@@ -242,6 +247,7 @@ impl<R: Rt> Control<R> {
         }
         for (at, record) in (base..).zip(records) {
             self.image.borrow_mut().apply(at, record);
+            self.shard.rt().slices().pass(RECORD_COST).await;
         }
         Ok(())
     }

@@ -42,7 +42,7 @@ impl Default for Cleaner {
 
 impl<R: Rt> Shard<R> {
     /// Compacts this core's logs when they are due, for as long as the core runs.
-    pub async fn clean_logs(&self) {
+    pub async fn clean_logs(self) {
         // Logs that could not be cleaned: not before the next start, as in Kafka.
         let mut damaged = HashSet::new();
         while !self.0.stopped.get() {
@@ -81,8 +81,11 @@ impl<R: Rt> Shard<R> {
         Means {
             // A quarter of the process's memory at most: the pools have three of them.
             map_bytes: (bytes("log.cleaner.dedupe.buffer.size") / cores).min(self.rt().memory().budget() / 3).max(MAP_MIN),
-            map_load_ppm: ((image.settings().fraction("log.cleaner.io.buffer.load.factor") * 1e6) as u32).max(1),
-            buffer: (bytes("log.cleaner.io.buffer.size") / cores / 2).clamp(BUFFER_MIN, REGION) / BLOCK * BLOCK,
+            map_load_ppm: ((image.settings().fraction("log.cleaner.io.buffer.load.factor") * 1e6) as u32).clamp(1, 1_000_000),
+            // A cleaning holds one while it waits for the other: a small part of the memory.
+            buffer: (bytes("log.cleaner.io.buffer.size") / cores / 2).min(self.rt().memory().budget() / 16).clamp(BUFFER_MIN, REGION)
+                / BLOCK
+                * BLOCK,
             pace: &self.0.cleaner.pace,
         }
     }

@@ -174,7 +174,7 @@ impl<R: Rt> Control<R> {
     }
 
     /// Writes the checkpoints every now and then, so that a start after a crash has little to look at.
-    pub async fn checkpoint_every(&self, interval: Duration) {
+    pub async fn checkpoint_every(self: Rc<Self>, interval: Duration) {
         while !self.closed.get() {
             self.shard.rt().sleep(interval.max(Duration::from_secs(1))).await;
             self.checkpoint().await;

@@ -22,6 +22,7 @@ use super::{Shard, placement};
 use crate::base::config::{GroupConfig, GroupOverrides};
 use crate::base::error::ErrorCode;
 use crate::base::ids::TopicId;
+use crate::base::time::Now;
 use crate::cluster::image::Image;
 use crate::coord::modern::topics::Topics;
 use crate::coord::op::{Listed, Op, Reply, Token};
@@ -29,6 +30,7 @@ use crate::coord::replay::{self, Replay, Replayed};
 use crate::coord::{Context, Coordinator, Decision, Name, OFFSETS_TOPIC, Overrides, partition_for};
 use crate::log::{LogError, Read};
 use crate::partition::op::{Key, Produced};
+use crate::rt::mem::Account;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 
@@ -38,6 +40,9 @@ const READ_BYTES: usize = 1 << 20;
 const RELOAD: Duration = Duration::from_secs(1);
 /// The same where it cannot be read time after time.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
+
+/// What the listing of a group costs of a turn's budget, in inflated bytes.
+const LISTED_COST: usize = 512;
 
 /// How a coordinator stands.
 enum Stage {
@@ -58,6 +63,8 @@ struct Hosted<R: Rt> {
     deleted: RefCell<BTreeSet<Name>>,
     /// Nothing could be decided when it was last looked at, see [`Replica::held`].
     held: Cell<bool>,
+    /// Memory that the coordinator takes.
+    account: Account,
 }
 
 /// The coordinators of a core.
@@ -70,6 +77,8 @@ pub(super) struct Groups<R: Rt> {
     armed: Cell<Option<Duration>>,
     timing: Cell<bool>,
     earlier: Notify,
+    /// See [`Shard::groups_now`].
+    clock: Cell<Duration>,
 }
 
 impl<R: Rt> Groups<R> {
@@ -82,6 +91,7 @@ impl<R: Rt> Groups<R> {
             armed: Cell::new(None),
             timing: Cell::new(false),
             earlier: Notify::default(),
+            clock: Cell::default(),
         }
     }
 
@@ -94,10 +104,7 @@ impl<R: Rt> Groups<R> {
     }
 
     fn spare_bytes(&self) -> usize {
-        let bytes = |hosted: &Rc<Hosted<R>>| match &*hosted.stage.borrow() {
-            Stage::Active(coordinator) => coordinator.bytes(),
-            Stage::Loading | Stage::Ended => 0,
-        };
+        let bytes = |hosted: &Rc<Hosted<R>>| hosted.account.bytes();
         self.limit_bytes.saturating_sub(self.hosted.borrow().values().map(bytes).sum())
     }
 }
@@ -136,17 +143,19 @@ impl<R: Rt> Shard<R> {
 
     /// The groups of this core, or why they are not all known: a list with groups missing would
     /// look like groups that are gone.
-    pub(super) fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
+    pub(super) async fn listed(&self, states: &[String], types: &[String]) -> Result<Vec<Listed>, ErrorCode> {
         let mut all = Vec::new();
         if self.image().topic(OFFSETS_TOPIC).is_some_and(|topic| self.0.owner.has_offline(topic.id)) {
             return Err(ErrorCode::NotCoordinator);
         }
         for hosted in self.0.groups.all() {
+            let known = all.len();
             match &*hosted.stage.borrow() {
                 Stage::Active(coordinator) => all.extend(coordinator.list(states, types)),
                 Stage::Loading => return Err(ErrorCode::CoordinatorLoadInProgress),
                 Stage::Ended => return Err(ErrorCode::NotCoordinator),
             }
+            self.rt().slices().pass((all.len() - known + 1) * LISTED_COST).await;
         }
         Ok(all)
     }
@@ -210,7 +219,8 @@ impl<R: Rt> Shard<R> {
         let empty = replica.log.start_offset() == replica.log.end_offset();
         let stage = RefCell::new(Stage::Loading);
         let held = Cell::new(replica.held.get());
-        let hosted = Rc::new(Hosted { replica, stage, askers: RefCell::default(), deleted: RefCell::default(), held });
+        let (askers, deleted, account) = (RefCell::default(), RefCell::default(), self.rt().memory().account());
+        let hosted = Rc::new(Hosted { replica, stage, askers, deleted, held, account });
         self.0.groups.hosted.borrow_mut().insert(key, hosted.clone());
         let (shard, ending) = (Rc::downgrade(&self.0), Rc::downgrade(&hosted));
         *hosted.replica.on_end.borrow_mut() = Some(Rc::new(move || {
@@ -235,8 +245,12 @@ impl<R: Rt> Shard<R> {
         self.rt().spawn(Class::Background, async move {
             shard.rt().sleep(after).await;
             let Some(hosted) = waiting.upgrade() else { return };
-            let loaded = load(&hosted.replica).await;
-            if !matches!(&*hosted.stage.borrow(), Stage::Loading) {
+            let loaded = load(shard.rt(), &hosted.replica, &hosted.account).await;
+            let wanted = matches!(&*hosted.stage.borrow(), Stage::Loading);
+            if !wanted || loaded.is_err() {
+                hosted.account.set(0);
+            }
+            if !wanted {
                 return;
             }
             match loaded {
@@ -300,8 +314,18 @@ impl<R: Rt> Shard<R> {
         self.run(hosted, |coordinator, context| coordinator.forget_topics(context, &gone));
     }
 
+    /// The time that deadlines of groups go by. It stands still while this core cannot do what is due:
+    /// nobody is late because the core could not hear of him.
+    fn groups_now(&self) -> Now {
+        let (now, clock) = (self.rt().now(), &self.0.groups.clock);
+        // What a long turn has taken is known when it ends.
+        clock.set(clock.get().max(now.mono.saturating_sub(self.rt().away())));
+        Now { mono: clock.get(), ..now }
+    }
+
     /// Lets a coordinator decide, appends and applies its records, and has its replies sent when they are durable.
     fn run(&self, hosted: &Rc<Hosted<R>>, decide: impl FnOnce(&mut Coordinator, Context) -> Decision) {
+        self.rt().doing("a decision of a group's coordinator");
         let groups = &self.0.groups;
         let mut random = || {
             let mut bytes = [0; 16];
@@ -315,7 +339,7 @@ impl<R: Rt> Shard<R> {
             let config = hosted.replica.config.borrow();
             usize::try_from(config.max_message_bytes.min(config.segment_bytes)).unwrap_or(0)
         };
-        let now = self.rt().now();
+        let now = self.groups_now();
         let cluster = Cluster(self.image());
         let (topics, overrides) = (&cluster, &cluster);
         let context = Context { now, config: &groups.config, random: &mut random, spare_bytes, max_batch_bytes, topics, overrides };
@@ -340,6 +364,7 @@ impl<R: Rt> Shard<R> {
             hosted.answer(self, replies.into_iter().map(|(token, _)| (token, Err(ErrorCode::NotCoordinator))));
             return self.fall_back(hosted);
         }
+        hosted.account.set(coordinator.bytes());
         if cfg!(test) {
             coordinator.check();
         }
@@ -371,6 +396,7 @@ impl<R: Rt> Shard<R> {
 
     fn step_down(&self, hosted: &Rc<Hosted<R>>, to: Stage) {
         if let Stage::Active(mut coordinator) = std::mem::replace(&mut *hosted.stage.borrow_mut(), to) {
+            hosted.account.set(0);
             hosted.answer(self, coordinator.resign(ErrorCode::NotCoordinator));
         }
     }
@@ -401,7 +427,7 @@ impl<R: Rt> Shard<R> {
                 Stage::Active(coordinator) if !hosted.replica.held.get() => coordinator.next_deadline(),
                 Stage::Active(_) | Stage::Loading | Stage::Ended => None,
             };
-            let now = self.rt().now().mono;
+            let now = self.groups_now().mono;
             let next = groups.all().iter().filter_map(|hosted| Some((deadline(hosted)?, hosted.clone()))).min_by_key(|(at, _)| *at);
             match next {
                 Some((at, hosted)) if at <= now => {
@@ -475,8 +501,8 @@ impl<R: Rt> Sink for Durable<R> {
     }
 }
 
-/// Replays a partition's log. What cannot be read is told and passed over.
-async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
+/// Replays a partition's log, in slices. What cannot be read is told and passed over.
+async fn load<R: Rt>(rt: &R, replica: &Replica<R>, account: &Account) -> Result<Coordinator, LogError> {
     let (mut coordinator, mut replay) = (Coordinator::default(), Replay::default());
     let (mut offset, end) = (replica.log.start_offset(), replica.log.end_offset());
     let mut again = None;
@@ -486,19 +512,23 @@ async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
             Read::Miss(plan) => replica.log.read_cold(plan).await,
         };
         let mut apply = |replayed: &Replayed| coordinator.replay(replayed);
-        let next = match read {
+        let mut next = offset;
+        match read {
             Ok(batches) => {
-                let mut next = Ok(offset);
-                for bytes in &batches {
-                    next = replay.batches(bytes, &mut apply);
+                for bytes in batches {
+                    replay.feed(bytes);
+                    next = rt.slices().run(|budget| replay.step(budget, &mut apply).transpose()).await.map_err(LogError::BadBatch)?;
                 }
-                next.map_err(LogError::BadBatch)?
             }
             Err(LogError::Corrupt { path, position, reason }) if again != Some(offset) => {
                 let damage = replica.log.past_damage(offset).await?;
-                let (next, reason) = (damage.next, format!("{} at byte {position}: {reason}", path.display()));
+                let reason = format!("{} at byte {position}: {reason}", path.display());
+                next = damage.next;
                 match damage.batch {
-                    Some((header, batch)) => replay.damaged(&header, batch.as_deref(), &reason, &mut apply),
+                    Some((header, batch)) => {
+                        replay.damaged(&header, batch, &reason, &mut apply);
+                        rt.slices().run(|budget| replay.step(budget, &mut apply).transpose()).await.map_err(LogError::BadBatch)?;
+                    }
                     None if next > offset => {
                         let last = next - 1;
                         replay.fault(format!("offsets {offset} to {last} are passed over, records of any group may be lost: {reason}"));
@@ -509,10 +539,10 @@ async fn load<R: Rt>(replica: &Replica<R>) -> Result<Coordinator, LogError> {
                         continue;
                     }
                 }
-                next
             }
             Err(e) => return Err(e),
         };
+        account.set(coordinator.bytes());
         replay.take_faults().iter().for_each(|fault| tracing::error!("{}: {fault}", replica.name));
         if next <= offset {
             return Err(LogError::BadBatch(format!("nothing at offset {offset}, although the log ends at {end}")));

@@ -107,6 +107,26 @@ pub enum Call {
     Stop,
 }
 
+impl Call {
+    /// What the core is at as it handles it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Call::Produce(_) => "Produce of another core",
+            Call::Read { .. } => "Fetch of another core",
+            Call::Offsets(_) => "ListOffsets of another core",
+            Call::Epochs(_) => "OffsetForLeaderEpoch of another core",
+            Call::DeleteRecords(_) => "DeleteRecords of another core",
+            Call::Sizes => "sizes of replicas",
+            Call::Assign(..) => "a new image",
+            Call::Control(_) => "a change of the metadata",
+            Call::Group(..) => "a request for a group",
+            Call::ListGroups(..) => "ListGroups",
+            Call::Checkpoint | Call::StoreCheckpoints => "checkpoints",
+            Call::Disconnect | Call::Stop => "the stop",
+        }
+    }
+}
+
 /// The answers, in the order of [`Call`].
 pub enum Answer {
     /// See [`Call::Produce`].
@@ -169,8 +189,9 @@ pub struct Position {
 }
 
 /// A pure decision that the controller shard makes on its newest image: the records to commit, and the answer to give once they are
-/// committed and every core has acted on them. Made anew when there was no room for the records.
-pub type Decide = Box<dyn FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, Box<dyn Any + Send>) + Send>;
+/// committed and every core has acted on them. Made in steps on one image, each until the budget is spent, and anew when there was no
+/// room for the records.
+pub type Decide = Box<dyn FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, Box<dyn Any + Send>)> + Send>;
 
 /// A change of the metadata.
 pub struct Change {

@@ -114,9 +114,11 @@ impl<R: Rt> Shard<R> {
     /// resolves.
     pub fn start(rt: R, post: Post<R::Accepted>, stop_asked: Arc<AtomicBool>, config: &Config) -> Shard<R> {
         let mailboxes = Mailboxes::new(post, rt.core(), MAILBOX);
+        let cache = Cache::new(rt.memory());
+        cache.set_descriptors(rt.descriptors());
         let shard = Shard(Rc::new(Inner {
             owner: Owner::new(rt.clone()),
-            cache: Cache::new(rt.memory()),
+            cache,
             log_dirs: config.log_dirs.clone(),
             groups: Groups::new(config.groups.clone(), config.memory / GROUPS_SHARE / rt.cores()),
             cleaner: Cleaner::default(),
@@ -309,9 +311,18 @@ impl<R: Rt> Shard<R> {
         terms: Terms,
         mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, T) + Send + 'static,
     ) -> Result<T, ErrorCode> {
-        let decide: Decide = Box::new(move |image, ids| {
-            let (records, reply) = decide(image, ids);
-            (records, Box::new(reply) as Box<dyn Any + Send>)
+        self.control_in_steps(terms, move |image, ids, _| Some(decide(image, ids))).await
+    }
+
+    /// As [`Shard::control`], for a decision of many steps.
+    pub async fn control_in_steps<T: Send + 'static>(
+        &self,
+        terms: Terms,
+        mut decide: impl FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, T)> + Send + 'static,
+    ) -> Result<T, ErrorCode> {
+        let decide: Decide = Box::new(move |image, ids, budget| {
+            let (records, reply) = decide(image, ids, budget)?;
+            Some((records, Box::new(reply) as Box<dyn Any + Send>))
         });
         match self.call(CONTROLLER_CORE, Call::Control(Change { decide, terms })).await {
             Answer::Control(reply) => Ok(*reply?.downcast::<T>().expect("the reply of our own decision")),

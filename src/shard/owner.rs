@@ -1,7 +1,7 @@
 //! The replicas of one core, and what can be asked of them. Lives on that core; synchronous but for cold reads.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::message::Home;
+use super::run::REPLICA_COST;
 use crate::base::error::ErrorCode;
+use crate::base::hash::IdMap;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
 use crate::log::{Log, LogError, Read};
@@ -94,8 +96,8 @@ impl<R: Rt> Drop for Parked<R> {
 
 /// All replicas of a core.
 pub struct Owner<R: Rt> {
-    rt: R,
-    replicas: RefCell<HashMap<Key, Rc<Replica<R>>>>,
+    pub(super) rt: R,
+    replicas: RefCell<IdMap<Key, Rc<Replica<R>>>>,
     /// Replicas whose log is open, but which are not served before their leader epoch has grown.
     pending: RefCell<BTreeMap<Key, Rc<Replica<R>>>>,
     /// Replicas of this core that could not be opened, with what to try again, if that may help.
@@ -198,9 +200,10 @@ impl<R: Rt> Owner<R> {
     }
 
     /// Forgets producers that were silent for so many milliseconds.
-    pub fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
-        for replica in self.replicas.borrow().values() {
+    pub async fn expire_producers(&self, now_ms: i64, expiration_ms: i64) {
+        for (_, replica) in self.replicas() {
             replica.partition.borrow_mut().producers.expire(now_ms, expiration_ms);
+            self.rt.slices().pass(REPLICA_COST).await;
         }
     }
 

@@ -24,10 +24,13 @@ use crate::partition::epochs::Epochs;
 use crate::partition::producers::Producers;
 use crate::partition::{BatchHeader, Partition, Recovered};
 use crate::rt::notify::Notify;
+use crate::rt::slices::SLICE;
 use crate::rt::{Class, Rt};
 
 /// Messages of other cores are handled for so long in one turn.
 const MESSAGES_FOR: Duration = Duration::from_micros(200);
+/// What a look at a replica costs of a turn's budget, in inflated bytes.
+pub(super) const REPLICA_COST: usize = 256;
 /// How often silent producers are looked for, unless they expire sooner.
 const EXPIRE_EVERY: Duration = Duration::from_secs(600);
 /// Leader epochs that a log may know of beyond those of the metadata: more are damage.
@@ -112,6 +115,7 @@ impl<R: Rt> Shard<R> {
     }
 
     fn handle_call(&self, from: usize, ticket: Ticket, call: Call) {
+        self.rt().doing(call.name());
         match call {
             Call::Produce(items) => {
                 let remaining = Cell::new(items.len());
@@ -140,14 +144,14 @@ impl<R: Rt> Shard<R> {
             Call::DeleteRecords(items) => {
                 self.answer_later(from, ticket, async move |shard| Answer::Deleted(shard.0.owner.delete_records(&items).await))
             }
-            Call::Sizes => self.send(from, Message::Reply(ticket, Answer::Sizes(self.0.owner.sizes()))),
+            Call::Sizes => self.answer_later(from, ticket, async |shard| Answer::Sizes(shard.0.owner.sizes().await)),
             Call::Control(change) => {
                 let control = self.0.control.borrow().clone();
                 control.expect("only the controller's core is asked").submit(from, ticket, change);
             }
             Call::Group(key, group, op) => self.take_group_op(from, ticket, &key, &group, *op),
             Call::ListGroups(states, types) => {
-                self.send(from, Message::Reply(ticket, Answer::Groups(self.listed(&states, &types))));
+                self.answer_later(from, ticket, async move |shard| Answer::Groups(shard.listed(&states, &types).await));
             }
             Call::Checkpoint => {
                 self.answer_later(from, ticket, async |shard| Answer::Checkpoint(shard.checkpoint().await));
@@ -222,6 +226,7 @@ impl<R: Rt> Shard<R> {
         self.0.owner.retain_offline(|key| image.topic_by_id(key.0).is_some());
         let mut gone = Vec::new();
         for (key, replica) in self.0.owner.opened() {
+            self.rt().slices().pass(REPLICA_COST).await;
             match image.topic_by_id(key.0) {
                 Some(topic) => {
                     replica.set_config(&topic.config);
@@ -242,11 +247,14 @@ impl<R: Rt> Shard<R> {
         let (left, done) = (Rc::new(Cell::new(width)), Rc::new(Notify::default()));
         for _ in 0..width {
             let (items, work, left, done) = (items.clone(), work.clone(), left.clone(), done.clone());
+            let rt = self.rt().clone();
             self.rt().spawn(Class::Foreground, async move {
                 loop {
                     let next = items.borrow_mut().next();
                     let Some(item) = next else { break };
                     work(item).await;
+                    // Names are made by plain calls.
+                    rt.slices().pass(SLICE).await;
                 }
                 left.set(left.get() - 1);
                 done.notify();
@@ -396,7 +404,7 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Looks for idle logs and silent producers, for as long as the core runs.
-    pub async fn rest_idle_logs(&self, idle: Duration) {
+    pub async fn rest_idle_logs(self, idle: Duration) {
         let mut expired = self.rt().now().mono;
         while !self.0.stopped.get() {
             self.rt().sleep(idle).await;
@@ -406,7 +414,7 @@ impl<R: Rt> Shard<R> {
             let now = self.rt().now();
             if now.mono.saturating_sub(expired) >= every {
                 expired = now.mono;
-                self.0.owner.expire_producers(now.wall_ms, expiration);
+                self.0.owner.expire_producers(now.wall_ms, expiration).await;
             }
         }
     }
@@ -414,6 +422,7 @@ impl<R: Rt> Shard<R> {
     async fn checkpoint(&self) -> Vec<Position> {
         let mut positions = Vec::new();
         for (key, replica) in self.0.owner.opened() {
+            self.rt().slices().pass(REPLICA_COST).await;
             // A failed flush has fenced the log and said so; its recovery point stays where it was.
             let _ = replica.log.flush().await;
             positions.push(replica.position(key, false));

@@ -16,12 +16,14 @@ use crate::rt::Rt;
 
 /// Kafka's `log.initial.task.delay.ms`: nothing is deleted sooner after the start.
 const FIRST_CHECK: Duration = Duration::from_secs(30);
+/// What the size of a replica costs of a turn's budget, in inflated bytes.
+const SIZE_COST: usize = 512;
 /// How often the opening of replicas is tried again that lacked room or descriptors.
 const REOPEN: Duration = Duration::from_secs(1);
 
 impl<R: Rt> Shard<R> {
     /// Deletes what the topics' retention does not keep, for as long as the core runs.
-    pub async fn retain_logs(&self, interval: Duration) {
+    pub async fn retain_logs(self, interval: Duration) {
         self.rt().sleep(interval.min(FIRST_CHECK)).await;
         while !self.0.stopped.get() {
             for (_, replica) in self.0.owner.replicas() {
@@ -39,7 +41,7 @@ impl<R: Rt> Shard<R> {
     }
 
     /// Opens replicas that could not be opened for want of room or descriptors, for as long as the core runs.
-    pub async fn reopen_replicas(&self) {
+    pub async fn reopen_replicas(self) {
         while !self.0.stopped.get() {
             self.rt().sleep(REOPEN).await;
             for (key, home) in self.0.owner.waiting() {
@@ -103,13 +105,18 @@ impl<R: Rt> Owner<R> {
     }
 
     /// What the replicas of this core occupy.
-    pub fn sizes(&self) -> Vec<ReplicaSize> {
+    pub async fn sizes(&self) -> Vec<ReplicaSize> {
         let one = |replica: Rc<Replica<R>>| {
             let (topic, partition) = replica.topic_and_partition();
             let fenced = replica.partition.borrow().fenced().is_some();
             ReplicaSize { log_dir: replica.log_dir.display().to_string(), topic, partition, bytes: replica.log.size(), fenced }
         };
-        self.replicas().into_iter().map(|(_, replica)| one(replica)).collect()
+        let mut sizes = Vec::new();
+        for (_, replica) in self.replicas() {
+            sizes.push(one(replica));
+            self.rt.slices().pass(SIZE_COST).await;
+        }
+        sizes
     }
 }
 

@@ -17,6 +17,8 @@ use crate::base::time::Now;
 const WALL_START_MS: i64 = 1_760_000_000_000;
 /// The future of [`super::Sim::run_until`], which is no task of a core.
 const MAIN: u64 = 0;
+/// The core of what is outside of the machine.
+const OUTSIDE: usize = usize::MAX;
 
 struct Item {
     what: What,
@@ -64,7 +66,12 @@ impl Queue {
         self.items.push(Item { what, core, stamp, yielded });
     }
 
-    fn pick(&mut self, random: &mut Prng) -> Option<Item> {
+    fn pick(&mut self, random: &mut Prng, frozen: bool) -> Option<Item> {
+        if frozen {
+            // What is outside of the machine is on no core.
+            let at = self.items.iter().position(|item| item.core == OUTSIDE)?;
+            return Some(self.items.swap_remove(at));
+        }
         if self.items.is_empty() {
             return None;
         }
@@ -121,6 +128,10 @@ pub struct Exec {
     next_id: Cell<u64>,
     /// Counts the lives of the machine, so that a task that kills it is not kept for the next one.
     life: Cell<u64>,
+    /// No task of the machine runs before.
+    frozen_until: Cell<Duration>,
+    /// For how long that was so, in all.
+    away: Cell<Duration>,
     random: RefCell<Prng>,
     trace: Cell<u64>,
 }
@@ -137,6 +148,8 @@ impl Exec {
             wall_moved: Cell::default(),
             next_id: Cell::new(MAIN + 1),
             life: Cell::default(),
+            frozen_until: Cell::default(),
+            away: Cell::default(),
             random: RefCell::new(Prng::new(seed)),
             trace: Cell::default(),
         }
@@ -153,6 +166,17 @@ impl Exec {
     pub fn now(&self) -> Now {
         let mono = self.clock.get();
         Now { mono, wall_ms: WALL_START_MS + self.wall_moved.get() + mono.as_millis() as i64 }
+    }
+
+    /// Stops the machine for a while; what is outside goes on.
+    pub fn freeze(&self, duration: Duration) {
+        self.frozen_until.set(self.clock.get() + duration);
+        self.away.set(self.away.get() + duration);
+    }
+
+    /// For how long the machine was stopped, in all.
+    pub fn away(&self) -> Duration {
+        self.away.get()
     }
 
     /// Sets the wall clock forwards or back.
@@ -199,7 +223,7 @@ impl Exec {
 
     /// The waker of a future that is driven from outside.
     pub fn main_waker(&self) -> Waker {
-        self.handle(MAIN, usize::MAX).into()
+        self.handle(MAIN, OUTSIDE).into()
     }
 
     /// Ends a task at once.
@@ -221,7 +245,9 @@ impl Exec {
         self.fire();
         let mut item = self.pick();
         while item.is_none() {
-            let Some(at) = self.timers.borrow().keys().next().map(|(at, _)| *at) else { return Next::Idle };
+            let timer = self.timers.borrow().keys().next().map(|(at, _)| *at);
+            let thaw = Some(self.frozen_until.get()).filter(|thaw| *thaw > self.clock.get());
+            let Some(at) = timer.into_iter().chain(thaw).min() else { return Next::Idle };
             self.clock.set(at);
             self.fire();
             item = self.pick();
@@ -242,7 +268,8 @@ impl Exec {
     }
 
     fn pick(&self) -> Option<Item> {
-        self.ready.queue().pick(&mut self.random.borrow_mut())
+        let frozen = self.frozen_until.get() > self.clock.get();
+        self.ready.queue().pick(&mut self.random.borrow_mut(), frozen)
     }
 
     fn fire(&self) {

@@ -112,6 +112,9 @@ impl Sim {
                     if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
                         return value;
                     }
+                    // Tests call the code of a core from outside, and wait for its turn.
+                    let cores = self.cores.borrow();
+                    cores.iter().filter(|core| core.slices().has_line()).for_each(|core| self.exec.turn_soon(core.core()));
                 }
                 Next::Task(task) => self.unless_it_exits(|| self.exec.run(task)),
                 Next::Turn(core) => self.unless_it_exits(|| {
@@ -212,6 +215,11 @@ impl Sim {
     /// Sets the wall clock forwards or back.
     pub fn jump_wall(&self, ms: i64) {
         self.exec.jump_wall(ms);
+    }
+
+    /// Stops the process for a while, as a debugger or a pause of the whole machine does. Clients go on.
+    pub fn freeze(&self, duration: Duration) {
+        self.exec.freeze(duration);
     }
 
     /// Why processes of this machine have ended by themselves, since the last call.

@@ -16,6 +16,7 @@ use super::net::{End, Listener, Net};
 use crate::base::limits::{BLOCK, SMALL_RECEIVE};
 use crate::base::time::Now;
 use crate::rt::mem::{Chunk, Memory, Window};
+use crate::rt::slices::Slices;
 use crate::rt::{Class, DirEntry, Open, Rt};
 
 struct Core {
@@ -25,6 +26,7 @@ struct Core {
     disk: Rc<Disk>,
     net: Rc<Net>,
     memory: Memory,
+    slices: Slices,
     turn: RefCell<Option<Rc<dyn Fn() -> bool>>>,
     stopped: Cell<bool>,
 }
@@ -69,14 +71,16 @@ impl SimRt {
         let memory = Memory::new(memory);
         let ready = exec.ready();
         memory.set_notify(Box::new(move || ready.turn_soon(index)));
-        SimRt(Rc::new(Core { index, count, exec, disk, net, memory, turn: RefCell::default(), stopped: Cell::new(false) }))
+        let (turn, stopped, slices) = (RefCell::default(), Cell::new(false), Slices::default());
+        SimRt(Rc::new(Core { index, count, exec, disk, net, memory, slices, turn, stopped }))
     }
 
     /// One turn of the core's loop; true when it found something to do.
     pub(super) fn turn(&self) -> bool {
         self.0.memory.turn();
+        let any = self.0.slices.turn();
         let turn = self.0.turn.borrow().clone();
-        turn.is_some_and(|turn| turn())
+        turn.is_some_and(|turn| turn()) || any
     }
 
     pub(super) fn stop(&self) {
@@ -153,6 +157,14 @@ impl Rt for SimRt {
 
     fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    fn slices(&self) -> &Slices {
+        &self.0.slices
+    }
+
+    fn away(&self) -> Duration {
+        self.0.exec.away()
     }
 
     fn random(&self, out: &mut [u8]) {

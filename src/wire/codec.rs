@@ -14,6 +14,9 @@ use crate::base::ids::Uuid;
 /// (an array of nulls), so a body of `socket.request.max.bytes` would not be harmless.
 pub const PLAIN_BODY_MAX: usize = 2 << 20;
 
+/// Most elements of one array of such a message: each costs work.
+pub const ELEMENTS_MAX: usize = 50_000;
+
 /// Decodes a message body (without header); no length in it can reserve memory. Bytes behind it are passed over, as in Kafka: librdkafka
 /// leaves some behind its Metadata requests.
 ///
@@ -22,12 +25,18 @@ pub fn decode<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
     if body.len() > PLAIN_BODY_MAX {
         return Err(WireError::TooLarge(M::NAME));
     }
-    decode_any_size(body, version)
+    let mut limits = limits(body.len());
+    limits.max_array_elements = limits.max_array_elements.min(ELEMENTS_MAX);
+    decode_within(body, version, limits)
 }
 
 /// As [`decode`], for bodies that carry records and have been admitted as such.
 pub fn decode_any_size<M: Message>(body: Bytes, version: i16) -> Result<M, WireError> {
     let limits = limits(body.len());
+    decode_within(body, version, limits)
+}
+
+fn decode_within<M: Message>(body: Bytes, version: i16, limits: DecodeLimits) -> Result<M, WireError> {
     let decoded = Decoder::new(body, limits).and_then(|mut decoder| M::decode(&mut decoder, ApiVersion::new(version)));
     decoded.map_err(|error| WireError::Codec(format!("{} version {version}: {error}", M::NAME)))
 }
@@ -139,6 +148,12 @@ mod tests {
         let body = encode(&MetadataRequest::default(), 1).unwrap();
         let longer = Bytes::from([&body[..], b"x"].concat());
         assert!(decode::<MetadataRequest>(longer, 1).is_ok());
+        let names = |count: usize| {
+            let mut request = DeleteTopicsRequest::default();
+            request.topic_names = vec!["".into(); count];
+            decode::<DeleteTopicsRequest>(encode(&request, 5).unwrap(), 5)
+        };
+        assert!(names(ELEMENTS_MAX).is_ok() && matches!(names(ELEMENTS_MAX + 1), Err(WireError::Codec(_))));
         let huge = Bytes::from(vec![0; PLAIN_BODY_MAX + 1]);
         assert_eq!(decode::<MetadataRequest>(huge, 1), Err(WireError::TooLarge("MetadataRequest")));
     }

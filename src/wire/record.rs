@@ -40,6 +40,8 @@ pub struct Record<'a> {
     /// `None` is a null value: a tombstone in a compacted topic.
     pub value: Option<&'a [u8]>,
     headers: Headers<'a>,
+    /// All that follows the timestamp.
+    tail: &'a [u8],
 }
 
 impl<'a> Record<'a> {
@@ -48,23 +50,42 @@ impl<'a> Record<'a> {
         self.headers
     }
 
-    /// Appends the record, all of it but for its timestamp.
-    pub(super) fn put(&self, out: &mut Vec<u8>, timestamp_delta: i64) {
-        let Record { offset_delta, key, value, headers: Headers { rest, count }, .. } = *self;
-        let (key_len, value_len) = (nullable_len(key), nullable_len(value));
-        let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + rest.len();
-        let numbers = [timestamp_delta, offset_delta.into(), key_len, value_len, count.into()];
-        let prefixes: usize = numbers.into_iter().map(varlong_len).sum();
-        put_varlong(out, (1 + prefixes + content) as i64);
-        out.push(0);
-        put_varlong(out, timestamp_delta);
-        put_varlong(out, offset_delta.into());
-        for (field, len) in [(key, key_len), (value, value_len)] {
-            put_varlong(out, len);
-            out.extend_from_slice(field.unwrap_or_default());
+    /// The record with another timestamp, in two parts.
+    pub(super) fn with_time(&self, timestamp_delta: i64) -> (RecordFront, &'a [u8]) {
+        let mut front = RecordFront { bytes: [0; FRONT_MAX], len: 0 };
+        front.put((1 + varlong_len(timestamp_delta) + self.tail.len()) as i64);
+        // Attributes, of which there are none.
+        front.put(0);
+        front.put(timestamp_delta);
+        (front, self.tail)
+    }
+}
+
+/// Length and timestamp as numbers of ten bytes, and the attributes.
+const FRONT_MAX: usize = 21;
+
+/// The bytes of a record up to its timestamp.
+pub(super) struct RecordFront {
+    bytes: [u8; FRONT_MAX],
+    len: usize,
+}
+
+impl RecordFront {
+    fn put(&mut self, value: i64) {
+        let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+        while rest >= 0x80 {
+            self.bytes[self.len] = rest as u8 | 0x80;
+            rest >>= 7;
+            self.len += 1;
         }
-        put_varlong(out, count.into());
-        out.extend_from_slice(rest);
+        self.bytes[self.len] = rest as u8;
+        self.len += 1;
+    }
+}
+
+impl AsRef<[u8]> for RecordFront {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
@@ -147,6 +168,7 @@ fn cut_off(error: WireError) -> RecordError {
 fn read_body<'a>(body: &mut Reader<'a>) -> Result<Record<'a>, WireError> {
     let _attributes = body.u8()?;
     let timestamp_delta = body.varlong()?;
+    let tail = body.rest();
     let offset_delta = body.varint()?;
     let key = read_bytes(body)?;
     let value = read_bytes(body)?;
@@ -162,7 +184,7 @@ fn read_body<'a>(body: &mut Reader<'a>) -> Result<Record<'a>, WireError> {
     if !body.rest().is_empty() {
         return Err(WireError::Malformed("record size"));
     }
-    Ok(Record { timestamp_delta, offset_delta, key, value, headers })
+    Ok(Record { timestamp_delta, offset_delta, key, value, headers, tail })
 }
 
 #[inline]
@@ -180,8 +202,16 @@ fn read_header<'a>(body: &mut Reader<'a>) -> Result<(&'a [u8], Option<&'a [u8]>)
 
 /// Appends one record without headers.
 pub(super) fn put_record(out: &mut Vec<u8>, offset_delta: i32, timestamp_delta: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
-    let headers = Headers { rest: &[], count: 0 };
-    Record { timestamp_delta, offset_delta, key, value, headers }.put(out, timestamp_delta);
+    let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len);
+    let numbers = [timestamp_delta, offset_delta.into(), nullable_len(key), nullable_len(value), 0];
+    let prefixes: usize = numbers.into_iter().map(varlong_len).sum();
+    put_varlong(out, (1 + prefixes + content) as i64);
+    out.push(0);
+    put_varlong(out, timestamp_delta);
+    put_varlong(out, offset_delta.into());
+    put_field(out, key);
+    put_field(out, value);
+    put_varlong(out, 0);
 }
 
 /// Appends one record with headers: key and value of each.
@@ -246,7 +276,10 @@ mod tests {
         assert_eq!((records[2].timestamp_delta, records[2].key, records[2].value), (i64::MAX, Some(&b""[..]), None));
         assert_eq!(records[3].headers().collect::<Vec<_>>(), [(&b"h"[..], Some(&b"v"[..])), (b"", None)]);
         let mut again = Vec::new();
-        records.iter().for_each(|record| record.put(&mut again, record.timestamp_delta));
+        for record in &records {
+            let (front, tail) = record.with_time(record.timestamp_delta);
+            again.extend([front.as_ref(), tail].concat());
+        }
         assert_eq!(again, payload);
     }
 

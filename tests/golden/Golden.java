@@ -39,6 +39,7 @@ import org.apache.kafka.metadata.properties.*;
 import org.apache.kafka.server.common.ApiMessageAndVersion;
 import org.apache.kafka.storage.internals.checkpoint.*;
 import org.apache.kafka.storage.internals.log.*;
+import org.apache.kafka.server.config.AbstractKafkaConfig;
 
 public class Golden {
     static final JsonNodeFactory JSON = JsonNodeFactory.instance;
@@ -63,6 +64,21 @@ public class Golden {
             file.getValue().forEach(each -> text.append(each.line()).append('\n'));
             Files.writeString(dir.resolve(file.getKey() + ".txt"), text);
         }
+        Files.writeString(dir.resolve("settings.txt"), settings());
+    }
+
+    /** Every setting of brokers and topics: scope, name, type and range, between tabs. */
+    static String settings() {
+        StringBuilder text = new StringBuilder();
+        Map.of("broker", AbstractKafkaConfig.CONFIG_DEF, "topic", LogConfig.configDefCopy())
+            .entrySet().stream().sorted(Map.Entry.comparingByKey())
+            .forEach(scope -> new TreeMap<>(scope.getValue().configKeys()).values().forEach(key -> {
+                if (!key.internalConfig) {
+                    Object range = Objects.requireNonNullElse(key.validator, "");
+                    text.append(String.join("\t", scope.getKey(), key.name, key.type.name(), range.toString()).strip()).append('\n');
+                }
+            }));
+        return text.toString();
     }
 
     record Case(String name, byte[] key, byte[] value, JsonNode fields, Reader reader) {

@@ -35,6 +35,8 @@ CORELANE = os.environ.get("CORELANE", os.path.join(ROOT, "target/release/corelan
 WORK = os.environ.get("INTEROP_DIR", os.path.join(ROOT, "target/interop"))
 # What Kafka's tools are started with.
 JAVA = ["java", "-Xmx256m", "-XX:TieredStopAtLevel=1", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", f"{LIBS}/*"]
+# The long turns that brokers of this run have told of.
+TURNS = os.path.join(WORK, "turns")
 START_SECONDS = 90
 STOP_SECONDS = 60
 FILE_SECONDS = int(os.environ.get("INTEROP_FILE_SECONDS", "400"))
@@ -77,7 +79,7 @@ class Broker:
         self.bootstrap = f"127.0.0.1:{self.port}"
         self.cores = cores
         self.overrides = {k.replace("_", "."): v for k, v in overrides.items()}
-        self.process, self.used = None, False
+        self.process, self.used, self.turns_noted = None, False, 0
         if start:
             self.start()
 
@@ -160,12 +162,24 @@ class Broker:
     def terminate(self):
         """SIGTERM; returns the exit code."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_SECONDS)
+        code = self.process.wait(STOP_SECONDS)
+        self.note_turns()
+        return code
 
     def kill(self):
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self.note_turns()
+
+    def note_turns(self):
+        """Adds what the log tells of long turns, since the last call, to the list of this run."""
+        with contextlib.suppress(OSError), open(self.log, errors="replace") as log, open(TURNS, "a") as turns:
+            log.seek(self.turns_noted)
+            text = log.read()
+            self.turns_noted += len(text.encode(errors="replace"))
+            for ms, cause in re.findall(r"a turn took (\d+) ms, (.*)", text):
+                turns.write(f"{ms} ms in {os.path.basename(sys.argv[1]) if len(sys.argv) > 1 else ''}: {cause}\n")
 
     def kill_start(self, seconds):
         """A start that is killed after so long; whether it was, as it had not got ready before."""
@@ -312,6 +326,9 @@ def raise_file_limit():
 def run_all():
     """Runs every file in a process group of its own, which is killed when its tests are over."""
     passed = failed = 0
+    os.makedirs(WORK, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.remove(TURNS)
     for path in sorted(glob.glob(os.path.join(HERE, "test_*.py"))):
         name = os.path.basename(path)[len("test_") : -len(".py")]
         before, bad, started = passed + failed, failed, time.monotonic()
@@ -332,8 +349,16 @@ def run_all():
             why = f"not done after {FILE_SECONDS} s" if child.returncode == -signal.SIGKILL else f"ended with {child.returncode}"
             print(f"FAILED {name}: {why}", flush=True)
         print(f"{name}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+    tell_turns()
     print(f"{passed} passed, {failed} failed", flush=True)
     return 1 if failed else 0
+
+
+def tell_turns(count=5):
+    """Prints the longest turns of all brokers of the run."""
+    with contextlib.suppress(FileNotFoundError), open(TURNS) as turns:
+        for line in sorted(turns, key=lambda line: -int(line.split()[0]))[:count]:
+            print(f"turn of {line.strip()}", flush=True)
 
 
 def kill_group(group):

@@ -546,6 +546,31 @@ def test_a_flood_of_members_stays_in_memory():
             assert fetch(c, "other", None).ErrorCode == 0
 
 
+def test_a_flood_of_long_group_ids_stays_in_memory():
+    """Ids of 32 kB are lawful, and what is remembered of a group has its id: refused in time, and others are served."""
+    if KAFKA:
+        return
+    with Broker(corelane_memory="32m") as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("flood")
+            find(c, "other")
+            commit(c, "other", "flood", 7)
+        codes = []
+
+        def flood(n):
+            with Connection(broker.address) as c:
+                for i in range(2500):
+                    answer = c.call("OffsetCommit", 8, commit_body(f"{n}-{i}-" + "g" * 32_000, "flood", 5))
+                    codes.append(answer.Topics[0].Partitions[0].ErrorCode)
+
+        in_threads([lambda n=n: flood(n) for n in range(4)])
+        assert set(codes) == {0, 15}, set(codes)
+        rss, peak = broker.memory()
+        assert peak < (32 + 64) << 20, (rss, peak)
+        with Connection(broker.address) as c:
+            assert fetch(c, "other", None).ErrorCode == 0
+
+
 def test_a_group_asked_for_again_and_again(broker):
     """What is said of a large group takes memory: once in an answer has to do. Too many groups end the connection."""
     if KAFKA:

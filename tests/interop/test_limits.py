@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -155,6 +156,46 @@ def test_responses_larger_than_the_lockable_memory():
 
         for _ in range(2):
             in_threads([lambda n=n: fetch(n) for n in range(8)])
+
+
+def test_large_batches_at_once_in_little_memory():
+    """Several that each have a part of the memory that they need do not wait for each other until they are closed."""
+    with Broker(corelane_memory="32m", message_max_bytes=10 << 20) as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("large", 3)
+
+        def produce(partition):
+            with Connection(broker.address, timeout=60) as c:
+                for _ in range(10):
+                    c.produce_ok("large", partition, batch([b"x" * 5_000_000]))
+
+        in_threads([lambda n=n: produce(n) for n in range(3)])
+
+
+def test_segments_of_a_busy_log_do_not_stay_open():
+    """One look-up in each of many segments takes neither descriptors nor memory; few descriptors are enough."""
+    if KAFKA:
+        return
+    user = some_user()
+    with Broker(start=False, cores=1, corelane_memory="32m") as broker:
+        if user is not None:
+            broker.confine = confined(broker.directory, user, NOFILE=64)
+        broker.start()
+        with Connection(broker.address) as c:
+            c.create_topic("segments", segment_ms=1)
+            # Each batch begins a segment.
+            for n in range(300):
+                c.produce_ok("segments", 0, batch([b"x", b"y"], timestamps=[10 * n, 10 * n + 1]))
+            for n in range(300):
+                at = {"Topics": [{"Name": "segments", "Partitions": [{"PartitionIndex": 0, "Timestamp": 10 * n + 1}]}], "ReplicaId": -1}
+                found = c.call("ListOffsets", 5, at).Topics[0].Partitions[0]
+                assert (found.ErrorCode, found.Offset) == (0, 2 * n + 1), (n, found)
+                c.produce_ok("segments", 0, batch([b"z"], timestamps=[2991]))
+        if user is not None:
+            return
+        # Without a limit from outside there is one from inside.
+        files = os.listdir(f"/proc/{broker.process.pid}/fd")
+        assert len(files) < 200, len(files)
 
 
 def test_a_slow_reader_is_not_idle():

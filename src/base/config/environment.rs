@@ -19,13 +19,15 @@ const NOT_SETTINGS: &[&str] = &[
 ];
 
 /// The setting that an environment variable stands for: `KAFKA_LOG_DIRS` is `log.dirs`; `_` is a dot, `__` an underscore, `___` a dash.
-/// `CLUSTER_ID`, which the image takes for its format step, is `corelane.cluster.id`.
+/// `KAFKA_CFG_LOG_DIRS` is the same: another widely used image names them so. The names that both
+/// have for the id that their format step takes are `corelane.cluster.id`.
 pub fn setting(variable: &str) -> Option<String> {
-    if variable == "CLUSTER_ID" {
+    if matches!(variable, "CLUSTER_ID" | "KAFKA_KRAFT_CLUSTER_ID") {
         return Some("corelane.cluster.id".to_owned());
     }
-    let name = variable.strip_prefix("KAFKA_").filter(|name| !name.is_empty())?;
-    if NOT_SETTINGS.iter().any(|prefix| variable.starts_with(prefix)) {
+    let name = variable.strip_prefix("KAFKA_")?;
+    let name = name.strip_prefix("CFG_").unwrap_or(name);
+    if name.is_empty() || NOT_SETTINGS.iter().any(|prefix| variable.starts_with(prefix)) {
         return None;
     }
     // The longest runs first; the stand-ins cannot occur in an environment name's mapped form.
@@ -45,6 +47,9 @@ mod tests {
             ("KAFKA_A___B_C", "a-b.c"),
             ("KAFKA_CORELANE_MEMORY", "corelane.memory"),
             ("CLUSTER_ID", "corelane.cluster.id"),
+            ("KAFKA_KRAFT_CLUSTER_ID", "corelane.cluster.id"),
+            ("KAFKA_CFG_LOG_DIRS", "log.dirs"),
+            ("KAFKA_CFG_A__B", "a_b"),
             ("KAFKA_LISTENER_SECURITY_PROTOCOL_MAP", "listener.security.protocol.map"),
         ] {
             assert_eq!(setting(variable).as_deref(), Some(key), "{variable}");
@@ -56,6 +61,7 @@ mod tests {
         for variable in [
             "PATH",
             "KAFKA_",
+            "KAFKA_CFG_",
             "KAFKA_HEAP_OPTS",
             "KAFKA_JVM_PERFORMANCE_OPTS",
             "KAFKA_OPTS",

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::ConfigError;
+use super::listeners::list;
 use super::settings::Settings;
 use super::table::CONSUMER_ASSIGNORS;
 
@@ -36,17 +37,17 @@ pub struct GroupConfig {
 impl GroupConfig {
     pub(super) fn read(settings: &Settings) -> Result<GroupConfig, ConfigError> {
         let config = GroupConfig {
-            initial_rebalance_delay_ms: settings.number("group.initial.rebalance.delay.ms")?,
-            min_session_timeout_ms: settings.number("group.min.session.timeout.ms")?,
-            max_session_timeout_ms: settings.number("group.max.session.timeout.ms")?,
+            initial_rebalance_delay_ms: settings.clamped("group.initial.rebalance.delay.ms", 0, i64::MAX)?,
+            min_session_timeout_ms: settings.clamped("group.min.session.timeout.ms", 0, i64::MAX)?,
+            max_session_timeout_ms: settings.clamped("group.max.session.timeout.ms", 0, i64::MAX)?,
             consumer: ConsumerGroupConfig::read(settings)?,
             max_size: settings.number("group.max.size")?,
-            metadata_max_bytes: settings.number("offset.metadata.max.bytes")?,
+            metadata_max_bytes: settings.clamped("offset.metadata.max.bytes", 0, i64::MAX)?,
             retention_ms: settings.number::<i64>("offsets.retention.minutes")? * 60_000,
             retention_check_ms: settings.number("offsets.retention.check.interval.ms")?,
             topic_partitions: settings.number("offsets.topic.num.partitions")?,
             topic_replication_factor: settings.number("offsets.topic.replication.factor")?,
-            topic_segment_bytes: settings.number("offsets.topic.segment.bytes")?,
+            topic_segment_bytes: settings.clamped("offsets.topic.segment.bytes", 1 << 20, i64::MAX)?,
         };
         if config.min_session_timeout_ms > config.max_session_timeout_ms {
             return Err(settings.wrong("group.min.session.timeout.ms", "not more than group.max.session.timeout.ms"));
@@ -121,16 +122,16 @@ impl ConsumerGroupConfig {
     }
 
     fn read(settings: &Settings) -> Result<ConsumerGroupConfig, ConfigError> {
-        let policy = settings.value("group.consumer.migration.policy");
+        let policy = settings.value("group.consumer.migration.policy").to_ascii_lowercase();
         let config = ConsumerGroupConfig {
             session_timeout_ms: within(settings, "session.timeout.ms")?,
             heartbeat_interval_ms: within(settings, "heartbeat.interval.ms")?,
             assignment_interval_ms: within(settings, "assignment.interval.ms")?,
             regex_refresh_interval_ms: settings.number("group.consumer.regex.refresh.interval.ms")?,
             max_size: settings.number("group.consumer.max.size")?,
-            assignors: settings.parsed("group.consumer.assignors", assignors)?,
-            upgrade: matches!(policy, "bidirectional" | "upgrade"),
-            downgrade: matches!(policy, "bidirectional" | "downgrade"),
+            assignors: assignors(settings),
+            upgrade: matches!(&*policy, "bidirectional" | "upgrade"),
+            downgrade: matches!(&*policy, "bidirectional" | "downgrade"),
         };
         if config.heartbeat_interval_ms >= config.session_timeout_ms {
             return Err(settings.wrong("group.consumer.heartbeat.interval.ms", "less than group.consumer.session.timeout.ms"));
@@ -139,10 +140,29 @@ impl ConsumerGroupConfig {
     }
 }
 
-/// The names in a list, without those that do not exist; none for an empty one.
-fn assignors(list: &str) -> Option<Vec<&'static str>> {
-    let known = |name: &str| CONSUMER_ASSIGNORS.iter().copied().find(|known| *known == name.trim());
-    list.split(',').map(known).collect()
+/// The assignors that there are, of those that were asked for; all if none of them is.
+fn assignors(settings: &Settings) -> Vec<&'static str> {
+    let asked = list(settings.value("group.consumer.assignors"));
+    let known: Vec<_> = asked.filter_map(assignor).collect();
+    if known.is_empty() { CONSUMER_ASSIGNORS.to_vec() } else { known }
+}
+
+/// An assignor by its name or by the class that Kafka has for it.
+fn assignor(name: &str) -> Option<&'static str> {
+    match name.strip_prefix("org.apache.kafka.coordinator.group.assignor.") {
+        Some("UniformAssignor") => Some("uniform"),
+        Some("RangeAssignor") => Some("range"),
+        Some(_) => None,
+        None => CONSUMER_ASSIGNORS.iter().copied().find(|known| *known == name),
+    }
+}
+
+/// The warning about assignors that there are not.
+pub fn unknown_assignors(settings: &Settings) -> Option<String> {
+    let key = "group.consumer.assignors";
+    let unknown: Vec<_> = list(settings.value(key)).filter(|name| assignor(name).is_none()).collect();
+    (!unknown.is_empty())
+        .then(|| format!("{key}: without {}: there is no such assignor here, and Java classes are not loaded", unknown.join(", ")))
 }
 
 /// A number between its own minimum and maximum, which are settings too.

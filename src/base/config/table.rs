@@ -19,6 +19,8 @@ pub enum Kind {
     List,
     /// One of these.
     OneOf(&'static [&'static str]),
+    /// One of these, in lower or upper case.
+    OneOfAnyCase(&'static [&'static str]),
     /// Any number of these, comma-separated.
     SomeOf(&'static [&'static str]),
 }
@@ -41,6 +43,10 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, meaning: &'s
 }
 
 const I32: i32 = i32::MAX;
+/// Kafka sets no bounds; what is read from it has some.
+const ANY_INT: Kind = Int(i32::MIN, i32::MAX);
+/// The same with 64 bits.
+const ANY_LONG: Kind = Long(i64::MIN, i64::MAX);
 const I64: i64 = i64::MAX;
 const FOREVER: &str = "9223372036854775807";
 
@@ -97,7 +103,7 @@ pub const BROKER: &[Key] = &[
         "How far compressed batches are looked at when they are produced: `full` = every record, as Kafka does; `frame` = the header only, for producers that are trusted, unless the topic is compacted or the header tells no timestamp.",
     ),
     key("node.id", Int(0, I32), "1", "Id of this node; the older name `broker.id` works too."),
-    key("broker.id", Int(0, I32), "", "Older name of `node.id`."),
+    key("broker.id", ANY_INT, "", "Older name of `node.id`; below 0: not set."),
     key("broker.rack", Text, "", "Rack or zone, told to clients."),
     key(
         "process.roles",
@@ -123,7 +129,7 @@ pub const BROKER: &[Key] = &[
     key("inter.broker.listener.name", Text, "", "Must name a listener; no further effect on a single node."),
     key("controller.listener.names", List, "CONTROLLER", "Listeners that are not opened: a single node needs no controller connections."),
     key("log.dirs", List, "./corelane-data", "Data directories."),
-    key("log.dir", Text, "", "Data directory, where `log.dirs` is not set."),
+    key("log.dir", List, "", "Data directories, where `log.dirs` is not set."),
     key(
         "metadata.log.dir",
         Text,
@@ -144,7 +150,7 @@ pub const BROKER: &[Key] = &[
         "Memory for the keys of logs that are being compacted, in bytes, shared by the cores: 24 bytes a key. Taken only meanwhile, as far as needed; at least 1 MiB, at most a quarter of `corelane.memory`.",
     ),
     key("log.cleaner.enable", Bool, "true", "Whether logs are compacted."),
-    key("log.cleaner.io.buffer.load.factor", Double(0.0, 1.0), "0.9", "How full the table of keys may get."),
+    key("log.cleaner.io.buffer.load.factor", Double(f64::MIN, f64::MAX), "0.9", "How full the table of keys may get; 1 at most."),
     key(
         "log.cleaner.io.buffer.size",
         Int(0, I32),
@@ -153,16 +159,16 @@ pub const BROKER: &[Key] = &[
     ),
     key(
         "log.cleaner.io.max.bytes.per.second",
-        Double(0.0, f64::MAX),
+        Double(f64::MIN, f64::MAX),
         "1.7976931348623157E308",
         "Bytes that compaction reads and writes each second at most, shared by the cores.",
     ),
     key("log.cleaner.threads", Int(0, I32), "1", "Accepted, without effect: each core compacts its own logs, one at a time."),
     key(
         "num.recovery.threads.per.data.dir",
-        Int(1, 1024),
+        Int(1, I32),
         "16",
-        "Logs that a core opens at a start, or closes at a stop, at a time. (Kafka counts threads, 2 by default.)",
+        "Logs that a core opens at a start, or closes at a stop, at a time, 1024 at most. (Kafka counts threads, 2 by default.)",
     ),
     key(
         "log.retention.check.interval.ms",
@@ -171,18 +177,18 @@ pub const BROKER: &[Key] = &[
         "How often logs are looked at for segments that retention does not keep.",
     ),
     key("num.partitions", Int(1, I32), "1", "Partitions of a topic that is created without a number."),
-    key("default.replication.factor", Int(1, 32767), "1", "Replicas of a topic that is created without a number."),
+    key("default.replication.factor", ANY_INT, "1", "Replicas of a topic that is created without a number."),
     key("auto.create.topics.enable", Bool, "true", "Whether asking for an unknown topic may create it."),
     key("delete.topic.enable", Bool, "true", "Whether topics can be deleted."),
     key("socket.request.max.bytes", Int(1, I32), "104857600", "Largest request."),
     key(
         "group.initial.rebalance.delay.ms",
-        Int(0, I32),
+        ANY_INT,
         "3000",
         "How long the first rebalance of a group without members waits for more of them.",
     ),
-    key("group.min.session.timeout.ms", Int(1, I32), "6000", "Shortest session timeout that members of classic groups may ask for."),
-    key("group.max.session.timeout.ms", Int(1, I32), "1800000", "Longest session timeout that members of classic groups may ask for."),
+    key("group.min.session.timeout.ms", ANY_INT, "6000", "Shortest session timeout that members of classic groups may ask for."),
+    key("group.max.session.timeout.ms", ANY_INT, "1800000", "Longest session timeout that members of classic groups may ask for."),
     key("group.max.size", Int(1, I32), "2147483647", "Most members of a classic group."),
     key("group.consumer.session.timeout.ms", Int(1, I32), "45000", "A member of the new protocol that is silent for this long is removed."),
     key("group.consumer.min.session.timeout.ms", Int(1, I32), "45000", "Smallest `group.consumer.session.timeout.ms`."),
@@ -207,17 +213,17 @@ pub const BROKER: &[Key] = &[
     key("group.consumer.max.size", Int(1, I32), "2147483647", "Most members of a group of the new protocol."),
     key(
         "group.consumer.assignors",
-        SomeOf(CONSUMER_ASSIGNORS),
+        List,
         "uniform,range",
-        "Server-side assignors that members may ask for; the first one is the default.",
+        "Server-side assignors that members may ask for, by name or Kafka's class; the first one is the default. Classes of your own are left out, with a warning.",
     ),
     key(
         "group.consumer.migration.policy",
-        OneOf(&["bidirectional", "upgrade", "downgrade", "disabled"]),
+        OneOfAnyCase(&["bidirectional", "upgrade", "downgrade", "disabled"]),
         "bidirectional",
         "Whether a group with members may change from the classic to the new protocol (upgrade) and back (downgrade).",
     ),
-    key("offset.metadata.max.bytes", Int(0, I32), "4096", "Longest text that a client may store with an offset, in characters."),
+    key("offset.metadata.max.bytes", ANY_INT, "4096", "Longest text that a client may store with an offset, in characters."),
     key(
         "offsets.retention.minutes",
         Int(1, I32),
@@ -227,11 +233,16 @@ pub const BROKER: &[Key] = &[
     key("offsets.retention.check.interval.ms", Long(1, I64), "600000", "How often expired offsets are looked for."),
     key("offsets.topic.num.partitions", Int(1, I32), "50", "Partitions of `__consumer_offsets`, when it is created."),
     key("offsets.topic.replication.factor", Int(1, 32767), "3", "Replicas of `__consumer_offsets`; no more than there are brokers."),
-    key("offsets.topic.segment.bytes", Int(1 << 20, I32), "104857600", "Segment size of `__consumer_offsets`, when it is created."),
-    key("producer.id.expiration.ms", Long(1, I64), "86400000", "An idempotent producer that has been silent for this long is forgotten."),
-    key("max.connections", Int(1, I32), "20000", "Open connections."),
-    key("max.connections.per.ip", Int(1, I32), "10000", "Open connections from one address."),
-    key("connections.max.idle.ms", Long(1, I64), "600000", "A connection without requests is closed after this time."),
+    key(
+        "offsets.topic.segment.bytes",
+        Int(1, I32),
+        "104857600",
+        "Segment size of `__consumer_offsets`, when it is created; at least 1 MiB.",
+    ),
+    key("producer.id.expiration.ms", Int(1, I32), "86400000", "An idempotent producer that has been silent for this long is forgotten."),
+    key("max.connections", Int(0, I32), "20000", "Open connections."),
+    key("max.connections.per.ip", Int(0, I32), "10000", "Open connections from one address."),
+    key("connections.max.idle.ms", ANY_LONG, "600000", "A connection without requests is closed after this time; below 0: never."),
     key("fetch.max.bytes", Int(1024, I32), "57671680", "Most bytes of one fetch response, whatever the client asks for."),
     key("max.incremental.fetch.session.cache.slots", Int(0, I32), "1000", "Fetch sessions remembered."),
 ];
@@ -262,8 +273,8 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("log.cleaner.min.compaction.lag.ms", Long(0, I64), "0", ""), "min.compaction.lag.ms"),
     (key("log.cleanup.policy", SomeOf(&["compact", "delete"]), "delete", ""), "cleanup.policy"),
     (key("log.flush.interval.messages", Long(1, I64), FOREVER, ""), "flush.messages"),
-    (key("log.flush.interval.ms", Long(0, I64), "", ""), "flush.ms"),
-    (key("log.flush.scheduler.interval.ms", Long(0, I64), FOREVER, ""), "flush.ms"),
+    (key("log.flush.interval.ms", ANY_LONG, "", ""), "flush.ms"),
+    (key("log.flush.scheduler.interval.ms", ANY_LONG, FOREVER, ""), "flush.ms"),
     (key("log.index.interval.bytes", Int(0, I32), "4096", ""), "index.interval.bytes"),
     (key("log.index.size.max.bytes", Int(4, I32), "10485760", ""), "segment.index.bytes"),
     (key("log.local.retention.bytes", Long(-2, I64), "-2", ""), "local.retention.bytes"),
@@ -272,10 +283,10 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
     (key("log.message.timestamp.before.max.ms", Long(0, I64), FOREVER, ""), "message.timestamp.before.max.ms"),
     (key("log.message.timestamp.type", OneOf(&["CreateTime", "LogAppendTime"]), "CreateTime", ""), "message.timestamp.type"),
     (key("log.preallocate", Bool, "false", ""), "preallocate"),
-    (key("log.retention.bytes", Long(-1, I64), "-1", ""), "retention.bytes"),
-    (key("log.retention.ms", Long(-1, I64), "", ""), "retention.ms"),
-    (key("log.retention.minutes", Int(-1, I32), "", ""), "retention.ms"),
-    (key("log.retention.hours", Int(-1, I32), "168", ""), "retention.ms"),
+    (key("log.retention.bytes", ANY_LONG, "-1", ""), "retention.bytes"),
+    (key("log.retention.ms", ANY_LONG, "", ""), "retention.ms"),
+    (key("log.retention.minutes", ANY_INT, "", ""), "retention.ms"),
+    (key("log.retention.hours", ANY_INT, "168", ""), "retention.ms"),
     (key("log.roll.jitter.ms", Long(0, I64), "", ""), "segment.jitter.ms"),
     (key("log.roll.jitter.hours", Int(0, I32), "0", ""), "segment.jitter.ms"),
     (key("log.roll.ms", Long(1, I64), "", ""), "segment.ms"),
@@ -328,6 +339,8 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match *self {
             Bool => "true or false".to_owned(),
+            ANY_INT | ANY_LONG => "a whole number".to_owned(),
+            Double(f64::MIN, _) => "a number".to_owned(),
             Int(low, high) => range(&low, (high != I32).then_some(&high)),
             Long(low, high) => range(&low, (high != I64).then_some(&high)),
             Double(low, high) if high == f64::MAX => format!("a number of at least {low}"),
@@ -335,7 +348,7 @@ impl Kind {
             Size(low, high) => format!("a size from {} to {} (k, m and g work)", size(low), size(high)),
             Text => "a text".to_owned(),
             List => "a comma-separated list".to_owned(),
-            OneOf(choice) => format!("one of {}", choice.join(", ")),
+            OneOf(choice) | OneOfAnyCase(choice) => format!("one of {}", choice.join(", ")),
             SomeOf(choice) => format!("a comma-separated list of {}", choice.join(", ")),
         }
     }
@@ -350,6 +363,7 @@ impl Kind {
             Size(low, high) => parse_size(value).is_some_and(|v| (low..=high).contains(&v)),
             Text | List => true,
             OneOf(choice) => choice.contains(&value),
+            OneOfAnyCase(choice) => choice.iter().any(|one| one.eq_ignore_ascii_case(value)),
             SomeOf(choice) => {
                 value.split(',').all(|part| part.trim().is_empty() && value.trim().is_empty() || choice.contains(&part.trim()))
             }

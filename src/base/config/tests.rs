@@ -60,8 +60,8 @@ fn nothing_set() {
     assert_eq!((config.memory, config.cores, config.send_zc_bytes), (256 << 20, None, 32768));
     assert_eq!((config.ack, config.auto_create_topics, config.delete_topic_enable), (AckPolicy::Default, true, true));
     assert_eq!((config.fetch_max_bytes, config.max_fetch_sessions), (55 << 20, 1000));
-    assert_eq!(config.connections_max_idle, Duration::from_secs(600));
-    assert!(config.raw.is_empty() && config.unknown.is_empty() && config.warnings.is_empty() && config.topic_defaults.is_empty());
+    assert_eq!(config.connections_max_idle, Some(Duration::from_secs(600)));
+    assert!(config.raw.is_empty() && config.unknown.is_empty() && config.warnings.is_empty());
 }
 
 #[test]
@@ -70,8 +70,6 @@ fn the_file_that_kafka_ships() {
     assert_eq!(config.listeners, [listener("PLAINTEXT", "0.0.0.0", 9092)]);
     assert_eq!(config.advertised, [listener("PLAINTEXT", "localhost", 9092)]);
     assert_eq!(config.log_dirs, [PathBuf::from("/tmp/kraft-combined-logs")]);
-    assert_eq!(config.topic_defaults["retention.ms"], "604800000");
-    assert_eq!(config.topic_defaults["segment.bytes"], "1073741824");
     assert_eq!(config.raw["num.io.threads"], "8");
     assert!(config.unknown.contains(&"num.network.threads".to_owned()) && !config.unknown.contains(&"process.roles".to_owned()));
     assert!(config.warnings.is_empty());
@@ -101,21 +99,18 @@ fn later_sources_win() {
     let config = load("node.id=1\nnum.partitions=3\nlog.dir=/x", &env, &["node.id=3", "corelane.ack = flushed"]).unwrap();
     assert_eq!((config.node_id, config.num_partitions, config.memory), (3, 12, 1 << 30));
     assert_eq!((config.ack, config.cluster_id.as_deref()), (AckPolicy::Flushed, Some("abc")));
-    assert_eq!(config.topic_defaults["corelane.ack"], "flushed");
     assert_eq!(config.log_dirs, [PathBuf::from("/x")]);
     assert!(config.unknown.is_empty());
 }
 
 #[test]
-fn synonyms_of_topic_settings() {
-    let config =
-        load("log.retention.hours=1\nlog.retention.minutes=2\nlog.roll.hours=5\nlog.roll.jitter.hours=0\nlog.retention.bytes=-1", &[], &[])
-            .unwrap();
-    assert_eq!(config.topic_defaults["retention.ms"], "120000");
-    assert_eq!(config.topic_defaults["segment.ms"], "18000000");
-    assert_eq!(load("log.retention.hours=-1", &[], &[]).unwrap().topic_defaults["retention.ms"], "-1");
-    assert_eq!(load("log.retention.hours=2147483647", &[], &[]).unwrap().topic_defaults["retention.ms"], "7730941129200000");
+fn how_long_records_are_kept() {
+    for fits in ["log.retention.hours=-7", "log.retention.hours=2147483647", "log.retention.ms=1\nlog.retention.hours=0"] {
+        load(fits, &[], &[]).unwrap();
+    }
     assert!(error("log.retention.hours=0").contains("log.retention.hours=0"));
+    assert!(error("log.retention.minutes=0\nlog.retention.hours=1").contains("log.retention.minutes=0"));
+    assert!(error("compression.gzip.level=0").contains("not 0"));
 }
 
 #[test]
@@ -135,6 +130,43 @@ fn errors_name_key_value_and_range() {
     assert!(error("a=\\uZZZZ").contains("line 1"));
 }
 
+/// Kafka has no such bounds, or takes what has no meaning here.
+#[test]
+fn values_without_bounds() {
+    let config = load(
+        "broker.id=-1\nconnections.max.idle.ms=-1\ngroup.min.session.timeout.ms=0\ngroup.initial.rebalance.delay.ms=-5
+         offset.metadata.max.bytes=-1\noffsets.topic.segment.bytes=1\nnum.recovery.threads.per.data.dir=100000
+         default.replication.factor=100000\ngroup.consumer.migration.policy=Upgrade\nmax.connections=0
+         group.consumer.assignors=org.example.Own, org.apache.kafka.coordinator.group.assignor.RangeAssignor\nlog.dir=/a,/b",
+        &[],
+        &[],
+    )
+    .unwrap();
+    assert_eq!((config.node_id, config.connections_max_idle), (1, None));
+    assert_eq!(config.default_replication_factor, i16::MAX);
+    let groups = &config.groups;
+    assert_eq!((groups.min_session_timeout_ms, groups.initial_rebalance_delay_ms), (0, 0));
+    assert_eq!((groups.metadata_max_bytes, groups.topic_segment_bytes), (0, 1 << 20));
+    assert_eq!((groups.consumer.upgrade, groups.consumer.downgrade), (true, false));
+    assert_eq!(groups.consumer.assignors, ["range"]);
+    assert_eq!(config.log_dirs, [PathBuf::from("/a"), PathBuf::from("/b")]);
+    assert!(config.warnings.iter().any(|line| line.contains("org.example.Own")));
+}
+
+#[test]
+fn values_that_stand_elsewhere() {
+    let given = "config.providers=e\nconfig.providers.e.class=org.apache.kafka.common.config.provider.EnvVarConfigProvider
+                 log.dirs=${e:DATA}/a\nbroker.rack=${e:NONE}";
+    let config = load(given, &[("DATA", "/data")], &["num.partitions=${e:N}"]);
+    assert!(config.unwrap_err().to_string().starts_with("num.partitions=${e:N} (from --override)"));
+    let config = load(given, &[("DATA", "/data"), ("N", "7")], &["num.partitions=${e:N}"]).unwrap();
+    assert_eq!((&config.log_dirs[..], config.num_partitions), (&[PathBuf::from("/data/a")][..], 7));
+    assert_eq!(config.broker_rack.as_deref(), Some("${e:NONE}"), "as in Kafka");
+    assert!(config.warnings.iter().any(|line| line.contains("${e:NONE}")));
+    let java = load("config.providers=v\nconfig.providers.v.class=org.example.Vault", &[], &[]);
+    assert!(java.unwrap_err().to_string().contains("Java classes are not loaded"));
+}
+
 #[test]
 fn refused() {
     for bad in [
@@ -145,6 +177,8 @@ fn refused() {
         "corelane.memory=1m",
         "log.dirs=/a,/a",
         "log.dirs=,",
+        "log.dirs=",
+        "log.dirs=\nlog.dir=/a",
         "log.cleanup.policy=keep",
         "log.cleaner.min.cleanable.ratio=1.5",
         "log.cleaner.min.cleanable.ratio=NaN",

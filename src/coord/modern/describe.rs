@@ -47,6 +47,6 @@ pub fn describe(group: &Group, configured: &[&str]) -> Description {
         epoch: group.epoch(),
         target_epoch: group.target_epoch(),
         assignor: super::target::preferred(configured, |assignor| group.assignors().get(assignor.name())).name(),
-        members: group.members().iter().map(member).collect(),
+        members: group.members().iter().map(|(id, found)| member((id, found))).collect(),
     }
 }

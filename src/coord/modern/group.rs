@@ -3,17 +3,34 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::member::{CurrentAssignment, Member, MemberId, MemberMetadata, Partitions};
+use super::Seen;
+use super::member::{CurrentAssignment, Member, MemberId, MemberMetadata, Owned, Partitions};
 use super::record::Change;
 use crate::base::ids::TopicId;
-use crate::coord::ledger::Ledger;
+use crate::coord::ledger::{Ledger, entry_bytes, map_bytes, text_bytes};
+use crate::coord::timers::TIMER_BYTES;
 
-/// Memory that a member is counted with besides its texts.
-const MEMBER_OVERHEAD: usize = 512;
-/// Memory of a partition that a member has, with its part of the maps by partition.
-const HELD_BYTES: usize = 96;
-/// Memory of a partition in the target assignment.
-const TARGET_BYTES: usize = 16;
+/// Memory of a group besides its members.
+const OWN_BYTES: usize = size_of::<Group>() + entry_bytes::<MemberId, Seen>();
+/// Memory of a group with its first member, besides what is counted with that.
+pub(super) const GROUP_BYTES: usize = OWN_BYTES
+    + map_bytes::<MemberId, Box<Member>>()
+    + map_bytes::<MemberId, Partitions>()
+    + map_bytes::<String, Resolved>()
+    + map_bytes::<(TopicId, i32), MemberId>()
+    + map_bytes::<String, MemberId>()
+    + 3 * map_bytes::<String, usize>();
+/// Memory of a member besides its texts and partitions.
+const MEMBER_BYTES: usize = entry_bytes::<MemberId, Box<Member>>() + size_of::<Member>() + TIMER_BYTES + 64;
+/// Memory of a topic of which a member has partitions.
+const HELD_TOPIC_BYTES: usize = entry_bytes::<TopicId, BTreeMap<i32, i32>>() + map_bytes::<i32, i32>();
+/// Memory of a partition that a member has, with its part of the map by partition.
+const HELD_BYTES: usize = entry_bytes::<i32, i32>() + entry_bytes::<(TopicId, i32), MemberId>();
+/// Memory of a target assignment without partitions.
+const TARGET_BYTES: usize = entry_bytes::<MemberId, Partitions>() + map_bytes::<TopicId, BTreeSet<i32>>();
+/// Memory of a topic and of a partition in it.
+const TARGET_TOPIC_BYTES: usize = entry_bytes::<TopicId, BTreeSet<i32>>() + map_bytes::<i32, ()>();
+const TARGET_PARTITION_BYTES: usize = entry_bytes::<i32, ()>();
 
 /// State of a group as tools show it; the protocol never looks at it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +75,7 @@ pub struct Group {
     metadata_hash: i64,
     target_epoch: i32,
     target_timestamp_ms: i64,
-    members: BTreeMap<MemberId, Member>,
+    members: BTreeMap<MemberId, Box<Member>>,
     targets: BTreeMap<MemberId, Partitions>,
     regexes: BTreeMap<String, Resolved>,
     has_partition_metadata: bool,
@@ -119,7 +136,7 @@ impl Group {
     }
 
     /// The members by id.
-    pub fn members(&self) -> &BTreeMap<MemberId, Member> {
+    pub fn members(&self) -> &BTreeMap<MemberId, Box<Member>> {
         &self.members
     }
 
@@ -145,7 +162,12 @@ impl Group {
 
     /// The member with a `group.instance.id`.
     pub fn static_member(&self, instance_id: &str) -> Option<(&MemberId, &Member)> {
-        self.members.get_key_value(self.static_members.get(instance_id)?)
+        self.find(self.static_members.get(instance_id)?)
+    }
+
+    /// The member with an id.
+    pub fn find(&self, id: &str) -> Option<(&MemberId, &Member)> {
+        self.members.get_key_value(id).map(|(id, member)| (id, &**member))
     }
 
     /// How many members subscribe to each name.
@@ -170,7 +192,17 @@ impl Group {
 
     /// Memory that the group takes, about.
     pub fn bytes(&self) -> usize {
-        self.bytes.get()
+        let maps = [
+            first_node(&self.members),
+            first_node(&self.targets),
+            first_node(&self.regexes),
+            first_node(&self.holders),
+            first_node(&self.static_members),
+            first_node(&self.named.0),
+            first_node(&self.patterns.0),
+            first_node(&self.assignors.0),
+        ];
+        self.bytes.get().wrapping_add(OWN_BYTES + maps.iter().sum::<usize>())
     }
 
     /// Whether a ledger of it is wrong beyond doubt.
@@ -216,27 +248,27 @@ impl Group {
             Change::Member(id, None) => {
                 self.set_current(id, None);
                 self.remove_metadata(id);
-                self.bytes.sub(self.members.remove(id).map_or(0, |_| MEMBER_OVERHEAD));
+                self.bytes.sub(self.members.remove(id).map_or(0, |_| member_bytes(id)));
             }
             Change::TargetEpoch(value) => {
                 (self.target_epoch, self.target_timestamp_ms) = value.map_or((FIRST_EPOCH, 0), |value| (value.epoch, value.timestamp_ms))
             }
             Change::Target(id, target) => {
-                let bytes = target.as_ref().map_or(0, target_bytes);
+                let bytes = target.as_ref().map_or(0, |target| target_bytes(id, target));
                 let former = match target {
                     Some(target) => self.targets.insert(id.clone(), target.clone()),
                     None => self.targets.remove(id),
                 };
-                self.bytes.replace(former.as_ref().map_or(0, target_bytes), bytes);
+                self.bytes.replace(former.as_ref().map_or(0, |former| target_bytes(id, former)), bytes);
             }
             Change::Current(id, current) => self.set_current(id, current.as_ref()),
             Change::Regex(regex, resolved) => {
-                let bytes = resolved.as_ref().map_or(0, resolved_bytes);
+                let bytes = resolved.as_ref().map_or(0, |resolved| resolved_bytes(regex, resolved));
                 let former = match resolved {
                     Some(resolved) => self.regexes.insert(regex.clone(), resolved.clone()),
                     None => self.regexes.remove(regex),
                 };
-                self.bytes.replace(former.as_ref().map_or(0, resolved_bytes), bytes);
+                self.bytes.replace(former.as_ref().map_or(0, |former| resolved_bytes(regex, former)), bytes);
             }
         }
     }
@@ -246,22 +278,22 @@ impl Group {
             return;
         }
         let former = std::mem::replace(&mut self.member(id).current, current.cloned().unwrap_or_default());
+        self.bytes.replace(current_bytes(&former), current.map_or(0, current_bytes));
+        let id = self.members.get_key_value(id).map_or(id, |(id, _)| id);
         for partition in former.holds() {
-            self.bytes.sub(HELD_BYTES);
             if self.holders.get(&partition) == Some(id) {
                 self.holders.remove(&partition);
             }
         }
         for partition in current.iter().flat_map(|current| current.holds()) {
-            self.bytes.add(HELD_BYTES);
             self.holders.insert(partition, id.clone());
         }
     }
 
     fn member(&mut self, id: &MemberId) -> &mut Member {
         self.members.entry(id.clone()).or_insert_with(|| {
-            self.bytes.add(MEMBER_OVERHEAD);
-            Member::default()
+            self.bytes.add(member_bytes(id));
+            Box::default()
         })
     }
 
@@ -278,7 +310,7 @@ impl Group {
 
     /// Takes what [`Group::add_metadata`] added for a member back.
     fn remove_metadata(&mut self, id: &MemberId) {
-        let Some(Member { metadata, .. }) = self.members.get(id) else { return };
+        let Some(metadata) = self.members.get(id).map(|member| &member.metadata) else { return };
         if let Some(instance_id) = &metadata.instance_id
             && self.static_members.get(instance_id) == Some(id)
         {
@@ -337,16 +369,65 @@ impl Group {
     }
 }
 
-fn target_bytes(target: &Partitions) -> usize {
-    target.values().map(|partitions| TARGET_BYTES * (2 + partitions.len())).sum()
+fn first_node<K, V>(map: &BTreeMap<K, V>) -> usize {
+    if map.is_empty() { 0 } else { map_bytes::<K, V>() }
 }
 
-fn resolved_bytes(resolved: &Resolved) -> usize {
-    resolved.topics.iter().map(|topic| 48 + topic.len()).sum()
+fn member_bytes(id: &str) -> usize {
+    MEMBER_BYTES + text_bytes(id)
+}
+
+fn target_bytes(id: &str, target: &Partitions) -> usize {
+    let topic = |partitions: &BTreeSet<i32>| TARGET_TOPIC_BYTES + TARGET_PARTITION_BYTES * partitions.len();
+    TARGET_BYTES + text_bytes(id) + target.values().map(topic).sum::<usize>()
+}
+
+fn current_bytes(current: &CurrentAssignment) -> usize {
+    let topic = |partitions: &BTreeMap<i32, i32>| HELD_TOPIC_BYTES + HELD_BYTES * partitions.len();
+    let owned = |owned: &Owned| first_node(owned) + owned.values().map(topic).sum::<usize>();
+    // Who has to give up partitions has a deadline for it.
+    let deadline = if current.pending_revocation.is_empty() { 0 } else { TIMER_BYTES };
+    owned(&current.assigned) + owned(&current.pending_revocation) + deadline
+}
+
+fn resolved_bytes(regex: &str, resolved: &Resolved) -> usize {
+    let topic = |topic: &String| entry_bytes::<String, ()>() + text_bytes(topic);
+    let own = entry_bytes::<String, Resolved>() + text_bytes(regex) + map_bytes::<String, ()>();
+    own + resolved.topics.iter().map(topic).sum::<usize>()
+}
+
+impl Group {
+    /// By how much the group's memory grows with these changes, at most.
+    pub(in crate::coord) fn growth(&self, changes: &[Change]) -> usize {
+        let (mut grown, mut freed) = (0, 0);
+        for change in changes {
+            let (after, before) = match change {
+                Change::Member(id, Some(metadata)) => {
+                    let former = self.members.get(id).map_or(0, |m| member_bytes(id) + m.metadata.bytes());
+                    (member_bytes(id) + metadata.bytes(), former)
+                }
+                Change::Target(id, Some(target)) => {
+                    let former = self.targets.get(id).map_or(0, |former| target_bytes(id, former));
+                    (target_bytes(id, target), former)
+                }
+                Change::Current(id, Some(current)) => {
+                    (current_bytes(current), self.members.get(id).map_or(0, |m| current_bytes(&m.current)))
+                }
+                Change::Regex(regex, Some(resolved)) => {
+                    let former = self.regexes.get(regex).map_or(0, |former| resolved_bytes(regex, former));
+                    (resolved_bytes(regex, resolved), former)
+                }
+                _ => continue,
+            };
+            grown += after;
+            freed += before;
+        }
+        usize::saturating_sub(grown, freed)
+    }
 }
 
 /// Takes a record into a group that may not be there yet, or no longer.
-pub fn apply(group: &mut Option<Group>, change: &Change) {
+pub fn apply(group: &mut Option<Box<Group>>, change: &Change) {
     match change {
         Change::Epoch(None) => *group = None,
         change if change.is_tombstone() => group.iter_mut().for_each(|group| group.apply(change)),

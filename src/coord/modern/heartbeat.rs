@@ -45,11 +45,10 @@ pub struct Request {
 }
 
 impl Request {
-    /// Memory that the request says a member takes, about.
-    pub(super) fn cost(&self) -> usize {
-        let names = self.topic_names.iter().flatten().map(|name| 96 + 2 * name.len()).sum::<usize>();
-        let texts = [&self.instance_id, &self.rack_id, &self.topic_regex, &self.server_assignor].into_iter().flatten().map(String::len);
-        self.member_id.len() + self.client_id.len() + names + texts.sum::<usize>()
+    /// Whether it may make the group larger by more than what the member was to have anyway.
+    pub(super) fn grows(&self) -> bool {
+        let said = self.topic_names.is_some() || self.topic_regex.is_some();
+        self.joins() || said || self.rack_id.is_some() || self.server_assignor.is_some()
     }
 
     /// Whether the member comes, or comes back.
@@ -100,7 +99,7 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// Finds the member that a request speaks for, or whose place it takes. One of the classic protocol takes any static member's.
     pub(super) fn begin(group: &'a Group, cx: &'a Context<'a>, request: &Request, classic: bool) -> Result<Draft<'a>, Refusal> {
-        let known_id = || group.members().get_key_value(&*request.member_id);
+        let known_id = || group.find(&request.member_id);
         let (mut replaced, mut changes) = (None, Vec::new());
         let found = match request.instance_id.as_deref() {
             None if request.joins() => known_id(),

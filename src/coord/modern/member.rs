@@ -6,6 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::base::ids::TopicId;
+use crate::coord::ledger::{entry_bytes, map_bytes, text_bytes};
+use crate::coord::timers::TIMER_BYTES;
 
 /// Id of a member: made by the client from version 1 of the heartbeat on, by the coordinator before.
 pub type MemberId = Arc<str>;
@@ -96,13 +98,26 @@ impl Default for MemberMetadata {
     }
 }
 
+/// Memory of texts that a member and a map of its group have, each its own.
+pub(super) fn texts_bytes<'a>(texts: impl Iterator<Item = &'a String>) -> usize {
+    let entries = entry_bytes::<String, ()>() + entry_bytes::<String, MemberId>();
+    texts.map(|text| entries + 2 * text_bytes(text)).sum()
+}
+
+impl ClassicMember {
+    fn bytes(&self) -> usize {
+        let protocol = |(name, metadata): &(String, Bytes)| size_of::<(String, Bytes)>() + 2 * text_bytes(name) + metadata.len();
+        self.protocols.iter().map(protocol).sum()
+    }
+}
+
 impl MemberMetadata {
     /// Memory that it takes, about.
     pub fn bytes(&self) -> usize {
-        let texts = [&self.instance_id, &self.rack_id, &self.topic_regex, &self.server_assignor].into_iter().flatten().map(String::len);
-        let names = self.topic_names.iter().map(|name| 96 + 2 * name.len());
-        let protocols = self.classic.iter().flat_map(|classic| &classic.protocols).map(|(name, metadata)| 64 + name.len() + metadata.len());
-        self.client_id.len() + self.client_host.len() + texts.chain(names).chain(protocols).sum::<usize>()
+        let named = [&self.instance_id, &self.rack_id, &self.topic_regex, &self.server_assignor];
+        let classic = self.classic.as_ref().map_or(0, |classic| 2 * TIMER_BYTES + classic.bytes());
+        let names = if self.topic_names.is_empty() { 0 } else { map_bytes::<String, ()>() };
+        names + self.client_id.len() + self.client_host.len() + classic + texts_bytes(named.into_iter().flatten().chain(&self.topic_names))
     }
 
     /// The pattern, if there is one: the empty text stands for none.

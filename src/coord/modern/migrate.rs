@@ -88,7 +88,7 @@ impl Step<'_> {
     /// Answers what members of the classic protocol ask of a group of the new one; hands back what is none of that.
     pub(in crate::coord) fn classic_op_on_modern(&mut self, id: &Name, op: Op, token: Token, spare: usize) -> Option<Op> {
         let state = self.state;
-        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()).filter(|group| !group.members().is_empty()) else {
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_deref()).filter(|group| !group.members().is_empty()) else {
             return Some(op);
         };
         let reply = match op {
@@ -133,10 +133,6 @@ impl Step<'_> {
         if !config.consumer.upgrade && !config.consumer.downgrade {
             return refused(ErrorCode::InconsistentGroupProtocol);
         }
-        let cost = join.protocols.iter().map(|(name, metadata)| name.len() + 2 * metadata.len()).sum::<usize>();
-        if cost + super::step::MEMBER_COST > spare {
-            return refused(ErrorCode::CoordinatorNotAvailable);
-        }
         let member_id: Name = match &*join.member_id {
             "" => Uuid::from_random((self.fx.random)()).to_string().into(),
             _ => join.member_id.clone(),
@@ -145,7 +141,8 @@ impl Step<'_> {
             return Joined::refused(ErrorCode::MemberIdRequired, member_id);
         }
         let first = self.fx.records.len();
-        match self.fx.modern(id, |cx| classic::join(group, cx, id, &member_id, join)) {
+        let has_room = |changes: &[Change]| group.growth(changes) <= spare;
+        match self.fx.modern_within(id, has_room, |cx| classic::join(group, cx, id, &member_id, join)) {
             Err(refusal) => refused(refusal.code),
             Ok(joined) => {
                 self.downgrade_if_classic(id, group, first);

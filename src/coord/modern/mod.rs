@@ -172,8 +172,7 @@ fn check_epoch(member: &member::Member, epoch: i32, reported: Option<&Partitions
 /// The member with an id, or Kafka's refusal.
 fn known<'a>(group: &'a Group, group_id: &str, member_id: &str) -> Result<(&'a MemberId, &'a member::Member), Refusal> {
     group
-        .members()
-        .get_key_value(member_id)
+        .find(member_id)
         .ok_or_else(|| Refusal::new(ErrorCode::UnknownMemberId, format!("Member {member_id} is not a member of group {group_id}.")))
 }
 

@@ -123,7 +123,7 @@ impl Client {
 }
 
 struct World {
-    group: Option<Group>,
+    group: Option<Box<Group>>,
     seen: Seen,
     log: Vec<Pair>,
     timers: BTreeSet<(String, TimerKind)>,
@@ -167,7 +167,7 @@ impl World {
     fn decide<T>(&mut self, decide: impl FnOnce(&Group, &Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
         let empty = Group::default();
         let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen };
-        let decision = decide(self.group.as_ref().unwrap_or(&empty), &cx)?;
+        let decision = decide(self.group.as_deref().unwrap_or(&empty), &cx)?;
         for change in &decision.changes {
             let (key, value) = change.encode(GROUP);
             assert_eq!(record::decode(&key, value.as_deref()).unwrap(), (GROUP.into(), change.clone()));
@@ -349,7 +349,7 @@ fn epochs(owned: &Partitions) -> super::member::Owned {
     owned.iter().map(|(topic, partitions)| (*topic, partitions.iter().map(|&partition| (partition, 0)).collect())).collect()
 }
 
-fn replay(log: &[Pair]) -> Option<Group> {
+fn replay(log: &[Pair]) -> Option<Box<Group>> {
     let mut group = None;
     for (key, value) in log {
         apply(&mut group, &record::decode(key, value.as_deref()).unwrap().1);

@@ -4,9 +4,10 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::group::Group;
+use super::group::{GROUP_BYTES, Group};
 use super::heartbeat::{self, Request};
 use super::leave::{self, Leave};
+use super::record::Change;
 use super::{Context, Decision, Refusal, TimerChange, TimerKind, describe};
 use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
@@ -14,10 +15,7 @@ use crate::base::ids::Uuid;
 use crate::coord::op::{Answer, Reply};
 use crate::coord::record::Record;
 use crate::coord::timers::TimerKey;
-use crate::coord::{Effects, Name, Step};
-
-/// Memory that a member costs besides what its request says.
-pub(super) const MEMBER_COST: usize = 4096;
+use crate::coord::{Effects, Name, Step, group_bytes};
 
 impl<'a> Effects<'a> {
     /// The settings of a group.
@@ -45,10 +43,23 @@ impl<'a> Effects<'a> {
 
     /// Lets a decision be made about a group, and takes it over.
     pub(super) fn modern<T>(&mut self, id: &Name, decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
+        self.modern_within(id, |_| true, decide)
+    }
+
+    /// As [`Effects::modern`], if there is room for what the decision changes.
+    pub(super) fn modern_within<T>(
+        &mut self,
+        id: &Name,
+        has_room: impl FnOnce(&[Change]) -> bool,
+        decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>,
+    ) -> Result<T, Refusal> {
         let seen = self.seen.get(id).copied().unwrap_or_default();
         let settings = self.settings(id);
         let cx = Context { now_ms: self.now.wall_ms, settings: &settings, topics: self.topics, seen };
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
+        if !has_room(&changes) {
+            return Err(Refusal::new(ErrorCode::CoordinatorNotAvailable, "There is no memory for more members."));
+        }
         let first = self.records.len();
         self.records.extend(changes.into_iter().map(|change| Record::modern(id, change)));
         if !self.all_fit() {
@@ -61,9 +72,14 @@ impl<'a> Effects<'a> {
     }
 }
 
+/// Memory that a group takes when it gets its first member.
+fn group_cost(id: &Name, group: &Group) -> usize {
+    if group.members().is_empty() { group_bytes(id) + GROUP_BYTES } else { 0 }
+}
+
 impl Step<'_> {
     fn modern_group(&self, id: &Name) -> Option<&Group> {
-        self.state.group(id)?.modern.as_ref()
+        self.state.group(id)?.modern.as_deref()
     }
 
     /// Kafka's refusal where there is no group of the new protocol.
@@ -85,7 +101,7 @@ impl Step<'_> {
         let state = self.state;
         let stored = state.group(id);
         let (new, before);
-        let group = match stored.and_then(|stored| stored.modern.as_ref()) {
+        let group = match stored.and_then(|stored| stored.modern.as_deref()) {
             Some(group) => {
                 before = Vec::new();
                 group
@@ -100,13 +116,10 @@ impl Step<'_> {
             },
         };
         // What only reports is never refused: a member would lose its place.
-        let grows = request.joins() || request.topic_names.is_some();
-        if grows && request.cost() + MEMBER_COST > spare {
-            return Err(ErrorCode::CoordinatorNotAvailable);
-        }
+        let has_room = |changes: &[Change]| !request.grows() || group_cost(id, group) + group.growth(changes) <= spare;
         let first = self.fx.records.len();
         self.fx.records.extend(before);
-        let heard = self.fx.modern(id, |cx| heartbeat::heartbeat(group, cx, request));
+        let heard = self.fx.modern_within(id, has_room, |cx| heartbeat::heartbeat(group, cx, request));
         if heard.is_err() {
             self.fx.records.truncate(first);
         } else if self.groups.contains_key(id) {
@@ -120,7 +133,7 @@ impl Step<'_> {
 
     pub(in crate::coord) fn modern_leave(&mut self, id: &Name, request: &Leave) -> Reply {
         let state = self.state;
-        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else {
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_deref()) else {
             return Ok(Answer::Heard(Err(self.no_modern_group(id))));
         };
         let first = self.fx.records.len();
@@ -139,7 +152,7 @@ impl Step<'_> {
 
     pub(in crate::coord) fn modern_expired(&mut self, id: &Name, member: &Name, kind: TimerKind) {
         let state = self.state;
-        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else { return };
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_deref()) else { return };
         let nothing = Refusal::new(ErrorCode::None, "");
         let first = self.fx.records.len();
         match self.fx.modern(id, |cx| leave::expired(group, cx, member, kind).ok_or(nothing)) {
@@ -158,7 +171,7 @@ impl Step<'_> {
     pub(in crate::coord) fn modern_loaded(&mut self) {
         let state = self.state;
         let served = state.groups().iter().filter(|(_, stored)| !stored.is_fenced());
-        for (id, group) in served.filter_map(|(id, stored)| Some((id, stored.modern.as_ref()?))) {
+        for (id, group) in served.filter_map(|(id, stored)| Some((id, stored.modern.as_deref()?))) {
             let timers = leave::timers_after_load(group, self.fx.settings(id).session_timeout_ms);
             self.fx.set_timers(id, timers);
         }
@@ -167,7 +180,7 @@ impl Step<'_> {
     /// Removes a group of the new protocol that has no members, for a classic one to take its name.
     pub(in crate::coord) fn make_way_for_classic(&mut self, id: &Name) {
         let state = self.state;
-        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_ref()) else { return };
+        let Some(group) = state.group(id).and_then(|stored| stored.modern.as_deref()) else { return };
         self.fx.records.extend(group.tombstones().into_iter().map(|change| Record::modern(id, change)));
         self.fx.seen.remove(id);
     }

@@ -180,3 +180,33 @@ fn a_damaged_segment_stays_as_it_is_and_the_others_are_compacted() {
         });
     }
 }
+
+/// Two batches of one key, each larger than the budget of a turn.
+#[test]
+fn a_cleaning_of_large_batches_goes_in_slices() {
+    for compression in Compression::ALL {
+        let sim = Sim::with_memory(3, 1, 256 << 20);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            let log = open(&rt, Opening::default()).await;
+            log.set_config(LogConfig { segment_bytes: 64 << 20, ..CONFIG });
+            let value = vec![0; 4 << 20];
+            for _ in 0..2 {
+                let records = [(Some(&b"a"[..]), Some(&value[..]), 1000), (Some(b"b"), Some(&value), 1000)];
+                let base = log.end_offset();
+                log.append(&build_batch(&BatchSpec { compression, ..BatchSpec::default() }, &records), base, 3, None).unwrap();
+                put(&log, "a", Some(b"2"));
+            }
+            log.set_config(CONFIG);
+            fill(&log, "1");
+            let before = rt.slices().rests();
+            clean(&rt, &log).await;
+            let rests = rt.slices().rests() - before;
+            // Inflated twice at least, and one of two records compressed anew.
+            let least = if compression == Compression::None { 16 } else { 2 * 64 + 4 * 16 };
+            assert!(rests >= least, "{}: {rests}", compression.name());
+            let found: Vec<_> = seen(&log, 0).await.into_iter().filter_map(|(_, key)| key).collect();
+            assert_eq!(found, ["b", "a"]);
+        });
+    }
+}

@@ -35,6 +35,7 @@ pub(super) async fn install<R: Rt>(log: &Inner<R>, group: &[Sealed], written: Wr
         let state = log.state.borrow();
         state.segments[state.segment_of(base)].index.clone()
     };
+    log.used_segment(base);
     if let Some(index) = index {
         files::write_index(&log.rt, &log.dir, base, &index).await;
     }

@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::super::error::LogError;
 use super::super::index::Index;
 use super::super::span::{block_ceil, block_floor};
@@ -12,11 +14,14 @@ use super::plan::Sealed;
 use crate::base::ids::Offset;
 use crate::base::limits::BLOCK;
 use crate::rt::mem::Chunk;
+use crate::rt::slices::Slices;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::{self, BatchHeader, HEADER_LEN, Inflation, Payload};
+use crate::wire::batch::{BatchHeader, HEADER_LEN, Inflation, PartialCrc, Payload};
 
-/// Bytes of batches after which the other tasks of the core have their turn.
-const TURN: usize = 64 << 10;
+/// What a batch costs of a turn's budget, in inflated bytes.
+const BATCH_COST: usize = 256;
+/// So many bytes are copied at the cost of one that is inflated.
+const COPIED_CHEAPER: usize = 16;
 /// Shortest and longest pause for the sake of the rate.
 const SHORTEST: Duration = Duration::from_millis(1);
 const LONGEST: Duration = Duration::from_secs(3600);
@@ -86,7 +91,6 @@ pub(super) struct Source<'a, R: Rt> {
     next_offset: Offset,
     /// Base offset of the next segment.
     limit: Offset,
-    turn: usize,
 }
 
 impl<'a, R: Rt> Source<'a, R> {
@@ -94,7 +98,7 @@ impl<'a, R: Rt> Source<'a, R> {
     pub async fn open(log: &'a Inner<R>, pace: &'a Pace, path: PathBuf, segment: &Sealed, buffer: usize) -> Result<Self, LogError> {
         let Sealed { base, size, next: limit } = *segment;
         let file = log.rt.open(&path, Open::Read).await.map_err(LogError::io_or_exhausted("open", &path))?;
-        Ok(Source { log, pace, file, path, base, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, limit, turn: 0 })
+        Ok(Source { log, pace, file, path, base, size, buffer, start: 0, chunk: None, current: (0, 0), next_offset: base, limit })
     }
 
     /// Goes on to the next batch.
@@ -122,18 +126,21 @@ impl<'a, R: Rt> Source<'a, R> {
         if end > self.size || header.base_offset < self.next_offset || header.last_offset_delta < 0 || beyond {
             return Err(self.corrupt(position, "a batch header that cannot be right"));
         }
-        if !batch::crc_ok(self.at(position, header.total_len()).await?) {
+        let (log, bytes) = (self.log, self.at(position, header.total_len()).await?);
+        let (slices, mut crc) = (log.rt.slices(), PartialCrc::default());
+        slices.spend(BATCH_COST);
+        if slices.run(|budget| crc.step(bytes, budget)).await != header.crc {
             return Err(self.corrupt(position, "a batch whose checksum is wrong"));
         }
         self.current = (position, end);
         self.next_offset = header.next_offset();
-        self.turn += header.total_len();
-        if self.turn >= TURN {
-            self.turn = 0;
-            self.log.rt.yield_now().await;
-            self.log.still_open()?;
-        }
+        log.still_open()?;
         Ok(Some(header))
+    }
+
+    /// The budget of this core's turns.
+    pub fn slices(&self) -> &'a Slices {
+        self.log.rt.slices()
     }
 
     /// The current batch.
@@ -148,13 +155,10 @@ impl<'a, R: Rt> Source<'a, R> {
     }
 
     /// The records of the current batch; `None` if they cannot be read, which is said.
-    pub async fn payload(&self, header: &BatchHeader) -> Result<Option<Payload<'_>>, LogError> {
+    pub async fn payload(&self, header: &BatchHeader) -> Result<Option<Payload>, LogError> {
         let inflated = async {
-            let mut inflation = Inflation::new(header, self.batch())?;
-            while !inflation.step(&mut TURN.clone())? {
-                self.log.rt.yield_now().await;
-            }
-            inflation.finish()
+            let mut inflation = Inflation::new(header, &self.shared())?;
+            self.log.rt.slices().run(|budget| inflation.step(budget).transpose()).await
         };
         match inflated.await {
             Ok(payload) => self.log.still_open().map(|()| Some(payload)),
@@ -167,14 +171,17 @@ impl<'a, R: Rt> Source<'a, R> {
         }
     }
 
+    /// The current batch, for as long as its reader wants.
+    fn shared(&self) -> Bytes {
+        let range = (self.current.0 - self.start) as usize..(self.current.1 - self.start) as usize;
+        self.chunk.as_ref().map_or_else(Bytes::new, |chunk| chunk.slice(range))
+    }
+
     /// The header of the current batch, with the largest timestamp of its records.
     pub async fn with_time(&self, header: &BatchHeader) -> BatchHeader {
-        match &self.chunk {
-            Some(chunk) if header.time_unknown() => {
-                let range = (self.current.0 - self.start) as usize..(self.current.1 - self.start) as usize;
-                lookup::with_time(&self.log.rt, header, &chunk.slice(range)).await
-            }
-            _ => *header,
+        match header.time_unknown() {
+            true => lookup::with_time(&self.log.rt, header, &self.shared()).await,
+            false => *header,
         }
     }
 
@@ -193,9 +200,10 @@ impl<'a, R: Rt> Source<'a, R> {
             let start = block_floor(position);
             let len = block_ceil(end - start).max(self.buffer as u64).min(block_ceil(self.size - start)) as usize;
             let memory = self.log.rt.memory();
-            let used = self.chunk.take().and_then(|mut chunk| chunk.try_reset().then_some(chunk));
-            let chunk = match used {
-                Some(chunk) if chunk.capacity() >= len => chunk,
+            // One that is too small goes before another is waited for.
+            let used = self.chunk.take().filter(|chunk| chunk.capacity() >= len);
+            let chunk = match used.and_then(|mut chunk| chunk.try_reset().then_some(chunk)) {
+                Some(chunk) => chunk,
                 // It is as long as it says, for the file holds it.
                 _ if len > memory.budget() / 2 => memory.chunk_now(len),
                 _ => memory.chunk(len).await,
@@ -265,6 +273,7 @@ impl<'a, R: Rt> Output<'a, R> {
             let (now, later) = bytes.split_at(bytes.len().min(self.chunk.room()));
             self.chunk.extend(now);
             bytes = later;
+            self.log.rt.slices().pass(now.len() / COPIED_CHEAPER).await;
             if self.chunk.room() == 0 {
                 self.write().await?;
             }
@@ -281,7 +290,8 @@ impl<'a, R: Rt> Output<'a, R> {
         self.log.rt.write_at(&self.file, self.start, window, false).await.map_err(LogError::io_or_exhausted("write", &self.path))?;
         self.start += padded as u64;
         if !self.chunk.try_reset() {
-            self.chunk = self.log.rt.memory().chunk(self.chunk.capacity()).await;
+            // In the place of one that goes.
+            self.chunk = self.log.rt.memory().chunk_now(self.chunk.capacity());
         }
         self.pace.spend(self.log, padded as u64).await?;
         Ok(())

@@ -21,7 +21,8 @@ use super::error::LogError;
 use super::{Inner, Log, files, walk};
 use crate::base::ids::Offset;
 use crate::rt::{Open, Rt};
-use crate::wire::batch::{BatchHeader, Filtered, Marker, Payload, Retention, filter_batch, marker};
+use crate::wire::batch::{BatchHeader, Filtered, Filtering, Marker, Payload, Retention, marker};
+use crate::wire::record::Record;
 pub(super) use install::finish_swaps;
 pub use io::Pace;
 use io::{Next, Output, Source};
@@ -55,8 +56,8 @@ pub struct Cleaned {
     pub bytes_after: u64,
 }
 
-/// Records whose keys are noted before others have their turn.
-const KEYS_PER_TURN: usize = 4096;
+/// What the note of a key costs of a turn's budget, in inflated bytes.
+const KEY_COST: usize = 128;
 
 /// Segments, by their first offset, of which was said that something in them cannot be read.
 pub(super) type Told = BTreeSet<Offset>;
@@ -136,7 +137,7 @@ impl<R: Rt> Log<R> {
     }
 
     async fn max_timestamp_of(&self, base: Offset) -> Result<Option<i64>, LogError> {
-        self.0.indexed_times(base).await?;
+        let _turn = self.0.indexed_times(base).await?;
         let state = self.0.state.borrow();
         let segment = &state.segments[state.segment_of(base)];
         Ok(segment.index.as_ref().and_then(|index| index.max_timestamp()).map(|(max, _)| max))
@@ -352,10 +353,8 @@ impl Keys {
                     _ => {}
                 }
                 let Some(payload) = source.payload(&header).await? else { continue };
-                for (at, record) in payload.records().enumerate() {
-                    if at % KEYS_PER_TURN == KEYS_PER_TURN - 1 {
-                        log.rt.yield_now().await;
-                    }
+                for record in payload.records() {
+                    log.rt.slices().pass(KEY_COST).await;
                     let offset = header.base_offset.wrapping_add(record.offset_delta.into());
                     if offset >= from && record.key.is_some_and(|key| !self.map.put(key, offset)) {
                         self.upto = offset;
@@ -427,12 +426,14 @@ impl Filter<'_> {
         let retention = self.retention(header, &payload, last);
         let expired = self.expired(header);
         let (keys, control) = (&self.keys, header.is_control());
-        Ok(filter_batch(header, source.batch(), &payload, &retention, |offset, record| match record.key {
+        let mut keep = |offset: Offset, record: &Record<'_>| match record.key {
             _ if control || offset >= keys.upto => true,
             // Nothing can be said of it: Kafka drops such records too. They date from before the topic was compacted.
             None => false,
             Some(key) => keys.map.get(key).is_none_or(|latest| offset >= latest) && (record.value.is_some() || !expired),
-        }))
+        };
+        let mut filtering = Filtering::new(header, source.batch(), &payload, retention);
+        Ok(source.slices().run(|budget| filtering.step(budget, &mut keep)).await)
     }
 
     /// Whether the tombstones or the marker in a batch may go.
@@ -440,7 +441,7 @@ impl Filter<'_> {
         !self.passed.unread && header.has_delete_horizon() && header.base_timestamp <= self.now_ms
     }
 
-    fn retention(&mut self, header: &BatchHeader, payload: &Payload<'_>, last: bool) -> Retention {
+    fn retention(&mut self, header: &BatchHeader, payload: &Payload, last: bool) -> Retention {
         let mut retention = Retention {
             discard: false,
             keep_empty: last || header.has_producer_id() && (self.pinned)(header),

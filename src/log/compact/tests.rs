@@ -32,7 +32,7 @@ struct Stored {
 /// Visits the records of a batch.
 fn each_record(batch: &[u8], mut visit: impl FnMut(Offset, &Record<'_>)) {
     let header = BatchHeader::parse(batch).unwrap();
-    let payload = Inflation::new(&header, batch).and_then(Inflation::run).unwrap();
+    let payload = Inflation::new(&header, &Bytes::copy_from_slice(batch)).and_then(Inflation::run).unwrap();
     for record in payload.records() {
         visit(header.base_offset + Offset::from(record.offset_delta), &record);
     }

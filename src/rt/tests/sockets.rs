@@ -290,6 +290,32 @@ fn zero_copy_ends_where_the_kernel_copies() {
     });
 }
 
+/// The kernel may have no room for its side of a send without a copy: the bytes are copied then, from now on.
+#[test]
+fn sends_that_the_kernel_refuses_go_the_plain_way() {
+    super::on_real_cores(1, async |world: Rc<super::Real>| {
+        let rt = world.rt();
+        let registered = registered(rt);
+        let Some(piece) = registered.first().filter(|_| rt.features().send_zc) else {
+            return eprintln!("no memory may be locked here: nothing tested");
+        };
+        for errno in [libc::ENOMEM, libc::ENOBUFS] {
+            let (socket, client) = world.pair().await;
+            socket.refuse_next(errno);
+            let pieces = vec![piece.slice(..10), piece.slice(10..), piece.slice(..ZERO_COPY)];
+            let (sent, got) = zip(rt.send(&socket, pieces), client.read_exact(piece.len() + ZERO_COPY)).await;
+            sent.unwrap();
+            assert!(!socket.sends_without_copy());
+            let (front, back) = got.split_at(piece.len());
+            assert!(front == &piece[..] && back == &piece[..ZERO_COPY]);
+        }
+        // Any other error ends the connection.
+        let (socket, _client) = world.pair().await;
+        socket.refuse_next(libc::EPIPE);
+        assert_eq!(rt.send(&socket, vec![piece.clone()]).await.unwrap_err().raw_os_error(), Some(libc::EPIPE));
+    });
+}
+
 /// Large pieces of memory that is registered with the ring; none where the kernel refuses that.
 fn registered(rt: &Uring) -> Vec<Bytes> {
     let memory = rt.memory();

@@ -20,6 +20,7 @@ use super::turns::Turns;
 use super::{Core, Peer, Remote, Settings, Uring};
 use crate::base::fatal;
 use crate::rt::mem::Memory;
+use crate::rt::slices::Slices;
 
 /// Tries of setting up a part of a core while the kernel has no memory for it, besides the last.
 const SET_UP_TRIES: u32 = 20;
@@ -164,6 +165,7 @@ fn start_core(index: usize, peers: Arc<[Peer]>, settings: &Settings) -> io::Resu
         ring,
         timers: Rc::default(),
         turns: Turns::default(),
+        slices: Slices::default(),
         receives,
         memory,
         polls: Cell::new(0),

@@ -29,6 +29,7 @@ use bytes::Bytes;
 use glommio::TaskQueueHandle;
 
 use super::mem::{Chunk, Memory, Window};
+use super::slices::Slices;
 use super::{Class, DirEntry, Open, Rt};
 use crate::base::limits::BLOCK;
 use crate::base::time::Now;
@@ -97,6 +98,7 @@ struct Core {
     ring: Rc<Ring>,
     timers: Rc<Timers>,
     turns: Turns,
+    slices: Slices,
     receives: Receives,
     memory: Memory,
     /// Polls of tasks so far: unchanged over a round of the loop, nothing was runnable.
@@ -162,6 +164,7 @@ impl<F: Future> Future for Counted<F> {
             return Poll::Pending;
         }
         rt.0.polls.set(rt.0.polls.get() + 1);
+        rt.0.turns.doing(std::any::type_name::<F>());
         task.poll(cx)
     }
 }
@@ -194,7 +197,10 @@ impl Rt for Uring {
     }
 
     fn yield_now(&self) -> impl Future<Output = ()> + 'static {
-        futures_lite::future::yield_now()
+        // A task that woke itself would keep the loop out of its queue: that ends when no task of it
+        // is runnable.
+        let core = self.0.clone();
+        async move { core.slices.yield_now().await }
     }
 
     fn spawn(&self, class: Class, task: impl Future<Output = ()> + 'static) {
@@ -207,6 +213,19 @@ impl Rt for Uring {
 
     fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    fn slices(&self) -> &Slices {
+        &self.0.slices
+    }
+
+    fn away(&self) -> Duration {
+        self.0.turns.away()
+    }
+
+    fn descriptors(&self) -> usize {
+        let files = preflight::raise_limits().map_or(usize::MAX, |limits| limits.files as usize);
+        files / self.cores()
     }
 
     fn random(&self, out: &mut [u8]) {

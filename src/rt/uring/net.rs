@@ -30,6 +30,9 @@ struct Connection {
     /// Sends above the threshold go without a copy; cleared when the kernel reports that it copies anyway (loopback).
     zero_copy: Rc<Cell<bool>>,
     receiving: Cell<Option<(usize, u32)>>,
+    /// What tests have the next send without a copy end with.
+    #[cfg(test)]
+    refusal: Cell<Option<i32>>,
 }
 
 /// A connection of this core.
@@ -74,7 +77,13 @@ impl Socket {
     /// Takes over a connection.
     pub fn adopt(accepted: Accepted, zero_copy: bool) -> io::Result<Socket> {
         socket2::SockRef::from(&accepted.0).set_tcp_nodelay(true)?;
-        Ok(Socket(Rc::new(Connection { fd: Rc::new(accepted.0), zero_copy: Rc::new(Cell::new(zero_copy)), receiving: Cell::new(None) })))
+        Ok(Socket(Rc::new(Connection {
+            fd: Rc::new(accepted.0),
+            zero_copy: Rc::new(Cell::new(zero_copy)),
+            receiving: Cell::new(None),
+            #[cfg(test)]
+            refusal: Cell::new(None),
+        })))
     }
 
     /// See [`crate::rt::Rt::recv_some`].
@@ -166,10 +175,16 @@ impl Socket {
                 Some(slot) => opcode::SendZc::new(fd, address, len).buf_index(Some(slot)).flags(FLAGS).zc_flags(REPORT_USAGE).build(),
                 None => opcode::Send::new(fd, address, len).flags(FLAGS).build(),
             };
+            #[cfg(test)]
+            let refusal = slot.and_then(|_| self.0.refusal.take());
+            #[cfg(test)]
+            let entry = refusal.map_or(entry, |_| opcode::Nop::new().build());
             let zero_copy = slot.map(|_| self.0.zero_copy.clone());
             // SAFETY: the slice is kept until the last completion, for zero-copy sends the kernel's notification.
             let operation = unsafe { ring.start(Some(self.0.fd.clone()), entry, Keep::Slice { _piece: piece.clone(), zero_copy }) };
             let outcome = operation.await;
+            #[cfg(test)]
+            let outcome = Outcome { result: refusal.map_or(outcome.result, |errno: i32| -errno), ..outcome };
             if slot.is_some() && matches!(-outcome.result, libc::ENOMEM | libc::ENOBUFS) {
                 // The kernel has no room for its side of a send without a copy: this connection copies.
                 self.0.zero_copy.set(false);
@@ -249,6 +264,11 @@ impl Socket {
     /// Whether large sends still go without a copy.
     pub fn sends_without_copy(&self) -> bool {
         self.0.zero_copy.get()
+    }
+
+    /// Has the next send without a copy end as where the kernel refuses it, with nothing sent.
+    pub fn refuse_next(&self, errno: i32) {
+        self.0.refusal.set(Some(errno));
     }
 }
 

@@ -5,7 +5,8 @@
 //! seven, and it is the cure of glommio 0.9.0's lost wake-up. That executor can park although tasks are runnable (its `run_task_queues`
 //! returns false when preemption was requested before the first queue ran; the completion that requested it wakes nobody), and then sleeps
 //! until some other event. Here this task is always runnable and the preemption timer far away, so that glommio has no reason to park;
-//! should it park after all, the guard, a timer of its own that park honours, gets it going again.
+//! should it park after all, the guard, a timer of its own that park honours, gets it going again. While the pump lets the background go on,
+//! the mark at the end of that queue is runnable in its place.
 //!
 //! What follows from that: nothing of glommio's that needs its rings (timers, files, sockets, wakers from other threads) works here. `Rt`
 //! has its own of each.
@@ -13,12 +14,11 @@
 use std::cell::Cell;
 use std::rc::Rc;
 use std::sync::atomic::{Ordering, fence};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use glommio::timer::Timer;
 
 use super::Core;
-use super::turns::LONG;
 use crate::rt::notify::Notify;
 
 /// glommio's preemption timer. It only ends a round of glommio's own loop, which has nothing to do here.
@@ -30,12 +30,20 @@ const ROUNDS: usize = 8;
 /// Rounds after a long one in which timers wait: what has arrived meanwhile is looked at first.
 const ROUNDS_BEFORE_TIMERS: usize = 4;
 
-/// Tells whether the background queue has been through all its tasks.
+/// A mark at the end of the background queue.
 #[derive(Default)]
 struct Background {
     ask: Notify,
-    asked: Cell<bool>,
-    passed: Cell<bool>,
+    passed: Notify,
+}
+
+impl Background {
+    /// Resolves when every task of the background that could go on has done so once. The caller does
+    /// not run meanwhile: else the executor would give it most of the time.
+    async fn pass(&self) {
+        self.ask.notify();
+        self.passed.notified().await;
+    }
 }
 
 /// The pump of one core.
@@ -58,7 +66,7 @@ impl Pump {
         let passing = async move {
             loop {
                 background.ask.notified().await;
-                background.passed.set(true);
+                background.passed.notify();
             }
         };
         let guard = async {
@@ -68,46 +76,54 @@ impl Pump {
         };
         glommio::spawn_local_into(passing, self.core.background).expect("the queue exists").detach();
         glommio::spawn_local_into(guard, self.core.foreground).expect("the queue exists").detach();
+        // The other cores were waited for.
+        self.core.turns.waited(Instant::now(), None);
         let mut rounds = 0;
-        // Nothing has run since the background was asked.
-        let mut quiet = false;
+        // The background had something to do when the core last had time for it.
+        let mut busy = false;
         while !self.core.stopping.get() {
             let polls = self.core.polls.get();
             // Every runnable task of the foreground runs once, and the other queues get their share.
             glommio::executor().yield_task_queue_now().await;
-            if self.core.turns.next(self.core.index) >= LONG {
+            if self.core.turns.next(self.core.index) {
                 self.core.ring.submit();
                 self.before_timers.set(ROUNDS_BEFORE_TIMERS);
             }
             if self.look() || self.core.polls.get() != polls {
                 self.set_parked(false);
-                quiet = false;
                 rounds += 1;
                 if rounds == ROUNDS {
                     rounds = 0;
                     self.core.ring.submit();
                 }
-            } else if !self.background.asked.get() {
-                self.set_parked(true);
-                // What came before "parked" was seen. Whatever this wakes, and does not tell, runs before the question is answered: that
-                // queues up behind the runnable tasks of the background.
-                quiet = !self.look();
-                self.background.asked.set(true);
-                self.background.ask.notify();
-            } else if self.background.passed.replace(false) {
-                self.background.asked.set(false);
-                if quiet {
-                    rounds = 0;
-                    let limit = self.core.timers.next();
-                    let spin = limit.map_or(self.core.spin, |limit| limit.min(self.core.spin));
-                    if !self.core.ring.spin(spin) {
-                        self.core.ring.wait(self.core.timers.next());
-                    }
-                    self.core.turns.begin();
-                }
-            } else {
+                continue;
+            }
+            rounds = 0;
+            self.set_parked(true);
+            // What came before "parked" was seen. Whatever this wakes, and does not tell, runs before
+            // the mark is reached: that is behind the runnable tasks of the background.
+            let quiet = !self.look();
+            if busy {
                 self.core.ring.submit();
             }
+            self.background.pass().await;
+            busy = self.core.polls.get() != polls;
+            if quiet && !busy && !self.core.stopping.get() {
+                self.wait();
+            }
+        }
+    }
+
+    /// Waits until something is complete, a timer is due or another core rings.
+    fn wait(&self) {
+        let limit = self.core.timers.next();
+        let spin = limit.map_or(self.core.spin, |limit| limit.min(self.core.spin));
+        let before = Instant::now();
+        if !self.core.ring.spin(spin) {
+            self.core.ring.wait(self.core.timers.next());
+        }
+        if self.core.turns.waited(before, limit) {
+            self.before_timers.set(ROUNDS_BEFORE_TIMERS);
         }
     }
 
@@ -134,6 +150,7 @@ impl Pump {
         };
         core.receives.turn();
         core.memory.turn();
+        any |= core.slices.turn();
         let hook = core.turn.borrow().clone();
         if let Some(hook) = hook {
             any |= hook();

@@ -99,3 +99,23 @@ fn requests_that_are_not_answered_are_bounded_too() {
         });
     }
 }
+
+#[test]
+fn a_stop_does_not_wait_for_requests_of_a_connection_that_has_ended() {
+    for seed in 0..4 {
+        let machine = Machine::with_memory(seed, MEMORY);
+        machine.settings.borrow_mut().push("connections.max.idle.ms=3000".into());
+        machine.start();
+        machine.sim.run_until(async {
+            let client = Client::connect(&machine).await;
+            client.auto_create(TOPIC).await;
+            machine.sim.set_slow(Some((&format!("{TOPIC}-0/"), Duration::from_secs(8))));
+            // The last of these requests waits for room when the connection is closed as idle.
+            let flood = async { while client.send(9, &produce(-1, 0, 12_000)).await.is_ok() {} };
+            futures_lite::future::or(flood, machine.sim.sleep(Duration::from_secs(5))).await;
+            machine.sim.set_slow(None);
+            machine.sim.sleep(Duration::from_secs(30)).await;
+            machine.stop(Duration::from_secs(5)).await.unwrap();
+        });
+    }
+}

@@ -10,6 +10,7 @@ mod coordinators;
 mod epochs;
 mod full;
 mod order;
+mod pauses;
 mod readers;
 mod repeats;
 mod slow;

@@ -13,7 +13,9 @@ use super::compression::Compression;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId};
 
 pub use build::{BatchSpec, KeyValue, NewRecord, build_batch, build_batch_of};
-pub use filter::{Filtered, Inflation, Marker, Payload, Retention, filter_batch, marker};
+#[cfg(test)]
+pub use filter::filter_batch;
+pub use filter::{Cursor, Filtered, Filtering, Inflation, Marker, Payload, Retention, marker};
 pub use inspect::{TimeSearch, Wanted};
 pub use validate::{Checker, ProduceRules, Rejection, validate_produce};
 
@@ -275,6 +277,35 @@ pub fn crc_ok(bytes: &[u8]) -> bool {
     match BatchHeader::parse(bytes) {
         Ok(header) if header.total_len() <= bytes.len() => crc32c::crc32c(&bytes[ATTRIBUTES..header.total_len()]) == header.crc,
         _ => false,
+    }
+}
+
+/// Bytes of a batch whose checksum is computed between two looks at the budget.
+const CRC_STEP: usize = 128 << 10;
+
+/// The checksum of a whole batch, computed in steps.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PartialCrc {
+    crc: u32,
+    /// Bytes behind the fields that it does not cover, so far.
+    done: usize,
+}
+
+impl PartialCrc {
+    /// Goes on until `budget`, which counts inflated bytes, was spent; the checksum at the end.
+    pub fn step(&mut self, batch: &[u8], budget: &mut usize) -> Option<u32> {
+        let covered = batch.get(ATTRIBUTES..).unwrap_or_default();
+        while *budget > 0 {
+            let rest = &covered[self.done..];
+            let now = rest.len().min(CRC_STEP);
+            self.crc = crc32c::crc32c_append(self.crc, &rest[..now]);
+            self.done += now;
+            *budget = budget.saturating_sub(now / inspect::PLAIN_CHEAPER);
+            if now == rest.len() {
+                return Some(self.crc);
+            }
+        }
+        None
     }
 }
 

@@ -65,10 +65,11 @@ impl Rejection {
 }
 
 /// Checks the records of one partition of a Produce request, which must be one whole batch, in steps:
-/// a short frame may hold a lot. The first problem decides; the order is Kafka's.
+/// a short frame may hold a lot, and a long one is much to look at. The first problem decides; the
+/// order is Kafka's.
 pub struct Checker {
     header: BatchHeader,
-    inspection: Option<Inspection>,
+    stage: Stage,
     blame: Blame,
     /// Of the next record.
     index: i32,
@@ -76,8 +77,20 @@ pub struct Checker {
     largest: i64,
 }
 
+enum Stage {
+    /// The checksum is computed.
+    Checksum {
+        /// Of the whole batch.
+        records: Bytes,
+        crc: PartialCrc,
+    },
+    Records(Inspection),
+    /// The records of a compressed batch are not looked at.
+    Trusted,
+}
+
 impl Checker {
-    /// Checks all but the records.
+    /// Checks what costs nothing.
     pub fn new(records: &Bytes, rules: &ProduceRules<'_>) -> Result<Checker, Rejection> {
         let header = one_batch(records, rules.api_version)?;
         let compression = header.compression();
@@ -88,30 +101,34 @@ impl Checker {
             return Err(Rejection::new(ErrorCode::UnsupportedCompressionType, message));
         }
         check_integrity(&header, records, rules)?;
-        check_counts(&header, rules)?;
-        check_producer(&header, rules)?;
-        let trusted = compression != Compression::None && rules.verify == Verify::Frame && !rules.compacted && !header.time_unknown();
-        let inspection = match trusted {
-            true => {
-                check_plausible(&header, compression, rules)?;
-                None
-            }
-            false => Some(Inspection::new(&header, records).map_err(unreadable)?),
-        };
-        Ok(Checker { header, inspection, blame: Blame::new(), index: 0, largest: NO_TIMESTAMP })
+        let stage = Stage::Checksum { records: records.clone(), crc: PartialCrc::default() };
+        Ok(Checker { header, stage, blame: Blame::new(), index: 0, largest: NO_TIMESTAMP })
     }
 
-    /// True if compressed records are looked at.
-    pub fn inflates(&self) -> bool {
-        self.inspection.as_ref().is_some_and(Inspection::inflates)
+    /// True for compressed records.
+    pub fn is_compressed(&self) -> bool {
+        self.header.compression() != Ok(Compression::None)
     }
 
-    /// Goes on until `budget` inflated bytes were spent. At the end the header, with the largest
-    /// timestamp that the records have. The rules are to be those of the beginning.
+    /// Bytes inflated so far.
+    pub fn inflated(&self) -> usize {
+        match &self.stage {
+            Stage::Records(inspection) => inspection.inflated(),
+            Stage::Checksum { .. } | Stage::Trusted => 0,
+        }
+    }
+
+    /// Goes on until `budget`, which counts inflated bytes, was spent. At the end the header, with the
+    /// largest timestamp that the records have. The rules are to be those of the beginning.
     pub fn step(&mut self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<Option<BatchHeader>, Rejection> {
+        if let Stage::Checksum { records, crc } = &mut self.stage {
+            let Some(computed) = crc.step(records, budget) else { return Ok(None) };
+            check_crc(&self.header, computed, rules)?;
+            self.stage = begin_records(&self.header, records, rules)?;
+        }
         let bounds = time_bounds(rules);
-        let Checker { header, inspection, blame, index, largest } = self;
-        let Some(inspection) = inspection else {
+        let Checker { header, stage, blame, index, largest } = self;
+        let Stage::Records(inspection) = stage else {
             check_header_times(header, rules)?;
             return Ok(Some(*header));
         };
@@ -130,6 +147,19 @@ impl Checker {
         check_timestamp_type(header)?;
         Ok(Some(BatchHeader { max_timestamp: *largest, ..*header }))
     }
+}
+
+/// Checks the rest of the header of a batch whose checksum is right.
+fn begin_records(header: &BatchHeader, records: &Bytes, rules: &ProduceRules<'_>) -> Result<Stage, Rejection> {
+    check_counts(header, rules)?;
+    check_producer(header, rules)?;
+    let compression = header.compression().unwrap_or_default();
+    let trusted = compression != Compression::None && rules.verify == Verify::Frame && !rules.compacted && !header.time_unknown();
+    if trusted {
+        check_plausible(header, compression, rules)?;
+        return Ok(Stage::Trusted);
+    }
+    Inspection::new(header, records).map(Stage::Records).map_err(unreadable)
 }
 
 /// As a [`Checker`] does, in one go.
@@ -184,8 +214,12 @@ fn check_integrity(header: &BatchHeader, batch: &[u8], rules: &ProduceRules<'_>)
             format!("The record batch size in the append to {place} is {len} bytes which exceeds the maximum configured value of {max}.");
         return Err(Rejection::new(ErrorCode::MessageTooLarge, message));
     }
-    let computed = crc32c::crc32c(&batch[ATTRIBUTES..]);
+    Ok(())
+}
+
+fn check_crc(header: &BatchHeader, computed: u32, rules: &ProduceRules<'_>) -> Result<(), Rejection> {
     if computed != header.crc {
+        let place = format_args!("{}-{}", rules.topic, rules.partition);
         let message = format!("Record is corrupt (stored crc = {}, computed crc = {computed}) in topic partition {place}.", header.crc);
         return Err(Rejection::new(ErrorCode::CorruptMessage, message));
     }

@@ -47,6 +47,20 @@ impl Compression {
         }
     }
 
+    /// What inflating a byte costs: the fast ones cost 1.
+    pub fn inflating_weight(self) -> usize {
+        if self == Compression::Gzip { 2 } else { 1 }
+    }
+
+    /// What compressing a byte costs, in inflated bytes.
+    pub fn compressing_weight(self) -> usize {
+        match self {
+            Compression::None => 0,
+            Compression::Gzip => 16,
+            Compression::Snappy | Compression::Lz4 | Compression::Zstd => 4,
+        }
+    }
+
     /// All of them.
     pub const ALL: [Compression; 5] = [Self::None, Self::Gzip, Self::Snappy, Self::Lz4, Self::Zstd];
 
@@ -103,21 +117,67 @@ pub fn decompress(compression: Compression, payload: &[u8], limit: usize) -> Res
 
 /// Compresses a payload in the form that Kafka's clients write and read.
 pub fn compress(compression: Compression, payload: &[u8]) -> Vec<u8> {
-    let written = match compression {
-        Compression::None => Ok(payload.to_vec()),
-        Compression::Gzip => {
-            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-            encoder.write_all(payload).and_then(|()| encoder.finish())
-        }
-        Compression::Snappy => Ok(snappy::compress(payload)),
-        // Independent blocks, this encoder's default, are the only ones that Java reads.
-        Compression::Lz4 => {
-            let mut encoder = lz4_flex::frame::FrameEncoder::new(Vec::new());
-            encoder.write_all(payload).and_then(|()| encoder.finish().map_err(io::Error::from))
-        }
-        Compression::Zstd => zstd::stream::encode_all(payload, 0),
-    };
-    written.expect("compressing into memory does not fail")
+    let mut compressor = Compressor::new(compression, Vec::new());
+    compressor.write(payload);
+    compressor.finish()
+}
+
+/// Compresses a payload that comes in pieces, in the form that Kafka's clients write and read.
+pub struct Compressor(Encoder);
+
+enum Encoder {
+    None(Vec<u8>),
+    Gzip(flate2::write::GzEncoder<Vec<u8>>),
+    Snappy(snappy::Encoder),
+    Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
+}
+
+/// Memory takes whatever is written.
+const IN_MEMORY: &str = "compressing into memory does not fail";
+
+impl Compressor {
+    /// What it makes is appended to `out`.
+    pub fn new(compression: Compression, out: Vec<u8>) -> Compressor {
+        Compressor(match compression {
+            Compression::None => Encoder::None(out),
+            Compression::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Snappy => Encoder::Snappy(snappy::Encoder::new(out)),
+            // Independent blocks, this encoder's default, are the only ones that Java reads.
+            Compression::Lz4 => Encoder::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(out))),
+            Compression::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(out, 0).expect(IN_MEMORY)),
+        })
+    }
+
+    /// Takes the payload's next bytes.
+    pub fn write(&mut self, piece: &[u8]) {
+        let written = match &mut self.0 {
+            Encoder::None(out) => {
+                out.extend_from_slice(piece);
+                Ok(())
+            }
+            Encoder::Gzip(encoder) => encoder.write_all(piece),
+            Encoder::Snappy(encoder) => {
+                encoder.write(piece);
+                Ok(())
+            }
+            Encoder::Lz4(encoder) => encoder.write_all(piece),
+            Encoder::Zstd(encoder) => encoder.write_all(piece),
+        };
+        written.expect(IN_MEMORY);
+    }
+
+    /// All that was made.
+    pub fn finish(self) -> Vec<u8> {
+        let finished = match self.0 {
+            Encoder::None(out) => Ok(out),
+            Encoder::Gzip(encoder) => encoder.finish(),
+            Encoder::Snappy(encoder) => Ok(encoder.finish()),
+            Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
+            Encoder::Zstd(encoder) => encoder.finish(),
+        };
+        finished.expect(IN_MEMORY)
+    }
 }
 
 /// A stream of the decompressed bytes that fails when there are more than `limit`.
@@ -173,6 +233,20 @@ mod tests {
             }
         }
         assert_eq!(Compression::from_code(5), Err(BatchError::BadCompression(5)));
+    }
+
+    #[test]
+    fn pieces_become_what_the_whole_becomes() {
+        for compression in Compression::ALL {
+            let mut compressor = Compressor::new(compression, b"before".to_vec());
+            text().chunks(70_001).for_each(|piece| compressor.write(piece));
+            let packed = compressor.finish();
+            let packed = packed.strip_prefix(b"before").unwrap();
+            assert_eq!(decompress(compression, packed, 800_000).unwrap(), text(), "{}", compression.name());
+            if compression == Compression::Snappy {
+                assert_eq!(packed, compress(compression, &text()), "blocks do not depend on pieces");
+            }
+        }
     }
 
     #[test]

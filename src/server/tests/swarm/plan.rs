@@ -173,7 +173,7 @@ impl Plan {
             "offsets.retention.minutes=2147483647".into(),
             "log.segment.bytes=1048576".into(),
             // Clients would have to reckon with both when the clock jumps.
-            "producer.id.expiration.ms=9223372036854775807".into(),
+            "producer.id.expiration.ms=2147483647".into(),
             "log.message.timestamp.after.max.ms=9223372036854775807".into(),
         ];
         Plan {

@@ -1,0 +1,183 @@
+//! What long requests and long answers take from one core: time, one after the other, and memory.
+//!
+//! To decode a request of 50,000 names, or to describe a thousand topics, takes milliseconds. One is
+//! worked on at a time, and after it all others wait for as long as it took: half of the core stays
+//! with everybody else. What becomes of a request takes many times its bytes: for a long one memory is
+//! taken before it is decoded, until it is answered. Whoever waits for that memory holds none that
+//! others wait for: without it the work begins all the same once no other request holds any.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::rt::Rt;
+use crate::rt::mem::Chunk;
+use crate::rt::notify::Notify;
+
+/// A request of more bytes is a long one.
+pub const LONG_REQUEST: usize = 4 << 10;
+/// What a request becomes when it is decoded, as a multiple of its bytes, at most: names are counted
+/// references, empty ones too.
+const DECODED: usize = 32;
+/// A shorter request is never taken for a long one.
+const TINY: usize = 512;
+/// The part of the memory that requests which are not long may become together, one of so many:
+/// beyond that they are treated as long ones. What becomes of one long request may take as much.
+const SHARE: usize = 8;
+/// The longest pause after one.
+const REST_MAX: Duration = Duration::from_millis(50);
+
+/// The requests in work of one core.
+pub struct LongRequests<R: Rt> {
+    rt: R,
+    /// Those who wait for their turn.
+    line: RefCell<VecDeque<Rc<Notify>>>,
+    /// One is worked on.
+    busy: Cell<bool>,
+    /// The next one begins no sooner.
+    rest_until: Cell<Duration>,
+    /// Requests that hold memory of the pool.
+    rooms: Cell<usize>,
+    /// None of them does any more.
+    none_held: Notify,
+    /// Memory that requests which are not long may have become.
+    short: Cell<usize>,
+}
+
+impl<R: Rt> LongRequests<R> {
+    /// Nothing in work.
+    pub fn new(rt: R) -> Rc<LongRequests<R>> {
+        Rc::new(LongRequests {
+            rt,
+            line: RefCell::default(),
+            busy: Cell::new(false),
+            rest_until: Cell::default(),
+            rooms: Cell::new(0),
+            none_held: Notify::default(),
+            short: Cell::new(0),
+        })
+    }
+
+    /// Takes note of a request that may be worked on at once; `None` for one of many bytes, or of more
+    /// than a few while there are many.
+    pub fn begin(self: &Rc<Self>, bytes: usize) -> Option<Holding<R>> {
+        let most = self.rt.memory().budget() / SHARE;
+        let short = bytes <= LONG_REQUEST && (bytes <= TINY || self.short.get() < most);
+        short.then(|| {
+            self.short.set(self.short.get() + bytes * DECODED);
+            Holding { of: self.clone(), bytes: bytes * DECODED, room: None }
+        })
+    }
+
+    /// Waits until no other is worked on.
+    pub async fn turn(self: &Rc<Self>) -> Turn<R> {
+        let place = Place { of: self, event: Rc::default() };
+        self.line.borrow_mut().push_back(place.event.clone());
+        while self.busy.get() || !place.is_first() {
+            place.event.notified().await;
+        }
+        self.busy.set(true);
+        drop(place);
+        let mut turn = Turn { of: self.clone(), since: Duration::ZERO };
+        let rest = self.rest_until.get().saturating_sub(self.rt.now().mono);
+        if !rest.is_zero() {
+            self.rt.sleep(rest).await;
+        }
+        turn.since = self.rt.now().mono;
+        turn
+    }
+
+    /// Memory for what becomes of a request of so many bytes. Only who has the turn asks.
+    pub async fn room(self: &Rc<Self>, request: usize) -> Holding<R> {
+        self.room_of(request * DECODED).await
+    }
+
+    /// Memory of so many bytes, or an eighth of all. Only who has the turn asks.
+    pub async fn room_of(self: &Rc<Self>, bytes: usize) -> Holding<R> {
+        let memory = self.rt.memory();
+        let bytes = bytes.min(memory.budget() / SHARE);
+        let alone = async {
+            while self.rooms.get() > 0 {
+                self.none_held.notified().await;
+            }
+            memory.chunk_now(bytes)
+        };
+        let room = Some(futures_lite::future::or(memory.chunk(bytes), alone).await);
+        self.rooms.set(self.rooms.get() + 1);
+        Holding { of: self.clone(), bytes: 0, room }
+    }
+}
+
+/// The turn of a long request.
+pub struct Turn<R: Rt> {
+    of: Rc<LongRequests<R>>,
+    since: Duration,
+}
+
+impl<R: Rt> Drop for Turn<R> {
+    fn drop(&mut self) {
+        let now = self.of.rt.now().mono;
+        if !self.since.is_zero() {
+            let took = now.saturating_sub(self.since).min(REST_MAX);
+            self.of.rest_until.set(now + took);
+        }
+        self.of.busy.set(false);
+        self.of.wake_first();
+    }
+}
+
+/// What a request holds until it is answered.
+pub struct Holding<R: Rt> {
+    of: Rc<LongRequests<R>>,
+    /// Bytes that it counts among those of short ones.
+    bytes: usize,
+    /// Memory of a long one.
+    room: Option<Chunk>,
+}
+
+impl<R: Rt> Holding<R> {
+    /// Whether it is memory that others may wait for.
+    pub fn is_room(&self) -> bool {
+        self.room.is_some()
+    }
+}
+
+impl<R: Rt> Drop for Holding<R> {
+    fn drop(&mut self) {
+        self.of.short.set(self.of.short.get() - self.bytes);
+        if self.room.take().is_some() {
+            self.of.rooms.set(self.of.rooms.get() - 1);
+            if self.of.rooms.get() == 0 {
+                self.of.none_held.notify();
+            }
+        }
+    }
+}
+
+impl<R: Rt> LongRequests<R> {
+    fn wake_first(&self) {
+        if let Some(first) = self.line.borrow().front() {
+            first.notify();
+        }
+    }
+}
+
+/// A place in the line, given up when dropped.
+struct Place<'a, R: Rt> {
+    of: &'a LongRequests<R>,
+    event: Rc<Notify>,
+}
+
+impl<R: Rt> Place<'_, R> {
+    fn is_first(&self) -> bool {
+        self.of.line.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.event))
+    }
+}
+
+impl<R: Rt> Drop for Place<'_, R> {
+    fn drop(&mut self) {
+        self.of.line.borrow_mut().retain(|event| !Rc::ptr_eq(event, &self.event));
+        self.of.wake_first();
+    }
+}
