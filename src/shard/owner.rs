@@ -495,15 +495,19 @@ impl<R: Rt> Replica<R> {
         };
         match read {
             Read::Hit(records) => ReadResult { records, ..result },
-            Read::Miss(plan) => match self.log.read_cold(if patient { plan } else { plan.impatient() }).await {
-                Ok(records) => ReadResult { records: self.unpinned(records), ..result },
-                // Deleted while it was looked for.
-                Err(_) if item.offset < self.partition.borrow().log_start => ReadResult { code: ErrorCode::OffsetOutOfRange, ..result },
-                Err(e) => {
-                    tracing::error!("{}: read at offset {}: {e}", self.name, item.offset);
-                    ReadResult { code: ErrorCode::KafkaStorageError, ..result }
+            Read::Miss(plan) => {
+                let read = self.log.read_cold(if patient { plan } else { plan.impatient() }).await;
+                let log_start_offset = self.partition.borrow().log_start;
+                match read {
+                    // Deleted while it was looked for: what was found lies behind it.
+                    _ if item.offset < log_start_offset => ReadResult { code: ErrorCode::OffsetOutOfRange, log_start_offset, ..result },
+                    Ok(records) => ReadResult { records: self.unpinned(records), ..result },
+                    Err(e) => {
+                        tracing::error!("{}: read at offset {}: {e}", self.name, item.offset);
+                        ReadResult { code: ErrorCode::KafkaStorageError, ..result }
+                    }
                 }
-            },
+            }
         }
     }
 
