@@ -317,8 +317,8 @@ fn advertised(settings: &Settings, open: &[Listener], controllers: &[String]) ->
 /// counts.
 fn check_holes(settings: &Settings) -> Result<(), ConfigError> {
     for hole in ["retention.ms", "compression.gzip.level"] {
-        let keys = table::TOPIC_DEFAULTS.iter().filter(|(_, topic)| *topic == hole).map(|(key, _)| key);
-        let counts = keys.into_iter().find(|key| settings.is_set(key.name));
+        let mut keys = table::TOPIC_DEFAULTS.iter().filter(|(_, topic)| *topic == hole).map(|(key, _)| key);
+        let counts = keys.find(|key| settings.is_set(key.name));
         if let Some(key) = counts.filter(|key| settings.number::<i64>(key.name) == Ok(0)) {
             return Err(settings.wrong(key.name, &format!("{}, but not 0", key.kind.allowed())));
         }

@@ -1,11 +1,10 @@
 //! The settings of topics: their table, Kafka's checks and error texts, and which value is in force and why.
 
 use super::settings::{BrokerSettings, Configs, Source, Synonym, check_value, items};
-use crate::base::config::table::{self, Key, Kind};
-use crate::base::config::{AckPolicy, table::parse_bool};
+use crate::base::config::AckPolicy;
+use crate::base::config::table::{self, ANY_LONG, Key, Kind, parse_bool};
 
 const FOREVER: &str = "9223372036854775807";
-const ANY_LONG: Kind = Kind::Long(i64::MIN, i64::MAX);
 
 const fn at_least(low: i64) -> Kind {
     Kind::Long(low, i64::MAX)

@@ -7,7 +7,7 @@ import socket
 import struct
 import time
 
-from schema import Message, Protocol
+from schema import Message, Protocol, varint
 
 PROTOCOL = Protocol(os.environ.get("KAFKA_LIBS", "libs"))
 KAFKA = os.environ.get("TARGET") == "kafka"
@@ -174,13 +174,7 @@ def fetch_body(topic, offsets, max_wait=0, min_bytes=1, max_bytes=50 << 20, part
 
 
 def zigzag(value):
-    value = (value << 1) ^ (value >> 63)
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return varint((value << 1) ^ (value >> 63))
 
 
 def record(delta, key, value, timestamp_delta=0, headers=()):

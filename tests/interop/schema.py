@@ -111,6 +111,16 @@ class Schema:
         return message
 
 
+def varint(value):
+    """Bytes of a number that is not negative, seven bits in each."""
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
 class Writer:
     """Bytes of a message. `length` writes every length and count, so that an attacker can override it."""
 
@@ -121,11 +131,7 @@ class Writer:
         self.out += struct.pack(">" + NUMBERS[kind], value)
 
     def varint(self, value):
-        value &= 0xFFFFFFFF
-        while value >= 0x80:
-            self.out.append(value & 0x7F | 0x80)
-            value >>= 7
-        self.out.append(value)
+        self.out += varint(value & 0xFFFFFFFF)
 
     def length(self, value, compact, wide):
         """A length or count, -1 for null."""

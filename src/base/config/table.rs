@@ -45,8 +45,8 @@ const fn key(name: &'static str, kind: Kind, default: &'static str, meaning: &'s
 const I32: i32 = i32::MAX;
 /// Kafka sets no bounds; what is read from it has some.
 const ANY_INT: Kind = Int(i32::MIN, i32::MAX);
-/// The same with 64 bits.
-const ANY_LONG: Kind = Long(i64::MIN, i64::MAX);
+/// The same with 64 bits: any whole number.
+pub const ANY_LONG: Kind = Long(i64::MIN, i64::MAX);
 const I64: i64 = i64::MAX;
 const FOREVER: &str = "9223372036854775807";
 

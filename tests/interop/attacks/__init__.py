@@ -15,6 +15,7 @@ import struct
 import time
 
 from raw import PROTOCOL, Connection, batch
+from schema import varint
 
 TABLE = []
 # Names of topics that are there before an attack.
@@ -116,15 +117,6 @@ class Hostile(Connection):
 
 
 # Requests as bytes. Large arrays are written by hand: the encoder takes microseconds for each field.
-
-
-def varint(value):
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
 
 
 def text(value):

@@ -9,8 +9,9 @@ import time
 
 import attack as lies
 from raw import PROTOCOL
+from schema import varint
 
-from . import attack, flood, hold, metadata_of_all, request, varint
+from . import attack, flood, hold, metadata_of_all, request
 
 FRAMING = "framing"
 LIMIT = 100 << 20  # socket.request.max.bytes
