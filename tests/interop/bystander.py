@@ -111,6 +111,7 @@ class Requests:
         mine = {"GroupId": self.group, "GenerationId": self.generation, "MemberId": self.member}
         assigned = c.call("SyncGroup", 3, {**mine, "Assignments": [{"MemberId": self.member, "Assignment": b"all"}]})
         assert assigned.ErrorCode == 0 and assigned.Assignment == b"all", assigned
+        self.heard = time.monotonic()
 
     def request(self, kind):
         if kind == "produce":
@@ -140,6 +141,8 @@ class Requests:
             self.check(part)
         else:
             assert answer.ErrorCode == 0, f"{kind}: {answer.ErrorCode}"
+            if kind == "heartbeat":
+                self.heard = time.monotonic()
 
     def check(self, part):
         """The record is the one that was produced."""
@@ -156,7 +159,7 @@ class Requests:
                 "Topics": [{"Name": self.topic, "Partitions": [{"PartitionIndex": self.partitions[0], "CommittedOffset": 7}]}],
             }
             code = c.call("Heartbeat", 3, self.request("heartbeat")[2]).ErrorCode
-            assert code == 0, f"it is no member any more: {code}"
+            assert code == 0, f"it is no member any more: {code}, {time.monotonic() - self.heard:.1f} s after it was one"
             # Where groups have taken all that they may, commits are refused for a while.
             code = c.call("OffsetCommit", 7, commit).Topics[0].Partitions[0].ErrorCode
             assert code in (0, COORDINATOR_NOT_AVAILABLE), f"commit: {code}"
@@ -170,15 +173,17 @@ def watch(requests, channels, late, stopped):
     """Asks on all channels until `stopped`. `late`: how late this process itself is woken."""
     requests.selector.register(stopped, selectors.EVENT_READ)
     asked = True
-    while asked or any(c.sent_at for c in channels):
+    while asked or any(c.sent_at for c in channels if c.kind != "heartbeat"):
         now = time.monotonic()
         assert all(c.sent_at is None or now - c.sent_at < PATIENCE for c in channels), "no answer: " + " ".join(
             c.kind for c in channels if c.sent_at is not None)
-        for channel in channels:
-            if asked and channel.sent_at is None and channel.due <= now:
+        # While the last answers are awaited it stays in its group.
+        wanting = [c for c in channels if asked or c.kind == "heartbeat"]
+        for channel in wanting:
+            if channel.sent_at is None and channel.due <= now:
                 channel.send()
-        due = min((c.due for c in channels if c.sent_at is None), default=now + 1)
-        wanted = max(0.0, due - time.monotonic()) if asked else 0.5
+        due = min((c.due for c in wanting if c.sent_at is None), default=now + 1)
+        wanted = max(0.0, due - time.monotonic())
         began = time.monotonic()
         events = requests.selector.select(wanted)
         if not events and asked:

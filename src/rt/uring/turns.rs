@@ -98,9 +98,11 @@ impl Turns {
         took >= LONG
     }
 
-    /// Time in long turns, and in waits that were too long.
+    /// Time in long turns, and in waits that were too long. A turn counts from the moment on at which it is long: the machine may have
+    /// stood still in it, and what is decided in the rest of it must know.
     pub fn away(&self) -> Duration {
-        self.away.get()
+        let took = self.began.get().elapsed();
+        self.away.get() + if took >= LONG { took } else { Duration::ZERO }
     }
 
     #[cold]
@@ -175,6 +177,16 @@ mod tests {
         assert!(turns.over[0].get() >= 4 && turns.over[1].get() >= 2 && turns.over[2].get() >= 1);
         assert!(turns.longest.get().0 >= 150 * MS);
         assert!(turns.away() >= 160 * MS);
+    }
+
+    #[test]
+    fn a_long_turn_counts_while_it_goes_on() {
+        let turns = Turns::default();
+        turns.began.set(Instant::now().checked_sub(6000 * MS).unwrap());
+        assert!(turns.away() >= 6000 * MS, "a deadline that is looked at in this turn");
+        turns.next(0);
+        let away = turns.away();
+        assert!(away >= 6000 * MS && away < 12_000 * MS, "it counts once: {away:?}");
     }
 
     #[test]
