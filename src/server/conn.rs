@@ -366,19 +366,19 @@ impl<R: Rt> Conn<R> {
     /// Hands whole frames to work. What is left is the beginning of one; and the length of the last whole one, 0 if there was none.
     async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<(Bytes, usize)> {
         let mut last = 0;
-        let mut turn = Quantum::new(&self.server.rt);
+        let mut turn = Quantum::default();
         while let Some(total) = self.frame_len(&bytes)? {
             if bytes.len() < total {
                 break;
+            }
+            if turn.is_over(&self.server.rt) {
+                self.server.rt.yield_now().await;
+                turn = Quantum::default();
             }
             last = total;
             let frame = bytes.split_to(total).slice(4..);
             self.admit().await?;
             super::dispatch::handle(self, frame)?;
-            if turn.is_over(&self.server.rt) {
-                self.server.rt.yield_now().await;
-                turn = Quantum::new(&self.server.rt);
-            }
         }
         self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
         Ok((bytes, last))
@@ -415,21 +415,24 @@ impl<R: Rt> Conn<R> {
     }
 }
 
-/// How much of its turn a connection has used.
+/// How much of its turn a connection has used. A single request reads no clock.
+#[derive(Default)]
 struct Quantum {
-    began: Duration,
+    /// When the first request was done.
+    since: Option<Duration>,
     handled: u32,
 }
 
 impl Quantum {
-    fn new<R: Rt>(rt: &R) -> Quantum {
-        Quantum { began: rt.now().mono, handled: 0 }
-    }
-
-    /// Counts a request.
+    /// Whether the next request has to wait for the connection's next turn; else it is counted.
     fn is_over<R: Rt>(&mut self, rt: &R) -> bool {
         self.handled += 1;
-        self.handled == REQUESTS_PER_TURN || rt.now().mono.saturating_sub(self.began) >= TIME_PER_TURN
+        if self.handled == 1 {
+            return false;
+        }
+        let now = rt.now().mono;
+        let since = *self.since.get_or_insert(now);
+        self.handled > REQUESTS_PER_TURN || now.saturating_sub(since) >= TIME_PER_TURN
     }
 }
 

@@ -30,7 +30,7 @@ use crate::rt::{Class, Rt};
 use crate::shard::Shard;
 use backlog::{Backlog, Limits};
 use conn::Conn;
-use long::LongRequests;
+use long::{Line, LongRequests};
 
 pub use start::run;
 
@@ -79,7 +79,7 @@ pub struct Server<R: Rt> {
     /// Long requests in work, and what all requests hold.
     long: Rc<LongRequests<R>>,
     /// Requests that ask about many groups: one at a time.
-    many_groups: Rc<LongRequests<R>>,
+    many_groups: Rc<Line<R>>,
     stopping: Cell<bool>,
 }
 
@@ -102,7 +102,7 @@ impl<R: Rt> Server<R> {
             checks: produce::Checks::default(),
             scarce,
             long: LongRequests::new(rt.clone()),
-            many_groups: LongRequests::new(rt.clone()),
+            many_groups: Line::new(rt.clone()),
             stopping: Cell::new(false),
             rt: rt.clone(),
         });
