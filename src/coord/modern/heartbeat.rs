@@ -7,7 +7,7 @@ use super::member::{
     ClassicMember, CurrentAssignment, JOIN_EPOCH, LEAVE_STATIC_EPOCH, Member, MemberId, Partitions, partitions_of, same_partitions,
 };
 use super::record::Change;
-use super::target::View;
+use super::target::{Part, View};
 use super::topics::metadata_hash;
 use super::{Context, Decision, Refusal, Reply, Seen, TimerChange, TimerKind, check_epoch, known, known_static, pattern, reconcile};
 use crate::base::error::ErrorCode;
@@ -268,23 +268,25 @@ impl<'a> Draft<'a> {
         let (group, made_ms) = (self.group, self.group.target_timestamp_ms());
         let interval: i64 = self.cx.settings.assignment_interval_ms.into();
         // Of a target that a clock made which was set back since, the age is not known.
-        let young = made_ms != 0 && (made_ms..made_ms.saturating_add(interval)).contains(&self.cx.now_ms);
-        if group.target_epoch() >= epoch || young {
+        let young = |ms: i64| ms != 0 && (ms..ms.saturating_add(interval)).contains(&self.cx.now_ms);
+        if group.target_epoch() >= epoch || young(made_ms) || young(self.seen.assigned_ms) {
             return (group.target_epoch(), self.view().target(&self.id).cloned().unwrap_or_default());
         }
-        let mut assignment = self.view().assign(&self.cx.settings.assignors);
-        let changed = |id: &MemberId, part: &Partitions| match self.view().target(id) {
-            Some(former) => former != part,
-            None => true,
-        };
-        let changes: Vec<Change> = assignment
-            .iter()
-            .filter(|(id, part)| changed(id, part))
-            .map(|(id, part)| Change::Target(id.clone(), Some(part.clone())))
-            .collect();
+        self.seen.assigned_ms = self.cx.now_ms;
+        let parts = self.view().assign(&self.cx.settings.assignors);
+        let mut mine = Partitions::new();
+        let mut changes = Vec::new();
+        for Part { id, former, target } in parts {
+            if *id == self.id {
+                mine.clone_from(&target);
+            }
+            if former != Some(&target) {
+                changes.push(Change::Target(id.clone(), Some(target)));
+            }
+        }
         self.changes.extend(changes);
         self.changes.push(Change::target_epoch(epoch, self.cx.now_ms));
-        (epoch, assignment.remove(&self.id).unwrap_or_default())
+        (epoch, mine)
     }
 
     /// Takes the member a step towards its target.

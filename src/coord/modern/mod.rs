@@ -36,11 +36,13 @@ pub struct Seen {
     pub regex_version: i64,
     /// When, milliseconds since 1970.
     pub regex_ms: i64,
+    /// When a target assignment was last worked out, also if its member was refused then: 0 never.
+    pub assigned_ms: i64,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen { version: -1, regex_version: -1, regex_ms: 0 }
+        Seen { version: -1, regex_version: -1, regex_ms: 0, assigned_ms: 0 }
     }
 }
 

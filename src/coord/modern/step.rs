@@ -58,6 +58,10 @@ impl<'a> Effects<'a> {
         let cx = Context { now_ms: self.now.wall_ms, settings: &settings, topics: self.topics, seen };
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
         if !has_room(&changes) {
+            // Else each of those who are refused would have all members assigned anew.
+            if let Some(known) = self.seen.get_mut(id) {
+                known.assigned_ms = seen.assigned_ms;
+            }
             return Err(Refusal::new(ErrorCode::CoordinatorNotAvailable, "There is no memory for more members."));
         }
         let first = self.records.len();
