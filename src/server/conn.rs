@@ -402,8 +402,7 @@ impl<R: Rt> Conn<R> {
     async fn read_large(self: &Rc<Self>, rest: Bytes) -> io::Result<bool> {
         let mut inbox =
             Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, ahead: 0, stepwise: false };
-        inbox.carry(&rest).await?;
-        drop(rest);
+        inbox.carry(rest).await?;
         loop {
             if !inbox.receive().await? {
                 return Ok(false);
@@ -497,21 +496,34 @@ impl<R: Rt> Inbox<'_, R> {
     }
 
     /// Starts a chunk with the beginning of a frame.
-    async fn carry(&mut self, begun: &[u8]) -> io::Result<()> {
-        let memory = self.conn.server.rt.memory().clone();
-        let total = self.conn.frame_len(begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
+    async fn carry(&mut self, mut begun: Bytes) -> io::Result<()> {
+        let total = self.conn.frame_len(&begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
         self.stepwise = total > self.trusted;
-        let mut chunk = if total <= self.trusted.min(self.pooled_max()) {
-            self.wait(memory.chunk(self.chunk_for(total))).await?
-        } else {
-            let chunk = memory.large(total);
-            self.wait(memory.charge(&chunk, begun.len().max(CHARGE_STEP))).await?;
-            chunk
+        let mut chunk = {
+            let mut chunk = std::pin::pin!(self.chunk(total, begun.len()));
+            match futures_lite::future::poll_once(&mut chunk).await {
+                Some(chunk) => chunk?,
+                None => {
+                    let _held = self.conn.server.put_by(&mut begun)?;
+                    chunk.await?
+                }
+            }
         };
-        chunk.extend(begun);
+        chunk.extend(&begun);
         self.chunk = Some(chunk);
         self.parsed = 0;
         Ok(())
+    }
+
+    /// Memory for a frame of `total` bytes, of which so many are there.
+    async fn chunk(&self, total: usize, begun: usize) -> io::Result<Chunk> {
+        let memory = self.conn.server.rt.memory();
+        if total <= self.trusted.min(self.pooled_max()) {
+            return self.wait(memory.chunk(self.chunk_for(total))).await;
+        }
+        let chunk = memory.large(total);
+        self.wait(memory.charge(&chunk, begun.max(CHARGE_STEP))).await?;
+        Ok(chunk)
     }
 
     /// Receives once; false at the end of the stream.
@@ -589,7 +601,7 @@ impl<R: Rt> Inbox<'_, R> {
             self.chunk = Some(chunk);
         } else {
             drop(chunk);
-            self.carry(&rest).await?;
+            self.carry(rest).await?;
         }
         Ok(false)
     }

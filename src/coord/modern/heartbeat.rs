@@ -14,6 +14,8 @@ use crate::base::error::ErrorCode;
 
 /// Patterns are matched against new topics at most this often, milliseconds.
 const REGEX_REST_MS: i64 = 10_000;
+/// Patterns that one heartbeat matches again; the next one goes on.
+const REGEXES_AT_ONCE: usize = 16;
 
 /// A heartbeat that joins or reports. `None` where the member says nothing new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,7 +141,7 @@ impl<'a> Draft<'a> {
             check_epoch(&base, request.member_epoch, request.owned.as_ref())?;
         }
         let member = base.clone();
-        Ok(Draft { group, cx, id, replaced, base, member, regexes: BTreeMap::new(), changes, timers: Vec::new(), seen: cx.seen })
+        Ok(Draft { group, cx, id, replaced, base, member, regexes: BTreeMap::new(), changes, timers: Vec::new(), seen: cx.seen.clone() })
     }
 
     /// Does the rest, once it is known what the member is.
@@ -217,13 +219,24 @@ impl<'a> Draft<'a> {
             ..0 => i64::MAX,
             rested => rested,
         };
-        let due = self.seen.regex_version < version && rested > REGEX_REST_MS || rested > self.cx.settings.regex_refresh_interval_ms.into();
+        let due = self.seen.regex_next.is_some()
+            || self.seen.regex_version < version && rested > REGEX_REST_MS
+            || rested > self.cx.settings.regex_refresh_interval_ms.into();
         if self.group.patterns().keys().len() == 0 || !due {
             return false;
         }
-        (self.seen.regex_version, self.seen.regex_ms) = (version, now_ms);
+        let next = self.seen.regex_next.take();
+        if next.is_none() {
+            (self.seen.regex_version, self.seen.regex_ms) = (version, now_ms);
+        }
+        let mut patterns = self.group.patterns().keys_from(next.as_deref().unwrap_or_default());
+        let some: Vec<&str> = patterns.by_ref().take(REGEXES_AT_ONCE).collect();
+        self.seen.regex_next = patterns.next().map(Box::from);
         let mut changed = false;
-        for regex in self.group.patterns().keys().filter(|regex| !self.regexes.contains_key(*regex)).collect::<Vec<_>>() {
+        for regex in some {
+            if self.regexes.contains_key(regex) {
+                continue;
+            }
             // One from another broker's log may not compile here: it matches nothing.
             let topics = pattern::resolve(regex, self.cx.topics).unwrap_or_default();
             if self.group.regexes().get(regex).is_none_or(|resolved| resolved.topics != topics) {

@@ -53,7 +53,7 @@ impl<'a> Effects<'a> {
         has_room: impl FnOnce(&[Change]) -> bool,
         decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>,
     ) -> Result<T, Refusal> {
-        let seen = self.seen.get(id).copied().unwrap_or_default();
+        let seen = self.seen.get(id).cloned().unwrap_or_default();
         let settings = self.settings(id);
         let cx = Context { now_ms: self.now.wall_ms, settings: &settings, topics: self.topics, seen };
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
