@@ -20,7 +20,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 pub use groups::{ConsumerGroupConfig, GroupConfig, GroupOverrides};
-pub use listeners::Listener;
+pub use listeners::{Listener, host_port};
 use settings::Settings;
 
 /// What an acknowledgement promises.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 pub use api::Api;
 pub use connection::Connection;
 
+use crate::base::config::host_port;
 use crate::base::error::ErrorCode;
 use crate::base::ids::BrokerId;
 use crate::wire::WireError;
@@ -263,11 +264,6 @@ impl Client {
     }
 }
 
-/// HOST:PORT, with brackets around an IPv6 address.
-fn host_port(host: &str, port: i32) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -282,6 +278,5 @@ mod tests {
         assert_eq!(error.to_string(), "This is not the correct coordinator.");
         assert_eq!(ClientError::check(3, Some("mine")).unwrap_err().to_string(), "mine");
         assert_eq!(ClientError::check(0, Some("no error")), Ok(()));
-        assert_eq!((host_port("::1", 1), host_port("h", 2)), ("[::1]:1".to_owned(), "h:2".to_owned()));
     }
 }

@@ -196,7 +196,7 @@ impl<R: Rt> Work<R> {
 
     /// Answers when it is its turn, there is memory for an answer of about so many bytes, and the
     /// client has taken those before it.
-    fn at_length<F>(mut self, bytes: usize, task: F) -> io::Result<()>
+    pub(super) fn at_length<F>(mut self, bytes: usize, task: F) -> io::Result<()>
     where
         F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
     {

@@ -20,6 +20,8 @@ use crate::wire::versions::ApiKey;
 
 /// Groups of one request that are asked about at a time.
 const AT_ONCE: usize = 256;
+/// Memory for a list of all groups: that of some thousands.
+const LIST_BYTES: usize = 1 << 20;
 
 /// Starts work on a request of one of these APIs.
 pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::Result<()> {
@@ -99,7 +101,8 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
         ApiKey::ListGroups => {
             let request: ListGroupsRequest = work.decode(body)?;
             let (states, types) = api::list_groups::filters(&request);
-            work.later(async move |work| {
+            // It may be a short request with a long answer, in which all groups stand.
+            work.at_length(LIST_BYTES, async move |work| {
                 let listed = work.conn.server.shard.list_groups(states, types).await;
                 work.reply(&api::list_groups::respond(listed))
             })

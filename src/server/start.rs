@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::Server;
 use super::admission::{Admission, Limits};
 use crate::api::{BrokerView, Endpoint, OffsetsTopic};
-use crate::base::config::{Config, Listener};
+use crate::base::config::{Config, Listener, host_port};
 use crate::base::fatal;
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
@@ -200,7 +200,7 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
         let port = if advertised.port == 0 { port } else { advertised.port };
         endpoints.push(Endpoint { listener: advertised.name.clone(), host: advertised.host.clone(), port });
     }
-    let shown: Vec<String> = endpoints.iter().map(|e| format!("{}://{}:{}", e.listener, e.host, e.port)).collect();
+    let shown: Vec<String> = endpoints.iter().map(|e| format!("{}://{}", e.listener, host_port(&e.host, e.port))).collect();
     let view = BrokerView {
         node_id: config.node_id,
         cluster_id: cluster_id.to_owned(),
@@ -240,9 +240,13 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
 
 /// Listens on every address of a listener's host; one of several (IPv6 of localhost, say) may be missing on this machine.
 async fn bind<R: Rt>(rt: &R, listener: &Listener) -> Result<Vec<R::Listener>, String> {
-    let name = format!("{}://{}:{}", listener.name, listener.host, listener.port);
+    let name = format!("{}://{}", listener.name, host_port(&listener.host, listener.port));
     let resolved = (listener.host.as_str(), listener.port).to_socket_addrs();
     let mut addresses: Vec<SocketAddr> = resolved.map_err(|e| format!("listeners: {name}: {e}"))?.collect();
+    if addresses.iter().any(|address| address.ip().is_unspecified()) {
+        // As Java does, whichever of the two it was.
+        addresses = [IpAddr::from(Ipv4Addr::UNSPECIFIED), Ipv6Addr::UNSPECIFIED.into()].map(|ip| (ip, listener.port).into()).into();
+    }
     addresses.sort_by_key(SocketAddr::is_ipv6);
     addresses.dedup();
     let (mut bound, mut refused) = (Vec::new(), None);

@@ -10,6 +10,9 @@ use super::versions::ApiKey;
 /// Bytes of the size that precedes every frame; it does not count itself.
 pub const SIZE_BYTES: usize = 4;
 
+/// The longest client id, in bytes, that need not be UTF-8.
+const COPIED_NAME_MAX: usize = 1024;
+
 /// What stands before every request's body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestHeader {
@@ -36,12 +39,21 @@ pub fn parse_request(frame: Bytes) -> Result<(RequestHeader, Bytes), WireError> 
         return Err(WireError::UnsupportedVersion { api_key, api_version });
     }
     // The client id kept its 16-bit length in the flexible header.
-    let client_id = reader.classic_string()?.map(|text| str_bytes(&frame, text)).transpose()?;
+    let client_id = reader.classic_string()?.map(|text| name(&frame, text)).transpose()?;
     if api.request_header_version(api_version) >= 2 {
         reader.skip_tags()?;
     }
     let body = frame.slice(frame.len() - reader.rest().len()..);
     Ok((RequestHeader { api_key, api_version, correlation_id, client_id }, body))
+}
+
+/// A client's name for itself; replacement characters stand for what is not UTF-8, as in Kafka. Not in
+/// a long one: the copy is in no account.
+fn name(frame: &Bytes, text: &[u8]) -> Result<StrBytes, WireError> {
+    match str_bytes(frame, text) {
+        Err(_) if text.len() <= COPIED_NAME_MAX => Ok(String::from_utf8_lossy(text).into_owned().into()),
+        result => result,
+    }
 }
 
 /// A string that shares the memory of the frame it lies in.
@@ -157,7 +169,13 @@ mod tests {
         assert_eq!(error(b"\0\0\0\x02\0\0\0\x01\xff\xff"), WireError::UnsupportedVersion { api_key: 0, api_version: 2 });
         assert_eq!(error(b"\0\x03\0\0\0\0\0\x01\0\x05ab"), WireError::Truncated);
         assert_eq!(error(b"\0\x03\0\0\0\0\0\x01\xff\xfe"), WireError::Malformed("string length"));
-        assert_eq!(error(b"\0\x03\0\0\0\0\0\x01\0\x01\xff"), WireError::Malformed("string: not UTF-8"));
+        let named = |len: usize, last: u8| {
+            let head = [&b"\0\x03\0\0\0\0\0\x01"[..], &(len as u16).to_be_bytes()].concat();
+            parse_request([head, vec![b'x'; len - 1], vec![last]].concat().into()).map(|(header, _)| header.client_id.unwrap())
+        };
+        assert_eq!(named(2, 0xff).as_deref(), Ok("x\u{fffd}"));
+        assert!(named(5000, b'y').is_ok());
+        assert_eq!(named(5000, 0xff), Err(WireError::Malformed("string: not UTF-8")));
         // ApiVersions from the future still has a header.
         let future = request_frame(4, 5, Some("x"), &ApiVersionsRequest::default()).unwrap();
         let mut future = BytesMut::from(&future[4..]);

@@ -13,6 +13,11 @@ pub struct Listener {
     pub port: u16,
 }
 
+/// HOST:PORT, with brackets around an IPv6 address.
+pub fn host_port(host: &str, port: impl std::fmt::Display) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 const PROTOCOLS: [&str; 4] = ["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"];
 const FORM: &str = "a comma-separated list of NAME://HOST:PORT with ports from 0 to 65535";
 
@@ -97,6 +102,11 @@ mod tests {
 
     fn listener(name: &str, host: &str, port: u16) -> Listener {
         Listener { name: name.to_owned(), host: host.to_owned(), port }
+    }
+
+    #[test]
+    fn addresses_of_ipv6_have_brackets() {
+        assert_eq!([host_port("::1", 1), host_port("h", 2)], ["[::1]:1", "h:2"]);
     }
 
     #[test]

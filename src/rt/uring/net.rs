@@ -39,10 +39,14 @@ struct Connection {
 #[derive(Clone)]
 pub struct Socket(Rc<Connection>);
 
-/// Binds and listens; the address is not shared with another process.
+/// Binds and listens; the address is not shared with another process. One of IPv6 is not reached over
+/// IPv4.
 pub fn listen(address: SocketAddr) -> io::Result<Listener> {
     let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
     socket.bind(&address.into())?;
     socket.listen(1024)?;
     Ok(Listener { fd: Rc::new(socket.into()) })
