@@ -3,7 +3,7 @@
 import socket
 import struct
 
-from harness import eventually
+from harness import Broker, eventually
 from raw import Connection, batch, fetch_body, parse_batches, produce_body, values
 
 CLIENTS, PARTITIONS = 1000, 12
@@ -86,3 +86,18 @@ def test_no_socket_leaks(broker):
     for c in crowd:
         c.close()
     eventually(lambda: open_sockets(broker) <= before + 5)
+
+
+def test_all_interfaces_are_those_of_ipv6_too():
+    """A listener without a host, and one of 0.0.0.0, are reached over both; a client id that is not UTF-8 is taken."""
+    for host in ("", "0.0.0.0"):
+        with Broker(start=False) as broker:
+            broker.overrides["listeners"] = f"PLAINTEXT://{host}:{broker.port}"
+            broker.overrides["advertised.listeners"] = f"PLAINTEXT://127.0.0.1:{broker.port}"
+            broker.start()
+            for address in ("127.0.0.1", "::1"):
+                with socket.create_connection((address, broker.port), timeout=30) as s:
+                    request = struct.pack(">hhih", 18, 0, 5, 3) + b"a\xff\xfe"
+                    s.sendall(struct.pack(">i", len(request)) + request)
+                    size, correlation, code = struct.unpack(">iih", s.recv(10))
+                    assert (correlation, code) == (5, 0), (size, correlation, code)
