@@ -147,7 +147,8 @@ impl Step<'_> {
         let first = self.fx.records.len();
         let has_room = |changes: &[Change]| group.growth(changes) <= spare;
         match self.fx.modern_within(id, has_room, |cx| classic::join(group, cx, id, &member_id, join)) {
-            Err(refusal) => refused(refusal.code),
+            // Without the member's id, as Kafka.
+            Err(refusal) => Joined::refused(refusal.code, Name::default()),
             Ok(joined) => {
                 self.downgrade_if_classic(id, group, first);
                 Joined {

@@ -167,6 +167,17 @@ fn a_classic_member_is_sent_back_for_an_assignment_only() {
     assert_eq!(host.syncs(me, vec![]), Err(ErrorCode::RebalanceInProgress));
 }
 
+#[test]
+fn a_refused_join_names_no_member() {
+    let mut host = host();
+    host.modern(0, Some(&[]));
+    let refused = host.joins("who", &[]);
+    assert_eq!(refused.code, ErrorCode::None, "an id of its own");
+    host.0.config.consumer.max_size = 1;
+    let refused = host.joins("other", &[]);
+    assert_eq!((refused.code, &*refused.member_id), (ErrorCode::GroupMaxSizeReached, ""));
+}
+
 /// Nobody but classic members, who stay in a group of the new protocol by its policy.
 #[test]
 fn classic_members_alone_come_to_their_assignment() {
