@@ -67,6 +67,8 @@ fn refusals_of_topics() {
     assert_eq!(topic(&[("cleanup.policy", APPEND, Some("foo"))]), text(40, foo));
     let lags = [("min.compaction.lag.ms", SET, Some("100")), ("max.compaction.lag.ms", SET, Some("50"))];
     assert_eq!(topic(&lags), text(40, "conflict topic config setting min.compaction.lag.ms (100) > max.compaction.lag.ms (50)"));
+    let equal = [("min.compaction.lag.ms", SET, Some("100")), ("max.compaction.lag.ms", SET, Some("100"))];
+    assert!(made(&mut fresh(), &[one(TOPIC, "t", &equal)]).remove(0).is_ok());
     assert_eq!(topic(&[("retention.ms", 9, Some("1"))]).0, 42);
 
     let named = |kind, name| refused(one(kind, name, &[("retention.ms", SET, Some("1"))]));

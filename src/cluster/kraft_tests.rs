@@ -127,6 +127,19 @@ fn log_directories_of_the_node_and_of_its_partitions() {
 }
 
 #[test]
+fn a_hundred_ids_of_directories_are_reserved() {
+    let id = |last: u8| {
+        let mut id = [0; 16];
+        id[15] = last;
+        is_reserved(&Uuid(id))
+    };
+    assert_eq!([0, 1, 99, 100, 255].map(id), [true, true, true, false, false]);
+    let mut large = [0; 16];
+    large[14] = 1;
+    assert!(!is_reserved(&Uuid(large)));
+}
+
+#[test]
 fn a_snapshot_and_what_lies_behind_it() {
     let snapshot = [control(0, 3), batch(1, &[topic(1, "a"), partition(1, 0, 3, &[1])]), control(3, 4)].concat();
     let log = [batch(0, &[topic(8, "old"), removal(8)]), batch(2, &[new_leader(1, 0)])].concat();

@@ -31,6 +31,8 @@ mod tests {
                 assert!(sorted.into_iter().eq(0..cores));
                 first[owners[0]] += 1;
             }
+            let last = Uuid([255; 16]);
+            assert!((0..cores as i32).all(|p| owner(last, p, cores) < cores), "no id is too large");
             let fair = 1000 / cores;
             assert!(first.iter().all(|&n| n <= fair * 2 + 10), "{cores}: {first:?}");
         }

@@ -176,6 +176,12 @@ mod tests {
         assert_eq!(queue.pop(SOON).unwrap().item, 0);
         assert_eq!(queue.push(Lane::Takes, 1, LATE, 7), Ok(()));
         assert_eq!(queue.expire(LATE).len(), WAITING + 1);
+        // What is taken out makes room.
+        assert_eq!(queue.push(Lane::Frees, WAITING_BYTES, LATE, 1), Ok(()));
+        assert_eq!(items(&mut queue, SOON), [1]);
+        assert_eq!(queue.push(Lane::Frees, 1, LATE, 2), Ok(()));
+        assert_eq!(queue.push(Lane::Frees, WAITING_BYTES - 1, LATE, 3), Ok(()));
+        assert_eq!(queue.expire(LATE).len(), 2);
         // A single request is taken whatever its size.
         assert_eq!(queue.push(Lane::Frees, WAITING_BYTES + 1, LATE, 9), Ok(()));
     }

@@ -206,6 +206,17 @@ mod tests {
         assert!(check_value(&key(Kind::List), &"0".repeat(VALUE_MAX + 1)).is_err());
     }
 
+    #[test]
+    fn numbers_are_those_given_or_built_in() {
+        let given = configs(&[("log.cleaner.io.buffer.load.factor", " 0.25 "), ("max.connections", "9")]);
+        let settings = BrokerSettings::new(1, Arc::new(given));
+        assert_eq!(settings.fraction("log.cleaner.io.buffer.load.factor"), 0.25);
+        assert_eq!(settings.number("max.connections"), 9);
+        let settings = BrokerSettings::new(1, Arc::default());
+        assert_eq!(settings.fraction("log.cleaner.io.buffer.load.factor"), 0.9);
+        assert_eq!(settings.number("log.cleaner.delete.retention.ms"), 86_400_000);
+    }
+
     /// As a real Kafka 4.3.1 describes them after the same changes.
     #[test]
     fn places_in_their_order() {

@@ -216,3 +216,26 @@ fn what_is_asked_without_end_is_refused() {
         ("g".into(), heartbeat(Request { topic_regex, ..request }))
     });
 }
+
+/// Where a join is refused for lack of memory, the members are not assigned anew for each further one
+/// that is: the next of the same size may well have room.
+#[test]
+fn who_is_refused_has_nobody_assigned_anew() {
+    let mut world = world(3);
+    let join = |world: &mut World, member: usize| match world.ask("g", heartbeat(modern("g", name(member, 6), 6))) {
+        Ok(Answer::Heard(heard)) => heard.map_err(|refusal| refusal.code).map(drop),
+        other => panic!("{other:?}"),
+    };
+    (0..20).for_each(|member| join(&mut world, member).unwrap());
+    // Large enough for the new member alone, too small for the targets of all those who have none.
+    for spare in (0..).step_by(100) {
+        world.pass(2000);
+        world.spare_bytes = spare;
+        if join(&mut world, 20) == Ok(()) {
+            panic!("with {spare} bytes both have room at once");
+        }
+        if join(&mut world, 21) == Ok(()) {
+            return;
+        }
+    }
+}

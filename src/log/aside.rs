@@ -74,6 +74,20 @@ pub(super) async fn keep<R: Rt>(
     Ok(Some((kept, end - range.start)))
 }
 
+/// The file that was set aside from the log in `dir` and has `bytes` in it, if there is one.
+pub fn find_in_cut<R: Rt>(rt: &R, dir: &Path, bytes: &[u8]) -> Result<Option<PathBuf>, LogError> {
+    let entries = rt.list(dir).map_err(LogError::io("list", dir))?;
+    let kept = |name: &str| [CORRUPT, TORN].iter().any(|end| name.ends_with(&format!(".{end}")));
+    for entry in entries.iter().filter(|entry| kept(&entry.name)) {
+        let path = dir.join(&entry.name);
+        let content = rt.read_file(&path).map_err(LogError::io("read", &path))?;
+        if content.windows(bytes.len()).any(|window| window == bytes) {
+            return Ok(Some(path));
+        }
+    }
+    Ok(None)
+}
+
 async fn read<R: Rt>(rt: &R, file: &R::File, path: &Path, at: u64, mut chunk: Chunk) -> Result<Chunk, LogError> {
     assert!(chunk.try_reset(), "nothing of it was handed out");
     let want = (PIECE as usize).min(chunk.capacity() / BLOCK * BLOCK);

@@ -84,8 +84,11 @@ impl Meta {
     /// Reads the text form; a missing directory id is taken from `directory_id`. The error says what is wrong.
     pub(super) fn parse(text: &str, directory_id: Uuid) -> Result<Meta, String> {
         let value = |key: &str| value_of(text, key);
-        if value("version").as_deref() != Some("1") {
-            return Err("its version is not 1 (data of a ZooKeeper-based Kafka has to be migrated by Kafka first)".into());
+        match value("version").as_deref() {
+            Some("1") => {}
+            Some("0") => return Err("its version is 0: data of a ZooKeeper-based Kafka has to be migrated by Kafka first".into()),
+            Some(other) => return Err(format!("its version is {other}, which is not known")),
+            None => return Err("it tells no version: it is damaged".into()),
         }
         let cluster_id = value("cluster.id").ok_or("it has no cluster.id")?;
         let node_id = value("node.id").and_then(|v| v.parse().ok()).ok_or("it has no valid node.id")?;

@@ -65,6 +65,7 @@ use crate::rt::mem::Memory;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::wire::batch::{BatchHeader, Stamp};
+pub use aside::find_in_cut;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
 use read::Gate;

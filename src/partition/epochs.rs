@@ -194,9 +194,16 @@ mod tests {
         assert_eq!(epochs.encode(), "0\n2\n0 0\n5 17\n");
         assert_eq!(Epochs::parse("0\n2\n0 0\n5 17\n"), Ok(epochs));
         assert_eq!(Epochs::parse("0\n0\n"), Ok(Epochs::default()));
-        for (text, line) in
-            [("", 0), ("1\n0\n", 1), ("0\n", 0), ("0\n9\n0 0\n", 2), ("0\n1\nx 0\n", 3), ("0\n1\n-1 0\n", 3), ("0\n2\n1 5\n1 6\n", 4)]
-        {
+        for (text, line) in [
+            ("", 0),
+            ("1\n0\n", 1),
+            ("0\n", 0),
+            ("0\n9\n0 0\n", 2),
+            ("0\n1\nx 0\n", 3),
+            ("0\n1\n-1 0\n", 3),
+            ("0\n2\n1 5\n1 6\n", 4),
+            ("0\n2\n1 5\n2 5\n", 4),
+        ] {
             assert_eq!(Epochs::parse(text).map_err(|e| e.line), Err(line), "{text:?}");
         }
     }

@@ -194,6 +194,32 @@ fn damaged_snapshots_are_refused() {
         bad[bit / 8] ^= 1 << (bit % 8);
         assert!(Producers::decode_snapshot(&bad).is_err(), "bit {bit}");
     }
+    let sound = Entry {
+        producer_id: 7,
+        epoch: 2,
+        last_sequence: 14,
+        last_offset: 104,
+        offset_delta: 4,
+        timestamp: 0,
+        coordinator_epoch: 0,
+        transaction_first_offset: -1,
+    };
+    let with = |change: &dyn Fn(&mut Entry)| {
+        let mut entry = sound;
+        change(&mut entry);
+        Producers::decode_snapshot(&producer_snapshot::encode([entry].into_iter()))
+    };
+    assert!(with(&|_| ()).is_ok());
+    let senseless: [&dyn Fn(&mut Entry); 5] = [
+        &|entry| entry.producer_id = -1,
+        &|entry| entry.epoch = -1,
+        &|entry| entry.last_sequence = -2,
+        &|entry| entry.last_offset = -2,
+        &|entry| entry.transaction_first_offset = -2,
+    ];
+    for change in senseless {
+        assert_eq!(with(change), Err(SnapshotError::Entry(0)));
+    }
     let mut claims = vec![0, 1, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff];
     let checksum = crc32c::crc32c(&claims[6..]);
     claims[2..6].copy_from_slice(&checksum.to_be_bytes());

@@ -29,9 +29,15 @@ const BLOCKS: usize = 0;
 const LARGE: usize = 1;
 const READS: usize = 2;
 const BEYOND: usize = 3;
+const SMALL_READS: usize = 4;
 /// The part of the budget that is kept for blocks to read into, one of so many: requests that wait for
 /// something do not hold up those who read.
 const READ_SHARE: usize = 8;
+/// A block of so many bytes is a small one to read into: the end of a log takes no more.
+const SMALL_READ: usize = 64 << 10;
+/// The part of the budget that is kept for small ones, one of so many: who reads the end of a log does
+/// not stand behind those who read much and do not take it.
+const SMALL_READ_SHARE: usize = 32;
 
 /// Who pins regions for the kernel: the data ring.
 pub trait Registrar {
@@ -99,9 +105,10 @@ struct Pool {
     regions: RefCell<HashMap<usize, Region>>,
     /// Start addresses by order; an entry counts only if the region's `free` table agrees.
     free: RefCell<[Vec<usize>; ORDERS]>,
-    /// Those who wait for blocks, for mappings larger than a region, for blocks to read into, and the one
-    /// large mapping that goes beyond their half: the ones do not stand behind the others.
-    lines: [RefCell<Line>; 4],
+    /// Those who wait for blocks, for mappings larger than a region, for blocks to read into, the one
+    /// large mapping that goes beyond their half, and those who wait for small blocks to read into: the
+    /// ones do not stand behind the others.
+    lines: [RefCell<Line>; 5],
     reclaim: RefCell<Option<Reclaim>>,
     registrar: RefCell<Option<Rc<dyn Registrar>>>,
 }
@@ -428,8 +435,12 @@ impl Memory {
     /// As [`Memory::chunk`], to read into: a part of the budget is for those who do.
     pub async fn chunk_to_read(&self, size: usize) -> Chunk {
         let size = size.min(self.0.budget / 2).max(1);
-        let mut place = Place { memory: self, line: READS, ticket: None };
-        poll_fn(|cx| place.poll(cx, || self.try_chunk(size))).await
+        let (line, share) = match size <= SMALL_READ {
+            true => (SMALL_READS, 0),
+            false => (READS, self.0.budget / SMALL_READ_SHARE),
+        };
+        let mut place = Place { memory: self, line, ticket: None };
+        poll_fn(|cx| place.poll(cx, || self.chunk_within(size, share))).await
     }
 
     /// A chunk at once, over the budget if need be: for input that was admitted before.

@@ -52,8 +52,12 @@ fn who_reads_does_not_stand_behind_requests() {
     let mut requests: Vec<_> = (0..9).map(|_| Box::pin(memory.chunk(1 << 20))).collect();
     let given: Vec<_> = requests.iter_mut().map(|r| r.as_mut().poll(&mut cx)).filter(Poll::is_ready).collect();
     assert_eq!(given.len(), 7, "an eighth is kept");
-    let mut read = Box::pin(memory.chunk_to_read(1 << 20));
-    assert!(read.as_mut().poll(&mut cx).is_ready());
+    let mut read = Box::pin(memory.chunk_to_read(512 << 10));
+    let mut further = Box::pin(memory.chunk_to_read(512 << 10));
+    let Poll::Ready(_held) = read.as_mut().poll(&mut cx) else { panic!("it is kept for those who read") };
+    assert!(further.as_mut().poll(&mut cx).is_pending());
+    let mut small = Box::pin(memory.chunk_to_read(64 << 10));
+    assert!(small.as_mut().poll(&mut cx).is_ready(), "the end of a log is read all the same");
 }
 
 #[test]

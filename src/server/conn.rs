@@ -366,19 +366,19 @@ impl<R: Rt> Conn<R> {
     /// Hands whole frames to work. What is left is the beginning of one; and the length of the last whole one, 0 if there was none.
     async fn handle_frames(self: &Rc<Self>, mut bytes: Bytes) -> io::Result<(Bytes, usize)> {
         let mut last = 0;
-        let mut turn = Quantum::new(&self.server.rt);
+        let mut turn = Quantum::default();
         while let Some(total) = self.frame_len(&bytes)? {
             if bytes.len() < total {
                 break;
+            }
+            if turn.is_over(&self.server.rt) {
+                self.server.rt.yield_now().await;
+                turn = Quantum::default();
             }
             last = total;
             let frame = bytes.split_to(total).slice(4..);
             self.admit().await?;
             super::dispatch::handle(self, frame)?;
-            if turn.is_over(&self.server.rt) {
-                self.server.rt.yield_now().await;
-                turn = Quantum::new(&self.server.rt);
-            }
         }
         self.frame_since.set((!bytes.is_empty()).then(|| self.frame_since.get().unwrap_or(self.last_active.get())));
         Ok((bytes, last))
@@ -402,8 +402,7 @@ impl<R: Rt> Conn<R> {
     async fn read_large(self: &Rc<Self>, rest: Bytes) -> io::Result<bool> {
         let mut inbox =
             Inbox { conn: self, chunk: None, parsed: 0, trusted: UNTRUSTED, expected: SMALL_RECEIVE, ahead: 0, stepwise: false };
-        inbox.carry(&rest).await?;
-        drop(rest);
+        inbox.carry(rest).await?;
         loop {
             if !inbox.receive().await? {
                 return Ok(false);
@@ -415,21 +414,24 @@ impl<R: Rt> Conn<R> {
     }
 }
 
-/// How much of its turn a connection has used.
+/// How much of its turn a connection has used. A single request reads no clock.
+#[derive(Default)]
 struct Quantum {
-    began: Duration,
+    /// When the first request was done.
+    since: Option<Duration>,
     handled: u32,
 }
 
 impl Quantum {
-    fn new<R: Rt>(rt: &R) -> Quantum {
-        Quantum { began: rt.now().mono, handled: 0 }
-    }
-
-    /// Counts a request.
+    /// Whether the next request has to wait for the connection's next turn; else it is counted.
     fn is_over<R: Rt>(&mut self, rt: &R) -> bool {
         self.handled += 1;
-        self.handled == REQUESTS_PER_TURN || rt.now().mono.saturating_sub(self.began) >= TIME_PER_TURN
+        if self.handled == 1 {
+            return false;
+        }
+        let now = rt.now().mono;
+        let since = *self.since.get_or_insert(now);
+        self.handled > REQUESTS_PER_TURN || now.saturating_sub(since) >= TIME_PER_TURN
     }
 }
 
@@ -494,21 +496,34 @@ impl<R: Rt> Inbox<'_, R> {
     }
 
     /// Starts a chunk with the beginning of a frame.
-    async fn carry(&mut self, begun: &[u8]) -> io::Result<()> {
-        let memory = self.conn.server.rt.memory().clone();
-        let total = self.conn.frame_len(begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
+    async fn carry(&mut self, mut begun: Bytes) -> io::Result<()> {
+        let total = self.conn.frame_len(&begun)?.unwrap_or(SMALL_RECEIVE).max(begun.len());
         self.stepwise = total > self.trusted;
-        let mut chunk = if total <= self.trusted.min(self.pooled_max()) {
-            self.wait(memory.chunk(self.chunk_for(total))).await?
-        } else {
-            let chunk = memory.large(total);
-            self.wait(memory.charge(&chunk, begun.len().max(CHARGE_STEP))).await?;
-            chunk
+        let mut chunk = {
+            let mut chunk = std::pin::pin!(self.chunk(total, begun.len()));
+            match futures_lite::future::poll_once(&mut chunk).await {
+                Some(chunk) => chunk?,
+                None => {
+                    let _held = self.conn.server.put_by(&mut begun)?;
+                    chunk.await?
+                }
+            }
         };
-        chunk.extend(begun);
+        chunk.extend(&begun);
         self.chunk = Some(chunk);
         self.parsed = 0;
         Ok(())
+    }
+
+    /// Memory for a frame of `total` bytes, of which so many are there.
+    async fn chunk(&self, total: usize, begun: usize) -> io::Result<Chunk> {
+        let memory = self.conn.server.rt.memory();
+        if total <= self.trusted.min(self.pooled_max()) {
+            return self.wait(memory.chunk(self.chunk_for(total))).await;
+        }
+        let chunk = memory.large(total);
+        self.wait(memory.charge(&chunk, begun.max(CHARGE_STEP))).await?;
+        Ok(chunk)
     }
 
     /// Receives once; false at the end of the stream.
@@ -586,7 +601,7 @@ impl<R: Rt> Inbox<'_, R> {
             self.chunk = Some(chunk);
         } else {
             drop(chunk);
-            self.carry(&rest).await?;
+            self.carry(rest).await?;
         }
         Ok(false)
     }

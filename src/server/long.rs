@@ -28,15 +28,53 @@ const SHARE: usize = 8;
 /// The longest pause after one.
 const REST_MAX: Duration = Duration::from_millis(50);
 
-/// The requests in work of one core.
-pub struct LongRequests<R: Rt> {
+/// A line of requests of one core, which are worked on one at a time.
+pub struct Line<R: Rt> {
     rt: R,
     /// Those who wait for their turn.
-    line: RefCell<VecDeque<Rc<Notify>>>,
+    waiting: RefCell<VecDeque<Rc<Notify>>>,
     /// One is worked on.
     busy: Cell<bool>,
     /// The next one begins no sooner.
     rest_until: Cell<Duration>,
+}
+
+impl<R: Rt> Line<R> {
+    /// Nobody is in it.
+    pub fn new(rt: R) -> Rc<Line<R>> {
+        Rc::new(Line { rt, waiting: RefCell::default(), busy: Cell::new(false), rest_until: Cell::default() })
+    }
+
+    /// Waits until no other is worked on.
+    pub async fn turn(self: &Rc<Self>) -> Turn<R> {
+        let place = Place { of: self, event: Rc::default() };
+        self.waiting.borrow_mut().push_back(place.event.clone());
+        while self.busy.get() || !place.is_first() {
+            place.event.notified().await;
+        }
+        self.busy.set(true);
+        drop(place);
+        let mut turn = Turn { of: self.clone(), since: Duration::ZERO };
+        let rest = self.rest_until.get().saturating_sub(self.rt.now().mono);
+        if !rest.is_zero() {
+            self.rt.sleep(rest).await;
+        }
+        turn.since = self.rt.now().mono;
+        turn
+    }
+
+    fn wake_first(&self) {
+        if let Some(first) = self.waiting.borrow().front() {
+            first.notify();
+        }
+    }
+}
+
+/// The requests in work of one core, and the memory that they hold.
+pub struct LongRequests<R: Rt> {
+    rt: R,
+    /// Long ones.
+    line: Rc<Line<R>>,
     /// Requests that hold memory of the pool.
     rooms: Cell<usize>,
     /// None of them does any more.
@@ -48,15 +86,7 @@ pub struct LongRequests<R: Rt> {
 impl<R: Rt> LongRequests<R> {
     /// Nothing in work.
     pub fn new(rt: R) -> Rc<LongRequests<R>> {
-        Rc::new(LongRequests {
-            rt,
-            line: RefCell::default(),
-            busy: Cell::new(false),
-            rest_until: Cell::default(),
-            rooms: Cell::new(0),
-            none_held: Notify::default(),
-            short: Cell::new(0),
-        })
+        Rc::new(LongRequests { line: Line::new(rt.clone()), rt, rooms: Cell::new(0), none_held: Notify::default(), short: Cell::new(0) })
     }
 
     /// Takes note of a request that may be worked on at once; `None` for one of many bytes, or of more
@@ -70,22 +100,9 @@ impl<R: Rt> LongRequests<R> {
         })
     }
 
-    /// Waits until no other is worked on.
-    pub async fn turn(self: &Rc<Self>) -> Turn<R> {
-        let place = Place { of: self, event: Rc::default() };
-        self.line.borrow_mut().push_back(place.event.clone());
-        while self.busy.get() || !place.is_first() {
-            place.event.notified().await;
-        }
-        self.busy.set(true);
-        drop(place);
-        let mut turn = Turn { of: self.clone(), since: Duration::ZERO };
-        let rest = self.rest_until.get().saturating_sub(self.rt.now().mono);
-        if !rest.is_zero() {
-            self.rt.sleep(rest).await;
-        }
-        turn.since = self.rt.now().mono;
-        turn
+    /// Waits until no other long one is worked on.
+    pub async fn turn(&self) -> Turn<R> {
+        self.line.turn().await
     }
 
     /// Memory for what becomes of a request of so many bytes. Only who has the turn asks.
@@ -109,9 +126,9 @@ impl<R: Rt> LongRequests<R> {
     }
 }
 
-/// The turn of a long request.
+/// The turn of a request.
 pub struct Turn<R: Rt> {
-    of: Rc<LongRequests<R>>,
+    of: Rc<Line<R>>,
     since: Duration,
 }
 
@@ -155,29 +172,21 @@ impl<R: Rt> Drop for Holding<R> {
     }
 }
 
-impl<R: Rt> LongRequests<R> {
-    fn wake_first(&self) {
-        if let Some(first) = self.line.borrow().front() {
-            first.notify();
-        }
-    }
-}
-
 /// A place in the line, given up when dropped.
 struct Place<'a, R: Rt> {
-    of: &'a LongRequests<R>,
+    of: &'a Rc<Line<R>>,
     event: Rc<Notify>,
 }
 
 impl<R: Rt> Place<'_, R> {
     fn is_first(&self) -> bool {
-        self.of.line.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.event))
+        self.of.waiting.borrow().front().is_some_and(|first| Rc::ptr_eq(first, &self.event))
     }
 }
 
 impl<R: Rt> Drop for Place<'_, R> {
     fn drop(&mut self) {
-        self.of.line.borrow_mut().retain(|event| !Rc::ptr_eq(event, &self.event));
+        self.of.waiting.borrow_mut().retain(|event| !Rc::ptr_eq(event, &self.event));
         self.of.wake_first();
     }
 }

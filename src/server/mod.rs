@@ -14,23 +14,26 @@ mod start;
 mod tests;
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use slab::Slab;
 
 use crate::api::BrokerView;
 use crate::api::fetch_session::Sessions;
 use crate::api::init_producer_id::ProducerIds;
 use crate::base::config::Config;
+use crate::base::limits::SMALL_RECEIVE;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::Shard;
 use backlog::{Backlog, Limits};
 use conn::Conn;
-use long::LongRequests;
+use long::{Line, LongRequests};
 
 pub use start::run;
 
@@ -45,6 +48,8 @@ const ANSWER_SHARE: usize = 16;
 /// Most bytes of records of an answer while much is being sent. A first batch that is larger comes
 /// whole.
 const SCARCE_ANSWER: usize = 64 << 10;
+/// The part of a core's memory for beginnings of requests that wait for memory, one of so many.
+const PUT_BY_SHARE: usize = 8;
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -79,8 +84,22 @@ pub struct Server<R: Rt> {
     /// Long requests in work, and what all requests hold.
     long: Rc<LongRequests<R>>,
     /// Requests that ask about many groups: one at a time.
-    many_groups: Rc<LongRequests<R>>,
+    many_groups: Rc<Line<R>>,
+    /// Bytes of beginnings of requests that wait for memory.
+    put_by: Cell<usize>,
     stopping: Cell<bool>,
+}
+
+/// Takes back what [`Server::put_by`] has counted.
+pub struct PutBy<R: Rt> {
+    server: Rc<Server<R>>,
+    bytes: usize,
+}
+
+impl<R: Rt> Drop for PutBy<R> {
+    fn drop(&mut self) {
+        self.server.put_by.set(self.server.put_by.get() - self.bytes);
+    }
 }
 
 impl<R: Rt> Server<R> {
@@ -102,7 +121,8 @@ impl<R: Rt> Server<R> {
             checks: produce::Checks::default(),
             scarce,
             long: LongRequests::new(rt.clone()),
-            many_groups: LongRequests::new(rt.clone()),
+            many_groups: Line::new(rt.clone()),
+            put_by: Cell::default(),
             stopping: Cell::new(false),
             rt: rt.clone(),
         });
@@ -200,6 +220,23 @@ impl<R: Rt> Server<R> {
             self.backlog.borrow_mut().forget_unused();
             self.rt.memory().trim();
         }
+    }
+
+    /// Copies the beginning of a request that has to wait for memory: in a receive buffer of the kernel's
+    /// it would be in everybody's way, for there are few of those. An error where those who wait have
+    /// more than they may together.
+    pub fn put_by(self: &Rc<Self>, begun: &mut Bytes) -> io::Result<PutBy<R>> {
+        // What is longer lies in memory of the pool.
+        let bytes = if begun.len() <= SMALL_RECEIVE { begun.len() } else { 0 };
+        let held = PutBy { server: self.clone(), bytes };
+        self.put_by.set(self.put_by.get() + bytes);
+        if self.put_by.get() > self.rt.memory().budget() / PUT_BY_SHARE {
+            return Err(io::Error::new(io::ErrorKind::OutOfMemory, "too many requests wait for memory"));
+        }
+        if bytes > 0 {
+            *begun = self.rt.memory().charged(Bytes::copy_from_slice(begun));
+        }
+        Ok(held)
     }
 
     /// Requests that hold memory without ever being complete, and answers that nobody takes, as others wait for it: the oldest quarter goes.

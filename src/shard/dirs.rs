@@ -202,11 +202,19 @@ impl LogDir {
     }
 
     /// The partition of `image` that the directory of one, which tells the id of no topic, is by its
-    /// name and by the checkpoint: that names the partition, and there is no directory for it.
+    /// name and by the checkpoint: that names the partition, and there is no directory for it. So is one
+    /// whose id differs in a single character.
     pub(super) fn is_mistaken(&self, dir: &PartitionDir, image: &Image) -> Option<Key> {
         let key = (image.topic(&dir.topic)?.id, dir.partition);
-        (image.topic_by_id(dir.topic_id).is_none() && self.vanished.contains_key(&key)).then_some(key)
+        let known = self.vanished.contains_key(&key) || differ_in_one_character(dir.topic_id, key.0);
+        (image.topic_by_id(dir.topic_id).is_none() && known).then_some(key)
     }
+}
+
+/// No two topics have such ids: one of them is damaged.
+fn differ_in_one_character(one: Uuid, other: Uuid) -> bool {
+    let (one, other) = (one.to_string(), other.to_string());
+    one.len() == other.len() && one.bytes().zip(other.bytes()).filter(|(a, b)| a != b).count() == 1
 }
 
 /// Looks at every entry of log.dirs. All must belong to this broker and to one cluster: to
@@ -294,6 +302,14 @@ impl LogDirs {
     pub(super) fn metadata<R: Rt>(&self, rt: &R, elsewhere: Option<&Path>) -> Result<Option<usize>, String> {
         if let Some((id, absent)) = self.known.metadata.and_then(|id| self.absent.get_key_value(&id)) {
             let what = what_is_absent(id, absent);
+            if let Some(dir) = self.dirs.iter().find(|dir| dir.metadata.is_some()) {
+                let path = dir.path.display();
+                return Err(format!(
+                    "{path} has the metadata log, which belongs to the log directory with directory.id {id}, but its \
+                     meta.properties tells {}: put directory.id={id} there if that was damaged or removed",
+                    dir.id
+                ));
+            }
             return Err(format!("the metadata log is missing, as {what}: put that directory back with all that it held"));
         }
         let foreign = self.dirs.iter().flat_map(|dir| &dir.partitions);

@@ -516,3 +516,51 @@ fn a_partition_whose_directory_tells_the_id_of_no_topic_stays_offline() {
     start();
     assert!(machine.rt.list(Path::new("/a/t-0")).is_err());
 }
+
+/// The checkpoint does not name it yet: it was made a moment before the crash.
+#[test]
+fn a_partition_whose_id_has_a_flipped_bit_stays_offline() {
+    let machine = Machine::new(&["/a"]);
+    let image = image(&[("t", 1, 1), ("u", 2, 1)]);
+    let mut damaged = id(1);
+    damaged.0[15] ^= 0x10;
+    machine.partition("/a", "t-0", damaged);
+    damaged.0[3] ^= 0x10;
+    machine.partition("/a", "u-0", damaged);
+    let mut found = machine.open(&["/a"], None);
+    machine.sim.run_until(clear_strays(&machine.rt, &mut found, &image, &HashSet::new())).unwrap();
+    let mut places = Places::new(found, 0, &image);
+    assert!(places.place((id(1), 0), "t").is_none());
+    assert!(machine.rt.list(Path::new("/a/t-0")).is_ok());
+    assert!(places.place((id(2), 0), "u").is_some(), "another topic's is set aside");
+}
+
+#[test]
+fn a_topic_that_a_damaged_metadata_log_has_lost_refuses_the_start() {
+    let machine = Machine::new(&["/a"]);
+    let image = image(&[("t", 1, 1)]);
+    let clear = |removed: &[u8]| {
+        let mut found = machine.open(&["/a"], None);
+        let removed = removed.iter().map(|number| id(*number)).collect();
+        machine.sim.run_until(clear_strays(&machine.rt, &mut found, &image, &removed)).map_err(|e| e.to_string())
+    };
+    let there = |name: &str| machine.rt.list(&Path::new("/a").join(name)).is_ok();
+    let metadata = PathBuf::from("/a/__corelane_metadata-0");
+    machine.partition("/a", "__corelane_metadata-0", METADATA_ID);
+    for (name, number) in [("t-0", 1), ("u-0", 2), ("v-0", 3)] {
+        machine.partition("/a", name, id(number));
+    }
+    for end in ["corrupt", "torn"] {
+        let cut = metadata.join(format!("00000000000000000000.log.0000004096.01234567.{end}"));
+        let content = [&[9; 100][..], &id(2).0, &[9; 4000]].concat();
+        machine.sim.run_until(machine.rt.write_file(&cut, content)).unwrap();
+        let refused = clear(&[]).unwrap_err();
+        assert!(refused.contains("/a/u-0") && refused.contains(&*cut.to_string_lossy()), "{refused}");
+        assert!(there("t-0") && there("u-0"));
+        machine.rt.remove_file(&cut).unwrap();
+    }
+    let whole = metadata.join("00000000000000000000.log.0000004096.01234567.log");
+    machine.sim.run_until(machine.rt.write_file(&whole, id(3).0.to_vec())).unwrap();
+    assert_eq!(clear(&[2]), Ok(()));
+    assert!(there("t-0") && !there("u-0") && !there("v-0"), "one was deleted, of the other nothing is known");
+}

@@ -11,7 +11,8 @@ use crate::cluster::image::Image;
 use crate::cluster::kraft::{KafkaMetadata, Taken};
 use crate::cluster::names::{CLUSTER_METADATA, METADATA};
 use crate::cluster::settings::BrokerSettings;
-use crate::log::{self, LogError, dir};
+use crate::log::dir::{self, PartitionDir};
+use crate::log::{self, LogError};
 use crate::partition::epochs::Epochs;
 use crate::rt::Rt;
 
@@ -167,11 +168,28 @@ pub(super) fn report(path: &Path, taken: &Taken, image: &Image) {
     }
 }
 
+/// An error if the metadata log's end was cut as damaged and had the topic of a directory in it. That is
+/// made once the topic's record is flushed: the record is lost, and not torn.
+fn refuse_if_cut<R: Rt>(rt: &R, metadata: Option<&Path>, dir: &PartitionDir) -> Result<(), LogError> {
+    let Some(metadata) = metadata.filter(|_| !dir.topic_id.is_zero()) else { return Ok(()) };
+    let Some(cut) = log::find_in_cut(rt, metadata, &dir.topic_id.0)? else { return Ok(()) };
+    let what = format!(
+        "the metadata log has lost the topic {} with the id {}: it was damaged, and its end is set aside in {}. \
+         Put a copy of {} in its place; or, to go on without the topic, move this directory away",
+        dir.topic,
+        dir.topic_id,
+        cut.display(),
+        metadata.display()
+    );
+    Err(LogError::corrupt(&dir.path, 0, what))
+}
+
 /// Directories of partitions that the metadata does not know: of topics that were deleted (`removed`) they are removed, all others are set
-/// aside, since nobody knows what they are; so are copies that moves had begun.
+/// aside, since nobody knows what they are; so are copies that moves had begun. An error where the metadata log has lost a topic.
 pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut LogDirs, image: &Image, removed: &HashSet<TopicId>) -> Result<(), LogError> {
     let all = dirs.dirs.iter().flat_map(|log_dir| &log_dir.partitions);
     let here: HashSet<Key> = all.filter_map(|found| claimed(&found.dir, image)).collect();
+    let metadata = dirs.dirs.iter().find_map(|log_dir| Some(log_dir.metadata.as_ref()?.dir.path.clone()));
     for log_dir in &mut dirs.dirs {
         for found in std::mem::take(&mut log_dir.partitions) {
             let dir = &found.dir;
@@ -194,6 +212,7 @@ pub(super) async fn clear_strays<R: Rt>(rt: &R, dirs: &mut LogDirs, image: &Imag
             } else if dir.topic == CLUSTER_METADATA {
                 // Kafka's, and left as it is.
             } else {
+                refuse_if_cut(rt, metadata.as_deref(), dir)?;
                 let aside = dir::set_aside(rt, &dir.path).await?;
                 tracing::warn!("{}: no topic has this partition: renamed to {}", dir.path.display(), aside.display());
             }

@@ -594,3 +594,37 @@ def test_damaged_text_files():
                 file.write(right)
             broker.start()
             whole()
+
+
+def test_damaged_end_of_the_metadata_log():
+    """A flipped bit in the last batch of the metadata log, which after a crash may be a torn one, loses no topic that was used."""
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            for topic in ("t", "u"):
+                c.create_topic(topic)
+                c.produce_ok(topic, 0, batch([b"kept"]))
+        broker.kill()
+        log = os.path.join(broker.data, "__corelane_metadata-0", "00000000000000000000.log")
+        with open(log, "rb") as file:
+            whole = file.read()
+        at, last = 0, None
+        while at + 12 < len(whole) and (length := int.from_bytes(whole[at + 8 : at + 12], "big")):
+            last, at = at, at + 12 + length
+        damaged = bytearray(whole)
+        damaged[last + 62] ^= 0x10
+        with open(log, "r+b") as file:
+            file.write(damaged)
+        for _ in range(2):
+            words = refused(broker)
+            assert "lost the topic u" in words and os.path.join(broker.data, "u-0") in words, words
+        with open(log, "r+b") as file:
+            file.write(whole)
+        broker.start()
+        with Connection(broker.address) as c:
+            for topic in ("t", "u"):
+                assert values(c.fetch_all(topic, 0)) == [b"kept"]
+        broker.terminate()
+        # The id of the directory with the metadata log.
+        flip(os.path.join(broker.data, "meta.properties"), r"directory\.id=(.)", lambda f: "directory.id=" + ("B" if f[1] != "B" else "C"))
+        words = refused(broker)
+        assert "has the metadata log" in words and "put directory.id=" in words, words

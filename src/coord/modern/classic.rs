@@ -287,7 +287,7 @@ pub fn sync(group: &Group, sync: &Sync, topics: &dyn Topics) -> Result<(Vec<Time
 /// Decides on a LeaveGroup, which may be an administrator's and name members of both protocols; one code for each.
 pub fn leave(group: &Group, cx: &Context<'_>, leaving: &[Leaving]) -> Decision<Vec<ErrorCode>> {
     let mut left = group.clone();
-    let mut decision = Decision { changes: Vec::new(), timers: Vec::new(), seen: cx.seen, reply: Vec::new() };
+    let mut decision = Decision { changes: Vec::new(), timers: Vec::new(), seen: cx.seen.clone(), reply: Vec::new() };
     for one in leaving {
         let found = match &one.instance_id {
             None => known(&left, "", &one.member_id),

@@ -2,6 +2,7 @@
 //! and at replay alike; what is decided stands in [`super::heartbeat`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use super::Seen;
 use super::member::{CurrentAssignment, Member, MemberId, MemberMetadata, Owned, Partitions};
@@ -448,6 +449,11 @@ impl Counts {
     /// Those that occur.
     pub fn keys(&self) -> impl ExactSizeIterator<Item = &str> {
         self.0.keys().map(String::as_str)
+    }
+
+    /// Those that occur from `first` on, in their order.
+    pub fn keys_from(&self, first: &str) -> impl Iterator<Item = &str> {
+        self.0.range::<str, _>((Bound::Included(first), Bound::Unbounded)).map(|(text, _)| text.as_str())
     }
 
     fn add(&mut self, text: &str) {

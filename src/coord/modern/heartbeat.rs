@@ -7,13 +7,15 @@ use super::member::{
     ClassicMember, CurrentAssignment, JOIN_EPOCH, LEAVE_STATIC_EPOCH, Member, MemberId, Partitions, partitions_of, same_partitions,
 };
 use super::record::Change;
-use super::target::View;
+use super::target::{Part, View};
 use super::topics::metadata_hash;
 use super::{Context, Decision, Refusal, Reply, Seen, TimerChange, TimerKind, check_epoch, known, known_static, pattern, reconcile};
 use crate::base::error::ErrorCode;
 
 /// Patterns are matched against new topics at most this often, milliseconds.
 const REGEX_REST_MS: i64 = 10_000;
+/// Patterns that one heartbeat matches again; the next one goes on.
+const REGEXES_AT_ONCE: usize = 16;
 
 /// A heartbeat that joins or reports. `None` where the member says nothing new.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -152,7 +154,7 @@ impl<'a> Draft<'a> {
             new_regex: None,
             changes,
             timers: Vec::new(),
-            seen: cx.seen,
+            seen: cx.seen.clone(),
         })
     }
 
@@ -243,13 +245,24 @@ impl<'a> Draft<'a> {
             ..0 => i64::MAX,
             rested => rested,
         };
-        let due = self.seen.regex_version < version && rested > REGEX_REST_MS || rested > self.cx.settings.regex_refresh_interval_ms.into();
+        let due = self.seen.regex_next.is_some()
+            || self.seen.regex_version < version && rested > REGEX_REST_MS
+            || rested > self.cx.settings.regex_refresh_interval_ms.into();
         if self.group.patterns().keys().len() == 0 || !due {
             return false;
         }
-        (self.seen.regex_version, self.seen.regex_ms) = (version, now_ms);
+        let next = self.seen.regex_next.take();
+        if next.is_none() {
+            (self.seen.regex_version, self.seen.regex_ms) = (version, now_ms);
+        }
+        let mut patterns = self.group.patterns().keys_from(next.as_deref().unwrap_or_default());
+        let some: Vec<&str> = patterns.by_ref().take(REGEXES_AT_ONCE).collect();
+        self.seen.regex_next = patterns.next().map(Box::from);
         let mut changed = false;
-        for regex in self.group.patterns().keys().filter(|regex| !self.regexes.contains_key(*regex)).collect::<Vec<_>>() {
+        for regex in some {
+            if self.regexes.contains_key(regex) {
+                continue;
+            }
             // One from another broker's log may not compile here: it matches nothing.
             let topics = pattern::resolve(regex, self.cx.topics).unwrap_or_default();
             if self.group.regexes().get(regex).is_none_or(|resolved| resolved.topics != topics) {
@@ -294,23 +307,25 @@ impl<'a> Draft<'a> {
         let (group, made_ms) = (self.group, self.group.target_timestamp_ms());
         let interval: i64 = self.cx.settings.assignment_interval_ms.into();
         // Of a target that a clock made which was set back since, the age is not known.
-        let young = made_ms != 0 && (made_ms..made_ms.saturating_add(interval)).contains(&self.cx.now_ms);
-        if group.target_epoch() >= epoch || young {
+        let young = |ms: i64| ms != 0 && (ms..ms.saturating_add(interval)).contains(&self.cx.now_ms);
+        if group.target_epoch() >= epoch || young(made_ms) || young(self.seen.assigned_ms) {
             return (group.target_epoch(), self.view().target(&self.id).cloned().unwrap_or_default());
         }
-        let mut assignment = self.view().assign(&self.cx.settings.assignors);
-        let changed = |id: &MemberId, part: &Partitions| match self.view().target(id) {
-            Some(former) => former != part,
-            None => true,
-        };
-        let changes: Vec<Change> = assignment
-            .iter()
-            .filter(|(id, part)| changed(id, part))
-            .map(|(id, part)| Change::Target(id.clone(), Some(part.clone())))
-            .collect();
+        self.seen.assigned_ms = self.cx.now_ms;
+        let parts = self.view().assign(&self.cx.settings.assignors);
+        let mut mine = Partitions::new();
+        let mut changes = Vec::new();
+        for Part { id, former, target } in parts {
+            if *id == self.id {
+                mine.clone_from(&target);
+            }
+            if former != Some(&target) {
+                changes.push(Change::Target(id.clone(), Some(target)));
+            }
+        }
         self.changes.extend(changes);
         self.changes.push(Change::target_epoch(epoch, self.cx.now_ms));
-        (epoch, assignment.remove(&self.id).unwrap_or_default())
+        (epoch, mine)
     }
 
     /// Takes the member a step towards its target.

@@ -34,7 +34,7 @@ pub fn leave(group: &Group, cx: &Context<'_>, request: &Leave) -> Result<Decisio
         let gone = CurrentAssignment { epoch: LEAVE_STATIC_EPOCH, pending_revocation: Owned::new(), ..member.current.clone() };
         let timers = vec![TimerChange::Cancel { member_id: id.clone(), kind: TimerKind::Rebalance }];
         let changes = vec![Change::Current(id.clone(), Some(gone))];
-        return Ok(Decision { changes, timers, seen: cx.seen, reply: reply(LEAVE_STATIC_EPOCH) });
+        return Ok(Decision { changes, timers, seen: cx.seen.clone(), reply: reply(LEAVE_STATIC_EPOCH) });
     }
     Ok(remove(group, cx, id, reply(super::member::LEAVE_EPOCH)))
 }
@@ -56,7 +56,7 @@ pub(super) fn remove<T>(group: &Group, cx: &Context<'_>, id: &MemberId, reply: T
     let names: BTreeSet<&str> = view.topic_names();
     changes.push(Change::epoch(group.epoch().saturating_add(1), metadata_hash(names, cx.topics)));
     let timers = TimerKind::ALL.map(|kind| TimerChange::Cancel { member_id: id.clone(), kind }).to_vec();
-    Decision { changes, timers, seen: cx.seen, reply }
+    Decision { changes, timers, seen: cx.seen.clone(), reply }
 }
 
 /// The timers of a group that has just been loaded: everybody gets the whole time again.

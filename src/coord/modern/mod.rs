@@ -28,19 +28,23 @@ use crate::base::config::ConsumerGroupConfig;
 use crate::base::error::ErrorCode;
 
 /// How far a group has taken notice of the cluster's topics. Not in the log: after a restart everything is looked at once more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Seen {
     /// [`Topics::version`] that the metadata hash was last compared with.
     pub version: i64,
-    /// [`Topics::version`] that all patterns were last matched against.
+    /// [`Topics::version`] that patterns were last matched against.
     pub regex_version: i64,
     /// When, milliseconds since 1970.
     pub regex_ms: i64,
+    /// The first of the patterns that are still to be matched then; `None`: all have been.
+    pub regex_next: Option<Box<str>>,
+    /// When a target assignment was last worked out, also if its member was refused then: 0 never.
+    pub assigned_ms: i64,
 }
 
 impl Default for Seen {
     fn default() -> Self {
-        Seen { version: -1, regex_version: -1, regex_ms: 0 }
+        Seen { version: -1, regex_version: -1, regex_ms: 0, regex_next: None, assigned_ms: 0 }
     }
 }
 

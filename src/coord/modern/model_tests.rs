@@ -166,7 +166,7 @@ impl World {
 
     fn decide<T>(&mut self, decide: impl FnOnce(&Group, &Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
         let empty = Group::default();
-        let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen };
+        let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen.clone() };
         let decision = decide(self.group.as_deref().unwrap_or(&empty), &cx)?;
         for change in &decision.changes {
             let (key, value) = change.encode(GROUP);

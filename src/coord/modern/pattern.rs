@@ -2,29 +2,35 @@
 
 use std::collections::BTreeSet;
 
-use regex::{Regex, RegexBuilder};
+use regex::bytes::{Regex, RegexBuilder};
 
 use super::topics::Topics;
 
 /// Longest pattern.
 const PATTERN_MAX: usize = 4096;
-/// Largest compiled pattern, bytes.
-const COMPILED_MAX: usize = 1 << 20;
+/// Largest compiled pattern, bytes: to compile it takes less than a millisecond.
+const COMPILED_MAX: usize = 256 << 10;
 
 /// Names of all topics, internal ones too, that match a pattern as a whole. The error says what is wrong with the pattern.
 pub fn resolve(pattern: &str, topics: &dyn Topics) -> Result<BTreeSet<String>, String> {
     let pattern = compile(pattern)?;
-    Ok(topics.names().filter(|name| pattern.is_match(name)).map(str::to_owned).collect())
+    Ok(topics.names().filter(|name| pattern.is_match(name.as_bytes())).map(str::to_owned).collect())
 }
 
 fn compile(pattern: &str) -> Result<Regex, String> {
     if pattern.len() > PATTERN_MAX {
         return Err(format!("longer than {PATTERN_MAX} bytes"));
     }
-    let build = |pattern: &str| RegexBuilder::new(pattern).size_limit(COMPILED_MAX).build().map_err(|error| last_line(&error));
+    let build = |pattern: &str, unicode| RegexBuilder::new(pattern).unicode(unicode).size_limit(COMPILED_MAX).build();
     // By itself first: `a)|(b` must not come to something between our brackets.
-    build(pattern)?;
-    build(&format!(r"\A(?:{pattern})\z"))
+    let whole = |unicode| build(pattern, unicode).and_then(|_| build(&format!(r"\A(?:{pattern})\z"), unicode));
+    // Names of topics are ASCII, and `\w` is in RE2: with all letters of Unicode it takes fifty times as much.
+    // Only what cannot be said without them (`\p{L}`) is compiled with them.
+    match whole(false) {
+        Err(regex::Error::Syntax(_)) => whole(true),
+        result => result,
+    }
+    .map_err(|error| last_line(&error))
 }
 
 /// The reason; the lines above it show the place.
@@ -53,6 +59,11 @@ mod tests {
         assert_eq!(matches(".*").unwrap().len(), 5, "internal topics too");
         assert_eq!(matches("(?i)ORDERS-1").unwrap(), ["orders-1"]);
         assert!(matches("").unwrap().is_empty());
+        // These are larger than is allowed where `\w` stands for the letters of all scripts.
+        assert_eq!(matches(r"[\w.-]{1,249}").unwrap().len(), 5);
+        assert_eq!(matches(r"(\w{1,60}-){1,4}\d+").unwrap(), ["orders-1", "orders-22"]);
+        assert_eq!(matches(r"\p{L}+").unwrap(), ["a", "ab"]);
+        assert_eq!(matches("ä|[äö]b|a").unwrap(), ["a"]);
     }
 
     #[test]

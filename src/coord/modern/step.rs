@@ -53,11 +53,15 @@ impl<'a> Effects<'a> {
         has_room: impl FnOnce(&[Change]) -> bool,
         decide: impl FnOnce(&Context<'_>) -> Result<Decision<T>, Refusal>,
     ) -> Result<T, Refusal> {
-        let seen = self.seen.get(id).copied().unwrap_or_default();
+        let seen = self.seen.get(id).cloned().unwrap_or_default();
         let settings = self.settings(id);
         let cx = Context { now_ms: self.now.wall_ms, settings: &settings, topics: self.topics, seen };
         let Decision { changes, timers, seen, reply } = decide(&cx)?;
         if !has_room(&changes) {
+            // Else each of those who are refused would have all members assigned anew.
+            if let Some(known) = self.seen.get_mut(id) {
+                known.assigned_ms = seen.assigned_ms;
+            }
             return Err(Refusal::new(ErrorCode::CoordinatorNotAvailable, "There is no memory for more members."));
         }
         let first = self.records.len();

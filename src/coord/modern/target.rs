@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::assign::{Assignment, Assignor, GroupSpec, MemberSpec};
+use super::assign::{Assignor, GroupSpec, MemberSpec};
 use super::group::{Group, Resolved};
 use super::member::{MemberId, MemberMetadata, Partitions};
 use super::topics::Topics;
@@ -14,6 +14,16 @@ pub(super) fn preferred(configured: &[&str], votes: impl Fn(&Assignor) -> usize)
     // `max_by_key` takes the last.
     let wanted = configured.iter().rev().filter(|assignor| votes(assignor) > 0).max_by_key(|assignor| votes(assignor));
     wanted.or(configured.first()).copied().unwrap_or(Assignor::Uniform)
+}
+
+/// A member's part of a new target assignment.
+pub struct Part<'a> {
+    /// The member.
+    pub id: &'a MemberId,
+    /// Its part so far; `None` where it had none.
+    pub former: Option<&'a Partitions>,
+    /// What it is to have.
+    pub target: Partitions,
 }
 
 /// A group with the changes that are being decided.
@@ -89,27 +99,49 @@ impl<'a> View<'a> {
         preferred(configured, votes)
     }
 
-    /// The next target assignment.
-    pub fn assign(&self, configured: &[&str]) -> Assignment {
+    /// The next target assignment, in the order of the members' ids.
+    pub fn assign(&self, configured: &[&str]) -> Vec<Part<'a>> {
+        let members = self.members_with_targets();
         let mut subscriptions: BTreeMap<(&BTreeSet<String>, Option<&str>), BTreeSet<TopicId>> = BTreeMap::new();
-        for (_, metadata) in self.members() {
+        for (_, metadata, _) in &members {
             subscriptions.entry((&metadata.topic_names, metadata.regex())).or_insert_with(|| self.topics_of(metadata));
         }
         let nothing = Partitions::new();
-        let mut spec = GroupSpec::default();
-        for (id, metadata) in self.members() {
-            let topics = &subscriptions[&(&metadata.topic_names, metadata.regex())];
-            let previous = self.target(id).unwrap_or(&nothing);
-            spec.members.insert(id.clone(), MemberSpec { instance_id: metadata.instance_id.as_deref(), topics, previous });
-        }
         let existing = self.topic_names().into_iter().filter_map(|name| self.topics.by_name(name));
-        spec.topics = existing.filter(|(id, _)| subscriptions.values().any(|topics| topics.contains(id))).collect();
-        self.assignor(configured).assign(&spec)
+        let topics = existing.filter(|(id, _)| subscriptions.values().any(|topics| topics.contains(id))).collect();
+        let member = |(id, metadata, former): &(&'a MemberId, &'a MemberMetadata, Option<&'a Partitions>)| MemberSpec {
+            id,
+            instance_id: metadata.instance_id.as_deref(),
+            topics: &subscriptions[&(&metadata.topic_names, metadata.regex())],
+            previous: former.unwrap_or(&nothing),
+        };
+        let spec = GroupSpec { members: members.iter().map(member).collect(), topics };
+        let targets = self.assignor(configured).assign(&spec);
+        members.iter().zip(targets).map(|(&(id, _, former), target)| Part { id, former, target }).collect()
+    }
+
+    /// The members as they will be, in the order of their ids, with their targets so far.
+    fn members_with_targets(&self) -> Vec<(&'a MemberId, &'a MemberMetadata, Option<&'a Partitions>)> {
+        let mut members: Vec<_> = self.members().collect();
+        members.sort_by_key(|(id, _)| *id);
+        // Both are in order: one look at each instead of a search for each.
+        let mut targets = self.group.targets().iter().peekable();
+        let mut former = |id: &MemberId| {
+            if self.inherits(id) {
+                return self.target(id);
+            }
+            while targets.next_if(|(other, _)| *other < id).is_some() {}
+            targets.next_if(|(other, _)| *other == id).map(|(_, target)| target)
+        };
+        members.into_iter().map(|(id, metadata)| (id, metadata, former(id))).collect()
     }
 
     /// What a member is to have so far; one that replaces another inherits from it.
     pub fn target(&self, id: &MemberId) -> Option<&'a Partitions> {
-        let inherits = self.with.is_some_and(|(with, _)| with == id);
-        self.group.targets().get(self.without.filter(|_| inherits).unwrap_or(id))
+        self.group.targets().get(self.without.filter(|_| self.inherits(id)).unwrap_or(id))
+    }
+
+    fn inherits(&self, id: &MemberId) -> bool {
+        self.with.is_some_and(|(with, _)| with == id)
     }
 }

@@ -56,7 +56,7 @@ fn report(member_id: &str, epoch: i32, owned: Option<&[i32]>) -> Request {
 
 impl Fixture {
     fn take<T>(&mut self, decide: impl FnOnce(&Group, &Context<'_>) -> Result<Decision<T>, Refusal>) -> Result<T, Refusal> {
-        let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen };
+        let cx = Context { now_ms: self.now_ms, settings: &self.settings, topics: &self.cluster, seen: self.seen.clone() };
         let decision = decide(&self.group, &cx)?;
         decision.changes.iter().for_each(|change| self.group.apply(change));
         self.group.check();
@@ -115,7 +115,7 @@ fn a_third_member_gets_what_the_others_have_given_up() {
     assert_eq!(f.heard(&report("c", 4, None)), (4, Some(parts(&[2, 5]))));
     assert_eq!(f.group.members()["c"].current.state, MemberState::Stable);
     // Nothing new: nothing to write.
-    let cx = Context { now_ms: f.now_ms, settings: &f.settings, topics: &f.cluster, seen: f.seen };
+    let cx = Context { now_ms: f.now_ms, settings: &f.settings, topics: &f.cluster, seen: f.seen.clone() };
     assert_eq!(heartbeat(&f.group, &cx, &report("c", 4, None)).unwrap().changes, []);
 }
 
@@ -221,6 +221,36 @@ fn topics_of_a_new_pattern_begin_with_the_next_epoch() {
     assert_eq!((f.group.epoch(), f.group.target_epoch()), (2, 1));
     assert_eq!(f.heard(&report("a", 1, None)), (2, Some(parts(&[0, 1, 2, 3, 4, 5]))));
     assert_eq!(f.heard(&pattern("b")).0, 3, "of one that the group knows at once");
+}
+
+/// A heartbeat matches a few of a group's patterns again, the next ones match the rest.
+#[test]
+fn many_patterns_are_matched_again_one_part_after_the_other() {
+    let mut f = fixture();
+    for member in 0..40 {
+        let regex = format!("x{member:02}|t{}", if member == 39 { ".*" } else { "" });
+        let request = Request { topic_names: None, topic_regex: Some(regex), ..join(&format!("m{member:02}")) };
+        f.beat(&request).unwrap();
+    }
+    // A first round, with the member's first report.
+    f.now_ms += 600_001;
+    for _ in 0..4 {
+        let epoch = f.group.members()["m00"].current.epoch;
+        f.heard(&report("m00", epoch, None));
+    }
+    assert_eq!(f.seen.regex_next, None);
+    f.now_ms += 10_001;
+    // Of the last pattern alone.
+    f.cluster.put("t2", Uuid([2; 16]), 1);
+    let found = |f: &Fixture| f.group.regexes()["x39|t.*"].topics.len();
+    let mut beats = 0;
+    while found(&f) == 1 {
+        let epoch = f.group.members()["m00"].current.epoch;
+        f.heard(&report("m00", epoch, None));
+        beats += 1;
+    }
+    assert_eq!(beats, 40_usize.div_ceil(16));
+    assert_eq!(f.seen.regex_next, None);
 }
 
 #[test]

@@ -6,12 +6,14 @@ pub mod uniform;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::member::{MemberId, Partitions};
+use super::member::Partitions;
 use crate::base::ids::TopicId;
 
 /// What an assignor knows of a member.
 #[derive(Clone, Copy, Debug)]
 pub struct MemberSpec<'a> {
+    /// Its id.
+    pub id: &'a str,
     /// `group.instance.id` of a static member.
     pub instance_id: Option<&'a str>,
     /// What it subscribes to: topics of [`GroupSpec::topics`] only.
@@ -23,14 +25,16 @@ pub struct MemberSpec<'a> {
 /// What an assignor knows of a group.
 #[derive(Clone, Debug, Default)]
 pub struct GroupSpec<'a> {
-    /// The members.
-    pub members: BTreeMap<MemberId, MemberSpec<'a>>,
+    /// The members, in the order of their ids. There may be tens of thousands: an assignor goes by
+    /// their places here, and looks for no id.
+    pub members: Vec<MemberSpec<'a>>,
     /// The topics that any of them subscribes to, with their numbers of partitions.
     pub topics: BTreeMap<TopicId, i32>,
 }
 
-/// Every member's part; every partition that anybody subscribes to is in exactly one.
-pub type Assignment = BTreeMap<MemberId, Partitions>;
+/// Every member's part, in the order of [`GroupSpec::members`]; every partition that anybody subscribes
+/// to is in exactly one.
+pub type Assignment = Vec<Partitions>;
 
 /// The assignors that Kafka has built in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{Assignment, Assignor, GroupSpec, MemberSpec};
+use super::{Assignor, GroupSpec, MemberSpec};
 use crate::base::config::table::CONSUMER_ASSIGNORS;
 use crate::base::ids::{TopicId, Uuid};
 use crate::coord::modern::member::{MemberId, Partitions};
 
 /// Members with their instance ids and topics.
 type Members = BTreeMap<MemberId, (Option<String>, BTreeSet<TopicId>)>;
+
+/// The parts of members by id.
+type Assignment = BTreeMap<MemberId, Partitions>;
 
 fn topic(number: u8) -> TopicId {
     Uuid([number; 16])
@@ -21,12 +24,13 @@ fn assign(assignor: Assignor, members: &Members, topics: &BTreeMap<TopicId, i32>
     let mut spec = GroupSpec::default();
     for (id, (instance_id, subscribed)) in members {
         let previous = previous.get(id).unwrap_or(&nothing);
-        spec.members.insert(id.clone(), MemberSpec { instance_id: instance_id.as_deref(), topics: subscribed, previous });
+        spec.members.push(MemberSpec { id, instance_id: instance_id.as_deref(), topics: subscribed, previous });
         spec.topics.extend(subscribed.iter().map(|id| (*id, topics[id])));
     }
     let assignment = assignor.assign(&spec);
     assert_eq!(assignor.assign(&spec), assignment, "twice the same");
-    assignment
+    assert_eq!(assignment.len(), members.len());
+    members.keys().cloned().zip(assignment).collect()
 }
 
 fn size(part: &Partitions) -> usize {

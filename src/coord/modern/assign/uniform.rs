@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Assignment, GroupSpec, MemberSpec};
 use crate::base::ids::TopicId;
-use crate::coord::modern::member::{MemberId, Partitions};
+use crate::coord::modern::member::Partitions;
 
 /// Rounds of balancing between members with different subscriptions. One is enough for all but interlocking subscriptions, for which
 /// each round about halves what is uneven.
@@ -13,9 +13,14 @@ const ROUNDS: usize = 16;
 
 /// See [`super::Assignor::Uniform`].
 pub fn assign(group: &GroupSpec<'_>) -> Assignment {
-    let mut subscriptions = group.members.values().map(|member| member.topics);
+    let mut subscriptions = group.members.iter().map(|member| member.topics);
     let first = subscriptions.next();
-    if subscriptions.all(|topics| Some(topics) == first) { alike(group) } else { Mixed::new(group).assign() }
+    if subscriptions.all(|topics| first.is_some_and(|first| same(first, topics))) { alike(group) } else { Mixed::new(group).assign() }
+}
+
+/// Most members of most groups share one set.
+fn same(a: &BTreeSet<TopicId>, b: &BTreeSet<TopicId>) -> bool {
+    std::ptr::eq(a, b) || a == b
 }
 
 /// What a member had that exists and that it subscribes to.
@@ -40,24 +45,23 @@ fn alike(group: &GroupSpec<'_>) -> Assignment {
     let total: usize = group.topics.values().map(|&count| count.max(0) as usize).sum();
     let (quota, larger) = (total / members, total % members);
     // The larger quotas go to those who have the most: then the least has to move.
-    let mut by_size: Vec<(usize, &MemberId)> = group.members.iter().map(|(id, member)| (kept(group, member).count(), id)).collect();
-    by_size.sort_unstable_by_key(|&(size, id)| (Reverse(size), id));
-    let quotas: BTreeMap<&MemberId, usize> =
-        by_size.into_iter().enumerate().map(|(at, (_, id))| (id, quota + usize::from(at < larger))).collect();
+    let mut by_size: Vec<(Reverse<usize>, usize)> =
+        group.members.iter().enumerate().map(|(at, member)| (Reverse(kept(group, member).count()), at)).collect();
+    by_size.sort_unstable();
+    let mut quotas = vec![quota; members];
+    by_size.iter().take(larger).for_each(|(_, at)| quotas[*at] += 1);
 
-    let mut assignment = Assignment::new();
     let mut assigned = BTreeSet::new();
-    for (id, member) in &group.members {
-        let mut part = Partitions::new();
-        for (topic, partition) in kept(group, member).take(quotas[id]) {
+    let mut assignment = vec![Partitions::new(); members];
+    for ((part, member), quota) in assignment.iter_mut().zip(&group.members).zip(&quotas) {
+        for (topic, partition) in kept(group, member).take(*quota) {
             part.entry(topic).or_default().insert(partition);
             assigned.insert((topic, partition));
         }
-        assignment.insert(id.clone(), part);
     }
     let mut free = all_partitions(group).filter(|partition| !assigned.contains(partition));
-    for (id, part) in &mut assignment {
-        let missing = quotas[id] - part.values().map(BTreeSet::len).sum::<usize>();
+    for (part, quota) in assignment.iter_mut().zip(&quotas) {
+        let missing = quota - part.values().map(BTreeSet::len).sum::<usize>();
         for (topic, partition) in free.by_ref().take(missing) {
             part.entry(topic).or_default().insert(partition);
         }
@@ -68,7 +72,6 @@ fn alike(group: &GroupSpec<'_>) -> Assignment {
 /// Members with different subscriptions, by number.
 struct Mixed<'a> {
     group: &'a GroupSpec<'a>,
-    ids: Vec<&'a MemberId>,
     /// Partitions of each member so far.
     loads: Vec<usize>,
     topics: Vec<Topic>,
@@ -84,7 +87,7 @@ struct Topic {
 impl<'a> Mixed<'a> {
     fn new(group: &'a GroupSpec<'a>) -> Mixed<'a> {
         let mut subscribers: BTreeMap<TopicId, Vec<usize>> = BTreeMap::new();
-        for (at, member) in group.members.values().enumerate() {
+        for (at, member) in group.members.iter().enumerate() {
             member.topics.iter().for_each(|topic| subscribers.entry(*topic).or_default().push(at));
         }
         let owners = |topic: &TopicId| vec![None; group.topics.get(topic).map_or(0, |&count| count.max(0) as usize)];
@@ -95,7 +98,7 @@ impl<'a> Mixed<'a> {
             let shares = (b.owners.len() * a.subscribers.len()).cmp(&(a.owners.len() * b.subscribers.len()));
             shares.then(a.subscribers.len().cmp(&b.subscribers.len())).then(a.id.cmp(&b.id))
         });
-        Mixed { group, ids: group.members.keys().collect(), loads: vec![0; group.members.len()], topics }
+        Mixed { group, loads: vec![0; group.members.len()], topics }
     }
 
     fn assign(mut self) -> Assignment {
@@ -115,11 +118,11 @@ impl<'a> Mixed<'a> {
                 break;
             }
         }
-        let mut assignment: Assignment = self.ids.iter().map(|&id| (id.clone(), Partitions::new())).collect();
+        let mut assignment = vec![Partitions::new(); self.group.members.len()];
         for topic in &self.topics {
             for (partition, owner) in topic.owners.iter().enumerate() {
-                if let Some(part) = owner.and_then(|owner| assignment.get_mut(self.ids[owner])) {
-                    part.entry(topic.id).or_default().insert(partition as i32);
+                if let Some(owner) = *owner {
+                    assignment[owner].entry(topic.id).or_default().insert(partition as i32);
                 }
             }
         }
@@ -128,7 +131,7 @@ impl<'a> Mixed<'a> {
 
     fn keep(&mut self) {
         let places: BTreeMap<TopicId, usize> = self.topics.iter().enumerate().map(|(at, topic)| (topic.id, at)).collect();
-        for (at, member) in self.group.members.values().enumerate() {
+        for (at, member) in self.group.members.iter().enumerate() {
             for (topic, partition) in kept(self.group, member) {
                 let owner = &mut self.topics[places[&topic]].owners[partition as usize];
                 if owner.is_none() {

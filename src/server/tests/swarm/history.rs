@@ -78,6 +78,9 @@ pub struct PartitionLife {
     end: Offset,
     /// A flush has lied, or the process has ended behind a failed one: a power loss may take anything.
     bad_flush: bool,
+    /// What has lied was the flush or write of the file that tells the log's first offset: after a
+    /// power loss that file may be damaged, and then the partition is offline.
+    bad_start: bool,
     /// A flush has failed: while this process runs nothing more is acknowledged. The next one reads what
     /// the kernel still has and cannot know that the disk does not.
     failed_flush: bool,
@@ -243,6 +246,9 @@ impl PartitionLife {
         }
         if mishap == Mishap::PowerLossAfterBadFlush {
             self.holes = true;
+            if self.bad_start {
+                self.damaged.get_or_insert_with(|| "the file of its first offset was dropped".to_owned());
+            }
             // The log's start is on the same disk.
             self.starts.clear();
         }
@@ -367,6 +373,11 @@ impl History {
     /// A flush of a partition has done nothing.
     pub fn bad_flush(&mut self, name: &str, partition: i32) {
         self.of_name(name, partition).for_each(|life| life.bad_flush = true);
+    }
+
+    /// A flush or write of the file with a partition's first offset has done nothing.
+    pub fn bad_start(&mut self, name: &str, partition: i32) {
+        self.of_name(name, partition).for_each(|life| life.bad_start = true);
     }
 
     /// Bytes of a partition have changed on the disk.

@@ -392,6 +392,9 @@ impl World {
                 }
                 Fault::Lost | Fault::Lie => {
                     history.bad_flush(&topic, partition);
+                    if path.to_string_lossy().contains("corelane-log-start") {
+                        history.bad_start(&topic, partition);
+                    }
                     self.commits_lost.set(self.commits_lost.get() || topic.starts_with("__"));
                 }
                 Fault::Errno(_) if op == FaultOp::Sync => history.failed_flush(&topic, partition),
