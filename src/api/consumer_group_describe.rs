@@ -1,12 +1,12 @@
 //! ConsumerGroupDescribe (69): groups of the new protocol in full.
 
-use super::groups::GROUP_OPERATIONS;
+use super::groups::{GROUP_OPERATIONS, named};
 use super::{OPERATIONS_NOT_ASKED, error_text};
 use crate::base::error::ErrorCode;
 use crate::cluster::image::Image;
 use crate::coord::modern::describe::DescribedMember;
 use crate::coord::modern::member::Partitions;
-use crate::coord::op::{Answer, Reply};
+use crate::coord::op::{Answer, Op, Reply};
 use crate::wire::codec::consumer_group_describe_response::{Assignment, DescribedGroup, Member, TopicPartitions};
 use crate::wire::codec::{ConsumerGroupDescribeRequest, ConsumerGroupDescribeResponse, StrBytes};
 
@@ -16,10 +16,29 @@ const CONSUMER_MEMBER: i8 = 1;
 /// From this version on the type of each member is told.
 const MEMBER_TYPE_FROM: i16 = 1;
 
-/// The answer from the coordinators' replies, one for each group of the request.
-pub fn respond(request: &ConsumerGroupDescribeRequest, version: i16, image: &Image, replies: Vec<Reply>) -> ConsumerGroupDescribeResponse {
+/// Why a group is not asked about at all.
+fn check(group: &StrBytes, enabled: bool) -> Result<(), ErrorCode> {
+    if enabled { named(group) } else { Err(ErrorCode::UnsupportedVersion) }
+}
+
+/// The groups to ask about, if the protocol is `enabled`.
+pub fn plan(request: &ConsumerGroupDescribeRequest, enabled: bool) -> Vec<(String, Op)> {
+    let asked = request.group_ids.iter().filter(|group| check(group, enabled).is_ok());
+    asked.map(|group| (group.as_str().to_owned(), Op::ConsumerDescribe)).collect()
+}
+
+/// The answer from the coordinators' replies, one for each group of [`plan`].
+pub fn respond(
+    request: &ConsumerGroupDescribeRequest,
+    version: i16,
+    image: &Image,
+    enabled: bool,
+    replies: Vec<Reply>,
+) -> ConsumerGroupDescribeResponse {
     let mut response = ConsumerGroupDescribeResponse::default();
-    for (group, reply) in request.group_ids.iter().zip(replies) {
+    let mut replies = replies.into_iter();
+    for group in &request.group_ids {
+        let reply = check(group, enabled).and_then(|()| replies.next().unwrap_or(Err(ErrorCode::UnknownServerError)));
         let mut entry = DescribedGroup::default();
         entry.group_id = group.clone();
         entry.authorized_operations = if request.include_authorized_operations { GROUP_OPERATIONS } else { OPERATIONS_NOT_ASKED };
@@ -98,11 +117,25 @@ mod tests {
         let member = DescribedMember { id: "m".into(), metadata, epoch: 3, assigned: Partitions::new(), target };
         let described = Description { state: "Stable", epoch: 3, target_epoch: 3, assignor: "uniform", members: vec![member] };
         let replies = || vec![Ok(Answer::ConsumerDescribed(described.clone())), Err(ErrorCode::GroupIdNotFound), Ok(Answer::OtherType)];
-        in_every_version(ApiKey::ConsumerGroupDescribe, |version| respond(&request, version, &image, replies()));
-        let groups = respond(&request, 1, &image, replies()).groups;
+        in_every_version(ApiKey::ConsumerGroupDescribe, |version| respond(&request, version, &image, true, replies()));
+        let groups = respond(&request, 1, &image, true, replies()).groups;
         let topics = &groups[0].members[0].target_assignment.topic_partitions;
         assert_eq!((topics.len(), topics[0].topic_name.as_str(), groups[0].members[0].member_type), (1, "t", 1));
         let texts: Vec<_> = groups[1..].iter().map(|group| (group.error_code, group.error_message.clone().unwrap().to_string())).collect();
         assert_eq!(texts, [(69, "Group nope not found.".into()), (69, "Group old is not a consumer group.".into())]);
+    }
+
+    #[test]
+    fn groups_that_nobody_is_asked_about() {
+        let image = image(&broker(&[]), &[]);
+        let mut request = ConsumerGroupDescribeRequest::default();
+        request.group_ids = vec!["".into(), "g".into()];
+        let codes = |enabled, replies| -> Vec<i16> {
+            respond(&request, 1, &image, enabled, replies).groups.iter().map(|group| group.error_code).collect()
+        };
+        assert!(matches!(&plan(&request, true)[..], [(group, Op::ConsumerDescribe)] if group == "g"));
+        assert_eq!(codes(true, vec![Ok(Answer::OtherType)]), [24, 69]);
+        assert!(plan(&request, false).is_empty());
+        assert_eq!(codes(false, Vec::new()), [35, 35]);
     }
 }

@@ -36,8 +36,8 @@ pub fn plan(request: &OffsetFetchRequest, version: i16, image: &Image) -> Vec<(N
         partitions: t.partition_indexes.clone(),
     };
     let topics = topics.map(|topics| topics.iter().map(one).collect());
-    let (member, version) = (Membership::default(), Some(image.offset()));
-    let fetch = FetchOffsets { member, topics, version, require_stable: request.require_stable };
+    let version = Some(image.offset());
+    let fetch = FetchOffsets { member: None, topics, version, require_stable: request.require_stable };
     vec![(name(&request.group_id), Op::FetchOffsets(fetch))]
 }
 
@@ -50,8 +50,11 @@ fn group_op(group: &OffsetFetchRequestGroup, version: i16, image: &Image, requir
         });
         known.collect()
     });
-    let member_id = maybe_name(&group.member_id).unwrap_or_default();
-    let member = Membership { member_id, instance_id: None, generation: group.member_epoch };
+    let member = (group.member_id.is_some() || group.member_epoch >= 0).then(|| Membership {
+        member_id: maybe_name(&group.member_id).unwrap_or_default(),
+        instance_id: None,
+        generation: group.member_epoch,
+    });
     let version = (version < TOPIC_ID_FROM).then(|| image.offset());
     Op::FetchOffsets(FetchOffsets { member, topics, version, require_stable })
 }
@@ -139,13 +142,16 @@ fn one_group(
         })),
         Some(asked) => {
             let mut topics = topics.into_iter();
-            response.topics.extend(asked.iter().map(|topic| match topic_of(topic, version, image) {
-                None => topic_entry(&unknown(topic), version, topic.topic_id.into(), ErrorCode::UnknownTopicId),
-                Some(_) => {
-                    let found = topics.next().unwrap_or_else(|| unknown(topic));
-                    topic_entry(&found, version, topic.topic_id.into(), ErrorCode::None)
-                }
+            let known = |topic: &&OffsetFetchRequestTopics| topic_of(topic, version, image).is_some();
+            let (known, others): (Vec<_>, Vec<_>) = asked.iter().partition(known);
+            response.topics.extend(known.into_iter().map(|topic| {
+                let found = topics.next().unwrap_or_else(|| unknown(topic));
+                topic_entry(&found, version, topic.topic_id.into(), ErrorCode::None)
             }));
+            // Those of unknown ids come last.
+            response.topics.extend(
+                others.into_iter().map(|topic| topic_entry(&unknown(topic), version, topic.topic_id.into(), ErrorCode::UnknownTopicId)),
+            );
         }
     }
     response
@@ -229,7 +235,7 @@ mod tests {
         let response = respond(&request(10), 10, &image, vec![offsets()]);
         let found: Vec<_> =
             response.groups[0].topics.iter().map(|t| (t.partitions[0].error_code, t.partitions[0].committed_offset)).collect();
-        assert_eq!(found, [(100, -1), (0, 7)]);
+        assert_eq!(found, [(0, 7), (100, -1)], "the unknown id of the request comes last");
         let mut all = request(10);
         all.groups[0].topics = None;
         assert_eq!(respond(&all, 10, &image, vec![offsets()]).groups[0].topics[0].topic_id, id(1).into());

@@ -37,6 +37,8 @@ pub struct BrokerView {
     pub auto_create_topics: bool,
     /// `delete.topic.enable`.
     pub delete_topic_enable: bool,
+    /// Whether `group.coordinator.rebalance.protocols` has the new consumer protocol.
+    pub consumer_protocol: bool,
     /// How the topic of the group coordinators is made.
     pub offsets_topic: OffsetsTopic,
 }
@@ -72,6 +74,7 @@ impl BrokerView {
             default_replication_factor: 1,
             auto_create_topics: true,
             delete_topic_enable: true,
+            consumer_protocol: true,
             offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
         }
     }

@@ -23,7 +23,7 @@ const GROUP_BYTES: usize = entry_bytes::<Name, Group>()
     + map_bytes::<Name, Name>()
     + 2 * map_bytes::<Name, ()>()
     + map_bytes::<Name, usize>()
-    + 2 * TIMER_BYTES;
+    + 3 * TIMER_BYTES;
 /// Memory of a member, besides its texts and what only some have.
 const MEMBER_BYTES: usize = entry_bytes::<Name, Member>() + entry_bytes::<Name, ()>() + TIMER_BYTES;
 /// Memory of an id that was given out, besides its text.

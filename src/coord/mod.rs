@@ -432,8 +432,11 @@ impl Coordinator {
     pub fn forget_topics(&mut self, context: Context, gone: &dyn Fn(&Name, TopicId) -> bool) -> Decision {
         self.step(context, |step| {
             step.fx.divisible = true;
-            for id in step.state.groups.keys() {
-                View { id, stored: step.state.group(id), live: step.groups.get(id) }.forget_topics(gone, &mut step.fx);
+            let state = step.state;
+            for (id, stored) in &state.groups {
+                let first = step.fx.records.len();
+                View { id, stored: Some(stored), live: step.groups.get(id) }.forget_topics(gone, &mut step.fx);
+                step.keep_if_emptied(id, first);
             }
         })
     }
@@ -486,7 +489,8 @@ impl Coordinator {
         let timers = &self.live.timers;
         timers.check();
         for (id, group) in &self.live.groups {
-            assert!(!group.is_idle(), "{id}: a group without members needs no machine");
+            let kept = timers.contains(&TimerKey::Kept(id.clone()));
+            assert!(!group.is_idle() || kept, "{id}: a group without members needs no machine");
             let stored = self.state.group(id).and_then(|s| s.metadata.as_ref());
             group.check(stored, |key| timers.contains(key));
         }
@@ -561,7 +565,10 @@ impl Step<'_> {
             Op::FetchOffsets(fetch) => self.view(id).fetch(&fetch, self.fx.topics),
             Op::DeleteOffsets(wanted) => {
                 let view = View { id, stored: self.state.group(id), live: self.groups.get(id) };
-                view.delete_offsets(&wanted, &mut self.fx)
+                let first = self.fx.records.len();
+                let reply = view.delete_offsets(&wanted, &mut self.fx);
+                self.keep_if_emptied(id, first);
+                reply
             }
             Op::Describe => self.describe(id),
             Op::Delete => self.delete(id),
@@ -584,11 +591,24 @@ impl Step<'_> {
         let before = group.bytes();
         let result = work(group, &mut self.fx);
         self.bytes.replace(before, group.bytes());
-        if group.is_idle() {
+        if group.is_idle() && !self.fx.timers.contains(&TimerKey::Kept(id.clone())) {
             self.bytes.sub(group.bytes());
             self.groups.remove(id);
         }
         Some(result)
+    }
+
+    /// Keeps a group for one more check for expired offsets, if the records from `first` on take the
+    /// last of it away: who deletes its offsets may delete the group next.
+    fn keep_if_emptied(&mut self, id: &Name, first: usize) {
+        let Some(stored) = self.state.group(id) else { return };
+        let is_gone = |record: &&Record| matches!(record, Record::Offset { value: None, .. });
+        let gone = self.fx.records[first..].iter().filter(is_gone).count();
+        if gone > 0 && gone == stored.offsets.len() && stored.metadata.is_none() && stored.modern.is_none() {
+            let until = self.fx.now.mono + group::millis(self.fx.config.retention_check_ms);
+            self.fx.timers.set(TimerKey::Kept(id.clone()), until);
+            self.on_group(id, true, |_, _| ());
+        }
     }
 
     fn join(&mut self, id: &Name, mut join: Join, token: Token, spare: usize) {
@@ -667,6 +687,7 @@ impl Step<'_> {
         view.tombstones(&mut self.fx);
         self.fx.divisible = true;
         self.fx.seen.remove(id);
+        self.fx.timers.cancel(&TimerKey::Kept(id.clone()));
         // Ids that were given out, and not used yet.
         if let Some(group) = self.groups.remove(id) {
             self.bytes.sub(group.bytes());
@@ -681,6 +702,7 @@ impl Step<'_> {
             TimerKey::Member(id, member, kind) => self.modern_expired(&id, &member, kind),
             TimerKey::Join(id) => self.on_group(&id, false, Group::expire_join).unwrap_or(()),
             TimerKey::Sync(id) => self.on_group(&id, false, Group::expire_sync).unwrap_or(()),
+            TimerKey::Kept(id) => self.on_group(&id, false, |_, _| ()).unwrap_or(()),
             TimerKey::Expiry => self.expire_offsets(),
         }
     }

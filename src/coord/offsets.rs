@@ -274,8 +274,8 @@ impl View<'_> {
 
     /// Takes an OffsetFetch request. A group that does not exist has committed nothing.
     pub(super) fn fetch(&self, fetch: &FetchOffsets, known: &dyn Topics) -> Reply {
-        if let Some(group) = self.modern() {
-            modern::commit::may_fetch(group, &fetch.member)?;
+        if let (Some(group), Some(member)) = (self.modern(), &fetch.member) {
+            modern::commit::may_fetch(group, member)?;
         }
         let none = Offsets::default();
         let offsets = self.stored.map_or(&none, |stored| &stored.offsets);

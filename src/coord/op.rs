@@ -231,8 +231,8 @@ pub struct CommitOffset {
 /// See [`Op::FetchOffsets`].
 #[derive(Clone, Debug)]
 pub struct FetchOffsets {
-    /// Who asks, and in which epoch (KIP-848); classic members do not say.
-    pub member: Membership,
+    /// Who asks, and in which epoch (KIP-848); classic members and administrators do not say.
+    pub member: Option<Membership>,
     /// Topics with their partitions; none: everything that is committed.
     pub topics: Option<Vec<FetchTopic>>,
     /// Version of the metadata that names were looked up in; none where the request has ids.

@@ -220,8 +220,7 @@ impl World {
     /// As a core asks that has metadata of this version, if names count, and there this id.
     pub fn committed_in(&mut self, group: &str, topic: &str, topic_id: Uuid, version: Option<i64>) -> i64 {
         let topics = Some(vec![FetchTopic { topic: topic.into(), topic_id, partitions: vec![0] }]);
-        let member = Membership::default();
-        match self.ask(group, Op::FetchOffsets(FetchOffsets { member, topics, version, require_stable: false })) {
+        match self.ask(group, Op::FetchOffsets(FetchOffsets { member: None, topics, version, require_stable: false })) {
             Ok(Answer::Offsets(topics)) => topics[0].partitions[0].offset,
             other => panic!("{other:?}"),
         }

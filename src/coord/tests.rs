@@ -297,6 +297,27 @@ fn what_may_be_deleted() {
     assert_eq!(world.coordinator.bytes(), 0);
 }
 
+/// Scripts delete offsets and then the group.
+#[test]
+fn a_group_without_offsets_stays_until_the_next_check() {
+    let delete = || Op::DeleteOffsets(vec![("t".into(), topic_id("t"), 0)]);
+    let mut world = World::new();
+    let listed = |world: &World| world.coordinator.list(&[], &[]).iter().map(|group| group.state).collect::<Vec<_>>();
+    let emptied = |world: &mut World| {
+        world.commit("g", "", -1, "t", 9).unwrap();
+        assert_eq!(codes(world.ask("g", delete())), [ErrorCode::None]);
+        assert_eq!(listed(world), ["Empty"]);
+        assert_eq!(codes(world.ask("g", delete())), [ErrorCode::None]);
+    };
+    emptied(&mut world);
+    assert_eq!(world.ask("g", Op::Delete), Ok(Answer::Done));
+    assert_eq!((world.ask("g", Op::Delete), world.coordinator.bytes()), (Err(ErrorCode::GroupIdNotFound), 0));
+    emptied(&mut world);
+    world.pass(world.config.retention_check_ms as u64);
+    assert!(listed(&world).is_empty());
+    assert_eq!(world.coordinator.bytes(), 0);
+}
+
 #[test]
 fn syncs_that_do_not_fit_are_refused() {
     let mut world = World::new();

@@ -21,6 +21,8 @@ pub enum TimerKey {
     Join(Name),
     /// The time to sync with a classic group's new generation is over.
     Sync(Name),
+    /// A classic group without members and offsets need not be known any longer.
+    Kept(Name),
     /// Offsets may have expired.
     Expiry,
 }

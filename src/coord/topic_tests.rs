@@ -74,6 +74,16 @@ fn an_offset_of_another_id_is_none() {
 }
 
 #[test]
+fn a_group_outlives_its_last_topic_by_a_while() {
+    let mut world = World::new();
+    world.commit("g", "", -1, "t", 7).unwrap();
+    world.replace_topic();
+    assert_eq!((world.committed("g", "t"), world.coordinator.list(&[], &[]).len()), (-1, 1));
+    assert_eq!(world.ask("g", Op::Delete), Ok(Answer::Done));
+    assert_eq!((world.coordinator.list(&[], &[]).len(), world.coordinator.bytes()), (0, 0));
+}
+
+#[test]
 fn all_offsets_are_those_of_topics_that_exist() {
     let mut world = World::new();
     for topic in ["t", "u"] {
@@ -82,7 +92,7 @@ fn all_offsets_are_those_of_topics_that_exist() {
     // Not told yet.
     world.cluster.remove("t");
     world.cluster.put("t", NEXT, 1);
-    let all = Op::FetchOffsets(op::FetchOffsets { member: op::Membership::default(), topics: None, version: None, require_stable: false });
+    let all = Op::FetchOffsets(op::FetchOffsets { member: None, topics: None, version: None, require_stable: false });
     let Ok(Answer::Offsets(found)) = world.ask("g", all) else { panic!("no offsets") };
     assert_eq!(found.iter().map(|t| (&*t.topic, t.topic_id, t.partitions[0].offset)).collect::<Vec<_>>(), [("u", topic_id("u"), 7)]);
 }

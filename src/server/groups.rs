@@ -86,6 +86,9 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
         ApiKey::ConsumerGroupHeartbeat => {
             let request: ConsumerGroupHeartbeatRequest = work.decode(body)?;
             let respond = api::consumer_group_heartbeat::respond;
+            if !work.conn.server.broker().consumer_protocol {
+                return work.reply(&respond(Err(ErrorCode::UnsupportedVersion)));
+            }
             match api::consumer_group_heartbeat::plan(&request, version, client_id, work.conn.peer.ip()) {
                 Ok(op) => ask(work, &request.group_id, Ok(op), respond),
                 Err(refusal) => work.reply(&respond(Ok(Answer::Heard(Err(refusal))))),
@@ -95,8 +98,10 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             let mut request: ConsumerGroupDescribeRequest = work.decode(body)?;
             api::groups::distinct(&mut request.group_ids, |group| group);
             let image = work.conn.server.shard.image();
-            let ops = each(&request.group_ids, Op::ConsumerDescribe);
-            ask_all(work, ops, move |replies| api::consumer_group_describe::respond(&request, version, &image, replies))
+            let enabled = work.conn.server.broker().consumer_protocol;
+            let ops = api::consumer_group_describe::plan(&request, enabled);
+            let respond = move |replies| api::consumer_group_describe::respond(&request, version, &image, enabled, replies);
+            ask_all(work, ops, respond)
         }
         ApiKey::ListGroups => {
             let request: ListGroupsRequest = work.decode(body)?;

@@ -211,6 +211,7 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
         default_replication_factor: config.default_replication_factor,
         auto_create_topics: config.auto_create_topics,
         delete_topic_enable: config.delete_topic_enable,
+        consumer_protocol: config.groups.consumer.enabled,
         offsets_topic: OffsetsTopic {
             partitions: config.groups.topic_partitions,
             replication_factor: config.groups.topic_replication_factor,

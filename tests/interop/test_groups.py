@@ -499,6 +499,25 @@ def test_lists_and_descriptions(broker):
                 assert stable.AuthorizedOperations == 1 << 3 | 1 << 6 | 1 << 8 | 1 << 10 | 1 << 11, stable
 
 
+def test_a_group_without_offsets_can_be_deleted(broker):
+    with Connection(broker.address) as c:
+        find(c, "emptied")
+        for gone in ("offsets", "topic"):
+            c.create_topic("emptied", 1)
+            call_until(c, "OffsetCommit", 8, commit_body("emptied", "emptied", 5), lambda a: a.Topics[0].Partitions[0].ErrorCode)
+            if gone == "topic":
+                c.call("DeleteTopics", 5, {"TopicNames": ["emptied"], "TimeoutMs": 30000})
+                old = {"GroupId": "emptied", "Topics": [{"Name": "emptied", "PartitionIndexes": [0]}]}
+                eventually(lambda: c.call("OffsetFetch", 7, old).Topics[0].Partitions[0].CommittedOffset == -1)
+            else:
+                answer = c.call("OffsetDelete", 0, {"GroupId": "emptied", "Topics": [{"Name": "emptied", "Partitions": [{"PartitionIndex": 0}]}]})
+                assert (answer.ErrorCode, answer.Topics[0].Partitions[0].ErrorCode) == (0, 0), answer
+                c.call("DeleteTopics", 5, {"TopicNames": ["emptied"], "TimeoutMs": 30000})
+            assert [g.GroupState for g in c.call("DescribeGroups", 5, {"Groups": ["emptied"]}).Groups] == ["Empty"]
+            deleted = [c.call("DeleteGroups", 2, {"GroupsNames": ["emptied"]}).Results[0].ErrorCode for _ in range(2)]
+            assert deleted == [0, 69], deleted
+
+
 def test_offsets_go_with_their_topic(broker):
     with Connection(broker.address) as c:
         c.create_topic("gone")
@@ -506,6 +525,24 @@ def test_offsets_go_with_their_topic(broker):
         assert commit(c, "gone-group", "gone", 5) == [0]
         c.call("DeleteTopics", 4, {"TopicNames": ["gone"], "TimeoutMs": 30000})
         eventually(lambda: not fetch(c, "gone-group", None).Topics)
+
+
+def test_the_offsets_topic_is_deleted_and_comes_back_empty():
+    with Broker() as broker, Connection(broker.address) as c:
+        c.create_topic("t", 1)
+        find(c, "g")
+
+        def commits(offset):
+            call_until(c, "OffsetCommit", 8, commit_body("g", "t", offset), lambda a: a.Topics[0].Partitions[0].ErrorCode)
+
+        commits(5)
+        c.call("DeleteTopics", 5, {"TopicNames": ["__consumer_offsets"], "TimeoutMs": 30000})
+        find(c, "g")
+        committed = fetch(c, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset
+        assert committed == -1, committed
+        assert "g" not in [g.GroupId for g in c.call("ListGroups", 4, {}).Groups]
+        commits(6)
+        assert fetch(c, "g", [{"Name": "t", "PartitionIndexes": [0]}]).Topics[0].Partitions[0].CommittedOffset == 6
 
 
 def test_nobody_produces_to_the_offsets_topic(broker):

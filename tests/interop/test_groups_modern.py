@@ -22,6 +22,7 @@ OVERRIDES = {
     "group.initial.rebalance.delay.ms": 0,
 }
 CONSUMER, GROUPS, DUMP = "org.apache.kafka.tools.consumer.ConsoleConsumer", "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", "org.apache.kafka.tools.DumpLogSegments"
+INVALID_GROUP_ID, UNSUPPORTED_VERSION, UNKNOWN_TOPIC_ID = 24, 35, 100
 OK, UNKNOWN_MEMBER, NOT_FOUND, FENCED, UNRELEASED, UNSUPPORTED_ASSIGNOR, STALE, INVALID_REQUEST, FENCED_INSTANCE, INVALID_REGEX = 0, 25, 69, 110, 111, 112, 113, 42, 82, 128
 
 
@@ -260,6 +261,68 @@ def test_offsets(broker):
         assert fetch(None, -1) == (OK, [7])
         assert fetch(a.id, a.epoch + 1)[0] == STALE
         assert fetch("nobody", 1)[0] == UNKNOWN_MEMBER
+
+
+def test_describe_what_a_member_has_to_give_up(broker):
+    with Connection(broker.address) as c:
+        group, topic = group_of("pending"), f"pending{uuid.uuid4().hex}"
+        c.create_topic(topic, 4)
+        coordinator(c, group)
+        a, b = Member(c, group, [topic]), Member(c, group, [topic])
+        a.take(a.beat())
+        eventually(lambda: a.take(a.report()) == [0, 1, 2, 3])
+        b.take(b.beat())
+        # It hears what it has to give up, and says nothing of what it has.
+        eventually(lambda: a.take(a.beat()) == [0, 1])
+        described = {g.GroupId: g for g in c.call("ConsumerGroupDescribe", 1, {"GroupIds": [group, ""]}).Groups}
+        members = described[group].Members
+        of = {m.MemberId: [p for t in m.Assignment.TopicPartitions for p in sorted(t.Partitions)] for m in members}
+        assert of == {a.id: [0, 1, 2, 3], b.id: []}, members
+        assert (described[""].ErrorCode, described[""].ErrorMessage) == (INVALID_GROUP_ID, None), described
+
+
+def test_first_epoch_of_a_pattern(broker):
+    with Connection(broker.address) as c:
+        prefix = f"epoch{uuid.uuid4().hex}"
+        c.create_topic(f"{prefix}-a", 1)
+        for pattern, then in ((f"{prefix}-.*", (2, [0])), (f"{prefix}none", (1, []))):
+            group = group_of("epoch")
+            coordinator(c, group)
+            m = Member(c, group, None, SubscribedTopicRegex=pattern)
+            assert (m.take(m.beat()), m.epoch) == ([], 1)
+            eventually(lambda: (m.take(m.report()), m.epoch) == (then[1], then[0]))
+
+
+def test_protocol_switched_off():
+    with Broker(**{"group.coordinator.rebalance.protocols": "classic"}) as broker, Connection(broker.address) as c:
+        answer = c.call("ConsumerGroupHeartbeat", 1, {"GroupId": "g", "MemberId": "m", "TopicPartitions": None, "SubscribedTopicNames": ["t"]})
+        assert (answer.ErrorCode, answer.ErrorMessage) == (UNSUPPORTED_VERSION, None), answer
+        described = c.call("ConsumerGroupDescribe", 1, {"GroupIds": ["g", ""]}).Groups
+        assert [(g.ErrorCode, g.ErrorMessage) for g in described] == [(UNSUPPORTED_VERSION, None)] * 2, described
+
+
+def test_offsets_of_old_clients_and_unknown_topics(broker):
+    with Connection(broker.address) as c:
+        group, topic = group_of("oldfetch"), f"oldfetch{uuid.uuid4().hex}"
+        topic_id = c.create_topic(topic, 1)
+        coordinator(c, group)
+        m = Member(c, group, [topic])
+        m.take(m.beat())
+        assert commit(c, group, m.id, m.epoch, topic, topic_id, 7) == OK
+        for version in range(1, 8):
+            answer = c.call("OffsetFetch", version, {"GroupId": group, "Topics": [{"Name": "nope", "PartitionIndexes": [0]}, {"Name": topic, "PartitionIndexes": [0]}]})
+            found = [(t.Name, p.CommittedOffset, p.ErrorCode) for t in answer.Topics for p in t.Partitions]
+            assert (answer.ErrorCode, found) == (OK, [("nope", -1, OK), (topic, 7, OK)]), (version, answer)
+        unknown = uuid.UUID(bytes=b"\1" * 16)
+        asked = [{"TopicId": t, "PartitionIndexes": [0]} for t in (unknown, topic_id)]
+
+        def fetch(**more):
+            return c.call("OffsetFetch", 10, {"Groups": [{"GroupId": group, "Topics": asked, **more}]}).Groups[0]
+
+        answer = fetch(MemberId=None, MemberEpoch=-1)
+        found = [(t.TopicId, p.CommittedOffset, p.ErrorCode) for t in answer.Topics for p in t.Partitions]
+        assert (answer.ErrorCode, found) == (OK, [(topic_id, 7, OK), (unknown, -1, UNKNOWN_TOPIC_ID)]), answer
+        assert fetch(MemberId="", MemberEpoch=-1).ErrorCode == UNKNOWN_MEMBER, "a member without a name"
 
 
 def test_patterns_and_new_topics(broker):

@@ -270,6 +270,30 @@ def test_create_manual_assignment(broker):
         assert (answer.ErrorCode, answer.NumPartitions, answer.ReplicationFactor) == (0, 5, 1), answer
 
 
+def test_delete_twice_in_one_request(broker):
+    with Connection(broker.address) as c:
+        a, b = c.create_topic("deltwice-a"), c.create_topic("deltwice-b")
+        unknown = uuid.UUID(bytes=b"\3" * 16)
+
+        def delete(version, *asked):
+            body = {"Topics": [{"Name": n, "TopicId": i} for n, i in asked]} if version > 5 else {"TopicNames": list(asked)}
+            answers = c.call("DeleteTopics", version, {**body, "TimeoutMs": 30000}).Responses
+            return sorted((t.Name or "", t.TopicId, t.ErrorCode, t.ErrorMessage or "") for t in answers)
+
+        none = uuid.UUID(int=0)
+        for version in range(1, 6):
+            text = "Duplicate topic name." if version == 5 else ""
+            answers = [("deltwice-a", none, INVALID_REQUEST, text), ("nope", none, INVALID_REQUEST, text)]
+            assert delete(version, "deltwice-a", "nope", "deltwice-a", "nope", "nope") == answers, version
+        mapped = "The provided topic name maps to an ID that was already supplied."
+        assert delete(6, ("deltwice-a", none), (None, a)) == [("deltwice-a", a, INVALID_REQUEST, mapped)]
+        twice = [("", i, INVALID_REQUEST, "Duplicate topic id.") for i in sorted((b, unknown))]
+        assert delete(6, (None, b), (None, unknown), (None, b), (None, unknown)) == twice
+        answers = delete(6, (None, b), ("deltwice-b", none), (None, b))
+        assert answers == [("", b, INVALID_REQUEST, "Duplicate topic id."), ("deltwice-b", b, INVALID_REQUEST, mapped)], answers
+        assert c.topic_id("deltwice-a") == a and c.topic_id("deltwice-b") == b
+
+
 def test_create_twice_in_one_request(broker):
     with Connection(broker.address) as c:
         answers = create(c, {"Name": "twice"}, {"Name": "twice"}, {"Name": "once"})

@@ -89,6 +89,8 @@ pub struct GroupOverrides {
 /// The settings of groups of the new protocol (KIP-848).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsumerGroupConfig {
+    /// Whether `group.coordinator.rebalance.protocols` has the new protocol.
+    pub enabled: bool,
     /// A member that is silent for this long is removed, milliseconds.
     pub session_timeout_ms: i32,
     /// How often members are told to report, milliseconds.
@@ -123,7 +125,9 @@ impl ConsumerGroupConfig {
 
     fn read(settings: &Settings) -> Result<ConsumerGroupConfig, ConfigError> {
         let policy = settings.value("group.consumer.migration.policy").to_ascii_lowercase();
+        let protocols = settings.value("group.coordinator.rebalance.protocols");
         let config = ConsumerGroupConfig {
+            enabled: list(protocols).any(|protocol| protocol.eq_ignore_ascii_case("consumer")),
             session_timeout_ms: within(settings, "session.timeout.ms")?,
             heartbeat_interval_ms: within(settings, "heartbeat.interval.ms")?,
             assignment_interval_ms: within(settings, "assignment.interval.ms")?,
@@ -179,6 +183,7 @@ fn within(settings: &Settings, name: &str) -> Result<i32, ConfigError> {
 impl Default for ConsumerGroupConfig {
     fn default() -> ConsumerGroupConfig {
         ConsumerGroupConfig {
+            enabled: true,
             session_timeout_ms: 45_000,
             heartbeat_interval_ms: 5_000,
             assignment_interval_ms: 1_000,

@@ -189,6 +189,12 @@ pub const BROKER: &[Key] = &[
     ),
     key("group.min.session.timeout.ms", ANY_INT, "6000", "Shortest session timeout that members of classic groups may ask for."),
     key("group.max.session.timeout.ms", ANY_INT, "1800000", "Longest session timeout that members of classic groups may ask for."),
+    key(
+        "group.coordinator.rebalance.protocols",
+        List,
+        "classic,consumer,streams",
+        "Protocols of groups: without `consumer` the new one is switched off. Others have no effect.",
+    ),
     key("group.max.size", Int(1, I32), "2147483647", "Most members of a classic group."),
     key("group.consumer.session.timeout.ms", Int(1, I32), "45000", "A member of the new protocol that is silent for this long is removed."),
     key("group.consumer.min.session.timeout.ms", Int(1, I32), "45000", "Smallest `group.consumer.session.timeout.ms`."),

@@ -97,9 +97,9 @@ fn embedded_partitions(assignment: &Bytes, topics: &dyn Topics) -> Result<Vec<(T
     Ok(partitions)
 }
 
-/// The generation of a classic group that continues this one, whose members are all classic ones; `None` where a member's metadata cannot be
-/// read.
-pub fn downgrade(group: &Group, topics: &dyn Topics, now_ms: i64) -> Option<classic::GroupMetadata> {
+/// The state of a classic group that continues this one, whose members are all classic ones, in a
+/// generation; `None` where a member's metadata cannot be read.
+pub fn downgrade(group: &Group, generation: i32, topics: &dyn Topics, now_ms: i64) -> Option<classic::GroupMetadata> {
     let protocol = common_protocols(group).into_iter().next()?;
     let mut members = Vec::new();
     for (id, member) in group.members() {
@@ -120,7 +120,7 @@ pub fn downgrade(group: &Group, topics: &dyn Topics, now_ms: i64) -> Option<clas
     }
     Some(classic::GroupMetadata {
         protocol_type: CONSUMER.into(),
-        generation: group.epoch(),
+        generation,
         protocol: Some(protocol.as_str().into()),
         // The members are about to join again, whoever this is.
         leader: group.members().keys().next().cloned(),
@@ -236,7 +236,11 @@ fn join_timer(id: &MemberId, member: &Member) -> TimerChange {
 pub fn heartbeat(group: &Group, who: &Membership) -> Result<(Vec<TimerChange>, Result<(), ErrorCode>), ErrorCode> {
     let (id, member, classic) = classic_member(group, who)?;
     let mut timers = vec![TimerChange::Set { member_id: id.clone(), kind: TimerKind::Session, after_ms: classic.session_timeout_ms }];
-    let rejoin = member.current.epoch < group.epoch()
+    // Members of the new protocol make the next target with their heartbeats. Without one it comes
+    // with the next join, which Kafka leaves to chance.
+    let only_classic = group.classic_members() == group.members().len();
+    let newest = if only_classic { group.epoch() } else { group.target_epoch() };
+    let rejoin = member.current.epoch < newest
         || match member.current.state {
             MemberState::UnrevokedPartitions => true,
             MemberState::UnreleasedPartitions => !waits_for_others(group, id, member),
@@ -266,7 +270,8 @@ pub fn sync(group: &Group, sync: &Sync, topics: &dyn Topics) -> Result<(Vec<Time
     if other_type || sync.protocol.as_deref().is_some_and(|name| *name != **protocol) {
         return Err(ErrorCode::InconsistentGroupProtocol);
     }
-    if group.epoch() > member.current.epoch && member.current.state != MemberState::UnrevokedPartitions {
+    // A newer group epoch without a target has nothing for the member yet.
+    if group.target_epoch() > member.current.epoch && member.current.state != MemberState::UnrevokedPartitions {
         return Ok((vec![join_timer(id, member)], Err(ErrorCode::RebalanceInProgress)));
     }
     let assigned = partitions_of(&member.current.assigned);

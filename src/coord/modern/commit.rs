@@ -47,11 +47,8 @@ pub fn may_commit<'a>(group: &'a Group, who: &Membership, knows_epochs: bool) ->
     }
 }
 
-/// Judges an OffsetFetch. Whoever does not say who it is may.
+/// Judges an OffsetFetch of somebody who says who it is.
 pub fn may_fetch(group: &Group, who: &Membership) -> Result<(), ErrorCode> {
-    if who.member_id.is_empty() && who.generation < 0 {
-        return Ok(());
-    }
     let member = group.members().get(&who.member_id).ok_or(ErrorCode::UnknownMemberId)?;
     if who.generation == member.current.epoch { Ok(()) } else { Err(stale(member)) }
 }

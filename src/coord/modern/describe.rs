@@ -1,7 +1,7 @@
 //! ConsumerGroupDescribe: a group in full.
 
 use super::group::Group;
-use super::member::{MemberId, MemberMetadata, Partitions, partitions_of};
+use super::member::{MemberId, MemberMetadata, Partitions};
 
 /// A group of the new protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct DescribedMember {
     pub metadata: MemberMetadata,
     /// Its epoch.
     pub epoch: i32,
-    /// What it has.
+    /// What it has, and what it has yet to give up.
     pub assigned: Partitions,
     /// What it is to have.
     pub target: Partitions,
@@ -39,7 +39,7 @@ pub fn describe(group: &Group, configured: &[&str]) -> Description {
         id: id.clone(),
         metadata: member.metadata.clone(),
         epoch: member.current.epoch,
-        assigned: partitions_of(&member.current.assigned),
+        assigned: member.current.held_partitions(),
         target: group.targets().get(id).cloned().unwrap_or_default(),
     };
     Description {

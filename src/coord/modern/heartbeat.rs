@@ -93,6 +93,8 @@ pub(super) struct Draft<'a> {
     /// The member after it.
     member: Member,
     regexes: BTreeMap<String, Option<Resolved>>,
+    /// A pattern that is new to the group, with its topics: they count from the next epoch on.
+    new_regex: Option<(String, BTreeSet<String>)>,
     changes: Vec<Change>,
     timers: Vec<TimerChange>,
     seen: Seen,
@@ -141,7 +143,19 @@ impl<'a> Draft<'a> {
             check_epoch(&base, request.member_epoch, request.owned.as_ref())?;
         }
         let member = base.clone();
-        Ok(Draft { group, cx, id, replaced, base, member, regexes: BTreeMap::new(), changes, timers: Vec::new(), seen: cx.seen.clone() })
+        Ok(Draft {
+            group,
+            cx,
+            id,
+            replaced,
+            base,
+            member,
+            regexes: BTreeMap::new(),
+            new_regex: None,
+            changes,
+            timers: Vec::new(),
+            seen: cx.seen.clone(),
+        })
     }
 
     /// Does the rest, once it is known what the member is.
@@ -151,6 +165,7 @@ impl<'a> Draft<'a> {
         let epoch = self.update_epoch(bump);
         let (target_epoch, target) = self.update_target(epoch);
         self.reconcile(request, target_epoch, &target)?;
+        self.add_new_regex(epoch);
         Ok(self.finish(request))
     }
 
@@ -180,8 +195,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Matches patterns against the topics: a new one at once, all of them when there may be new topics. Whether that changes what the group
-    /// subscribes to.
+    /// Matches patterns against the topics: a new one, and all of them when there may be new topics.
+    /// Whether that changes what the group subscribes to by now.
     fn update_regexes(&mut self) -> Result<bool, Refusal> {
         let (old, new) = (self.base.metadata.regex(), self.member.metadata.regex());
         let changed = old != new;
@@ -197,12 +212,23 @@ impl<'a> Draft<'a> {
                     Refusal::new(ErrorCode::InvalidRegularExpression, text)
                 })?;
                 if !self.group.regexes().contains_key(new) {
-                    let new = new.to_owned();
-                    self.resolve(new, topics);
+                    self.new_regex = Some((new.to_owned(), topics));
                 }
             }
         }
-        Ok(self.refresh_regexes() || changed)
+        Ok(self.refresh_regexes() || changed && self.new_regex.is_none())
+    }
+
+    /// Takes in a pattern that is new to the group. As in Kafka, which matches it in the background,
+    /// this heartbeat is still answered without; its topics begin an epoch after `epoch`.
+    fn add_new_regex(&mut self, epoch: i32) {
+        let Some((regex, topics)) = self.new_regex.take() else { return };
+        let matches = !topics.is_empty();
+        self.resolve(regex, topics);
+        if matches {
+            let hash = metadata_hash(self.view().topic_names(), self.cx.topics);
+            self.changes.push(Change::epoch(epoch.saturating_add(1), hash));
+        }
     }
 
     fn resolve(&mut self, regex: String, topics: BTreeSet<String>) {

@@ -151,6 +151,15 @@ impl CurrentAssignment {
     pub fn holds(&self) -> impl Iterator<Item = (TopicId, i32)> {
         each(&self.assigned).chain(each(&self.pending_revocation))
     }
+
+    /// [`CurrentAssignment::holds`] by topic.
+    pub fn held_partitions(&self) -> Partitions {
+        let mut held = Partitions::new();
+        for (topic, partition) in self.holds() {
+            held.entry(topic).or_default().insert(partition);
+        }
+        held
+    }
 }
 
 fn each(owned: &Owned) -> impl Iterator<Item = (TopicId, i32)> {

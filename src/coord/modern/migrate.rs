@@ -46,6 +46,7 @@ impl Step<'_> {
         ids.iter().for_each(|member| group.remove(member, &mut self.fx, ErrorCode::RebalanceInProgress));
         self.fx.timers.cancel(&TimerKey::Join(id.clone()));
         self.fx.timers.cancel(&TimerKey::Sync(id.clone()));
+        self.fx.timers.cancel(&TimerKey::Kept(id.clone()));
     }
 
     /// When none but classic members are left after the records from `first` on, the group is a classic one again, and rebalances.
@@ -62,7 +63,10 @@ impl Step<'_> {
         }
         let Some(last) = classic::without_modern_members(group, &changes) else { return };
         let fits = last.members().len() <= self.fx.config.max_size;
-        let Some(metadata) = classic::downgrade(&last, self.fx.topics, self.fx.now.wall_ms).filter(|_| fits) else { return };
+        // Not the epoch that began with the last step: the members have yet to hear of the rebalance
+        // in their own generation.
+        let metadata = classic::downgrade(&last, group.epoch(), self.fx.topics, self.fx.now.wall_ms);
+        let Some(metadata) = metadata.filter(|_| fits) else { return };
         let before = self.fx.records.len();
         self.fx.records.extend(last.tombstones().into_iter().map(|change| Record::modern(id, change)));
         self.fx.records.push(Record::Group { group: id.clone(), value: Some(metadata.clone()) });
@@ -143,7 +147,8 @@ impl Step<'_> {
         let first = self.fx.records.len();
         let has_room = |changes: &[Change]| group.growth(changes) <= spare;
         match self.fx.modern_within(id, has_room, |cx| classic::join(group, cx, id, &member_id, join)) {
-            Err(refusal) => refused(refusal.code),
+            // Without the member's id, as Kafka.
+            Err(refusal) => Joined::refused(refusal.code, Name::default()),
             Ok(joined) => {
                 self.downgrade_if_classic(id, group, first);
                 Joined {

@@ -143,10 +143,56 @@ fn there_and_back() {
 
     host.modern_leaves();
     assert_eq!(host.kind(), "classic");
+    assert_eq!(beat(&mut host, 2), Err(ErrorCode::RebalanceInProgress), "in the generation that it has");
     let joined = host.joins(&id, &[0, 1]);
-    assert_eq!((joined.generation, &joined.leader), (4, &id));
-    host.syncs(me(4), vec![(id.clone(), assignment(&[0, 1, 2, 3]))]).unwrap();
-    assert_eq!(beat(&mut host, 4), Ok(Answer::Done));
+    assert_eq!((joined.generation, &joined.leader), (3, &id));
+    host.syncs(me(3), vec![(id.clone(), assignment(&[0, 1, 2, 3]))]).unwrap();
+    assert_eq!(beat(&mut host, 3), Ok(Answer::Done));
+}
+
+/// A new epoch whose assignment waits for the interval between assignments.
+#[test]
+fn a_classic_member_is_sent_back_for_an_assignment_only() {
+    let mut host = host();
+    host.0.config.consumer.assignment_interval_ms = 1000;
+    assert_eq!(host.modern(0, Some(&[])), (2, Some(vec![0, 1, 2, 3])));
+    let joined = host.joins("", &[]);
+    assert_eq!((joined.code, joined.generation), (ErrorCode::None, 2), "of the assignment that there is");
+    let me = Membership { member_id: joined.member_id.clone(), instance_id: None, generation: 2 };
+    assert_eq!(host.syncs(me.clone(), vec![]), Ok(assignment(&[])));
+    assert_eq!(host.ask(Op::Heartbeat(me.clone())), Ok(Answer::Done));
+    host.0.pass(1000);
+    assert_eq!(host.modern(2, Some(&[0, 1, 2, 3])), (2, Some(vec![0, 1])));
+    assert_eq!(host.ask(Op::Heartbeat(me.clone())), Err(ErrorCode::RebalanceInProgress));
+    assert_eq!(host.syncs(me, vec![]), Err(ErrorCode::RebalanceInProgress));
+}
+
+#[test]
+fn a_refused_join_names_no_member() {
+    let mut host = host();
+    host.modern(0, Some(&[]));
+    let refused = host.joins("who", &[]);
+    assert_eq!(refused.code, ErrorCode::None, "an id of its own");
+    host.0.config.consumer.max_size = 1;
+    let refused = host.joins("other", &[]);
+    assert_eq!((refused.code, &*refused.member_id), (ErrorCode::GroupMaxSizeReached, ""));
+}
+
+/// Nobody but classic members, who stay in a group of the new protocol by its policy.
+#[test]
+fn classic_members_alone_come_to_their_assignment() {
+    let mut host = host();
+    (host.0.config.consumer.assignment_interval_ms, host.0.config.consumer.downgrade) = (1000, false);
+    assert_eq!(host.modern(0, Some(&[])), (2, Some(vec![0, 1, 2, 3])));
+    let joined = host.joins("", &[]);
+    let me = |generation| Membership { member_id: joined.member_id.clone(), instance_id: None, generation };
+    assert_eq!(host.syncs(me(2), vec![]), Ok(assignment(&[])));
+    host.modern_leaves();
+    assert_eq!((host.kind(), host.ask(Op::Heartbeat(me(2)))), ("consumer", Err(ErrorCode::RebalanceInProgress)));
+    host.0.pass(1000);
+    assert_eq!(host.joins(&joined.member_id, &[]).generation, 4);
+    assert_eq!(host.syncs(me(4), vec![]), Ok(assignment(&[0, 1, 2, 3])));
+    assert_eq!(host.ask(Op::Heartbeat(me(4))), Ok(Answer::Done));
 }
 
 /// The other order: the group of the new protocol is there first, and the classic member is the last one in it.

@@ -197,19 +197,30 @@ fn topics_and_patterns() {
     let refusal = f.beat(&pattern("(", 4)).unwrap_err();
     assert_eq!(refusal.code, ErrorCode::InvalidRegularExpression);
     assert!(refusal.message.starts_with("SubscribedTopicRegex `(` is not a valid regular expression: "), "{}", refusal.message);
-    assert_eq!(f.beat(&pattern("t.*", 4)).unwrap().epoch, 5);
+    assert_eq!(f.beat(&pattern("t.*", 4)).unwrap().epoch, 4, "nothing matches");
     f.cluster.put("t2", T, 2);
     f.now_ms += 1000;
-    assert_eq!(f.heard(&report("a", 5, None)).1, Some(parts(&[0, 1])), "the first look for new topics");
+    assert_eq!(f.heard(&report("a", 4, None)).1, Some(parts(&[0, 1])), "the first look for new topics");
     f.cluster.put("t3", Uuid([3; 16]), 1);
-    assert_eq!(f.heard(&report("a", 6, None)), (6, None), "too soon to look again");
+    assert_eq!(f.heard(&report("a", 5, None)), (5, None), "too soon to look again");
     f.now_ms += 10_001;
-    let all = f.heard(&report("a", 6, None)).1.unwrap();
+    let all = f.heard(&report("a", 5, None)).1.unwrap();
     assert_eq!(all.keys().copied().collect::<Vec<_>>(), [T, Uuid([3; 16])]);
     assert_eq!(f.group.regexes()["t.*"].topics.len(), 2);
     // Nobody's pattern any more.
-    f.heard(&pattern("", 7));
+    f.heard(&pattern("", 6));
     assert!(f.group.regexes().is_empty());
+}
+
+/// As Kafka, which matches a pattern that is new to the group in the background.
+#[test]
+fn topics_of_a_new_pattern_begin_with_the_next_epoch() {
+    let mut f = fixture();
+    let pattern = |id: &str| Request { topic_names: None, topic_regex: Some("t.*".into()), ..join(id) };
+    assert_eq!(f.heard(&pattern("a")), (1, Some(parts(&[]))));
+    assert_eq!((f.group.epoch(), f.group.target_epoch()), (2, 1));
+    assert_eq!(f.heard(&report("a", 1, None)), (2, Some(parts(&[0, 1, 2, 3, 4, 5]))));
+    assert_eq!(f.heard(&pattern("b")).0, 3, "of one that the group knows at once");
 }
 
 /// A heartbeat matches a few of a group's patterns again, the next ones match the rest.
