@@ -37,6 +37,10 @@ pub fn encode(offsets: &Offsets) -> String {
 
 /// Reads the text form; the error says what is wrong.
 pub fn parse(text: &str) -> Result<Offsets, String> {
+    // Kafka leaves it so where it has nothing to tell.
+    if text.is_empty() {
+        return Ok(Offsets::new());
+    }
     let mut lines = text.lines();
     if lines.next().map(str::trim) != Some("0") {
         return Err("its version is not 0".into());
@@ -153,7 +157,8 @@ mod tests {
         let offsets = Offsets::from([(("a".to_owned(), 0), 5), (("b.c".to_owned(), 12), i64::MAX)]);
         assert_eq!(encode(&offsets), format!("0\n2\na 0 5\nb.c 12 {}\n", i64::MAX));
         assert_eq!(parse(&encode(&offsets)), Ok(offsets));
-        for bad in ["", "1\n0\n", "0\nx\n", "0\n2\na 0 5\n", "0\n1\na 0\n", "0\n1\na 0 5 6\n"] {
+        assert_eq!(parse(""), Ok(Offsets::new()));
+        for bad in ["1\n0\n", "0\nx\n", "0\n2\na 0 5\n", "0\n1\na 0\n", "0\n1\na 0 5 6\n"] {
             assert!(parse(bad).is_err(), "{bad:?}");
         }
     }

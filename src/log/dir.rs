@@ -100,6 +100,11 @@ impl Meta {
     }
 }
 
+/// Whether a data directory is there, with its `meta.properties`.
+pub fn is_there<R: Rt>(rt: &R, data_dir: &Path) -> bool {
+    rt.len_of(&data_dir.join(META)).is_ok()
+}
+
 /// Id of a data directory, which is not changed; `None` where it does not tell one.
 pub fn directory_id<R: Rt>(rt: &R, data_dir: &Path) -> Result<Option<Uuid>, LogError> {
     let text = files::read_text(rt, &data_dir.join(META))?;
@@ -130,7 +135,7 @@ pub async fn identify<R: Rt>(rt: &R, data_dirs: &[PathBuf], cluster_id: Option<S
         let path = data_dir.join(META);
         let text = files::read_text(rt, &path)?;
         let parsed = text.as_deref().map(|text| Meta::parse(text, random_id(rt))).transpose();
-        let refused = |reason: String| LogError::corrupt(&path, 0, reason);
+        let refused = |reason: String| LogError::refused(&path, reason);
         let meta = parsed.map_err(refused)?;
         if let Some(meta) = &meta {
             let expected = cluster_id.get_or_insert_with(|| meta.cluster_id.clone());

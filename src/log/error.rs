@@ -28,6 +28,13 @@ pub enum LogError {
         /// The system's answer.
         source: io::Error,
     },
+    /// What is stored is not this log's, or contradicts something else that is.
+    Refused {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it, and what to do.
+        reason: String,
+    },
     /// What is stored cannot be right.
     Corrupt {
         /// The file.
@@ -63,7 +70,12 @@ impl LogError {
 
     /// For a directory that another partition has.
     pub fn taken(dir: &Path) -> LogError {
-        LogError::corrupt(dir, 0, "it is the directory of another partition")
+        LogError::refused(dir, "it is the directory of another partition")
+    }
+
+    /// A file or directory that is not what it should be.
+    pub fn refused(path: &Path, reason: impl Into<String>) -> LogError {
+        LogError::Refused { path: path.into(), reason: reason.into() }
     }
 
     /// Bytes of a file that cannot be right.
@@ -83,6 +95,7 @@ impl fmt::Display for LogError {
             LogError::TooLarge => f.write_str("the batch is larger than the segment size"),
             LogError::BadBatch(reason) => write!(f, "bad batch: {reason}"),
             LogError::Io { what, source } => write!(f, "cannot {what}: {source}"),
+            LogError::Refused { path, reason } => write!(f, "{}: {reason}", path.display()),
             LogError::Corrupt { path, position, reason } => write!(f, "{} is damaged at byte {position}: {reason}", path.display()),
         }
     }

@@ -77,7 +77,7 @@ pub(super) fn exists<R: Rt>(rt: &R, dir: &Path) -> Result<bool, LogError> {
 }
 
 async fn fill<R: Rt>(rt: &R, dir: &Path, topic_id: TopicId) -> Result<(), LogError> {
-    rt.create_dir_all(dir).map_err(LogError::io_or_exhausted("create", dir))?;
+    rt.create_dir(dir).map_err(LogError::io_or_exhausted("create", dir))?;
     let segment = name(dir, 0, "log");
     rt.open(&segment, Open::Create).await.map_err(LogError::io_or_exhausted("create", &segment))?;
     let metadata = dir.join(METADATA);

@@ -60,7 +60,8 @@ fn small_files() {
     let (sim, path) = (Sim::new(1, 1), std::path::Path::new("/data/t-0"));
     let rt = sim.rt(0);
     let put = |dir: &std::path::Path, name: &str, bytes: &[u8]| {
-        rt.create_dir_all(dir).unwrap();
+        rt.create_dir(dir.parent().unwrap()).unwrap();
+        rt.create_dir(dir).unwrap();
         sim.run_until(rt.write_file(&dir.join(name), bytes.to_vec())).unwrap();
     };
     let (bytes, fields) = file(&all, "partition.metadata");

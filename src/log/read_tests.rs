@@ -16,7 +16,7 @@ const PATH: &str = "/data/t-0";
 
 /// A log of `count` batches of one record with `payload` bytes each, opened anew.
 async fn cold_log(rt: &SimRt, count: i32, payload: usize) -> Log<SimRt> {
-    rt.create_dir_all(Path::new("/data")).unwrap();
+    rt.create_dir(Path::new("/data")).unwrap();
     let log = Log::create(rt, &Cache::new(rt.memory()), Path::new(PATH), Uuid([7; 16]), CONFIG).await.unwrap();
     let value = vec![7; payload];
     for offset in 0..count as Offset {
@@ -107,7 +107,7 @@ fn what_lies_behind_a_cached_piece_is_found_without_an_index_entry_between() {
     let rt = sim.rt(0);
     sim.run_until(async {
         let config = LogConfig { index_interval_bytes: 64 << 20, ..CONFIG };
-        rt.create_dir_all(Path::new("/data")).unwrap();
+        rt.create_dir(Path::new("/data")).unwrap();
         let log = Log::create(&rt, &Cache::new(rt.memory()), Path::new(PATH), Uuid([7; 16]), config).await.unwrap();
         while log.0.state.borrow().spans.len() < 4 {
             let base = log.end_offset();

@@ -41,7 +41,7 @@ pub(super) fn path() -> PathBuf {
 
 /// A new log in a data directory that survives a crash.
 pub(super) async fn create(rt: &SimRt, config: LogConfig) -> Log<SimRt> {
-    rt.create_dir_all(Path::new("/data")).unwrap();
+    rt.create_dir(Path::new("/data")).unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
     Log::create(rt, &Cache::new(rt.memory()), &path(), ID, config).await.unwrap()
 }
@@ -444,7 +444,7 @@ fn a_data_directory_knows_whose_it_is_and_how_it_was_left() {
     let rt = sim.rt(0);
     sim.run_until(async {
         let data = Path::new("/data");
-        rt.create_dir_all(data).unwrap();
+        rt.create_dir(data).unwrap();
         let dirs = [data.to_owned()];
         let identify = |cluster: Option<&str>, node| dir::identify(&rt, &dirs, cluster.map(str::to_owned), node);
         let meta = identify(None, 1).await.unwrap();

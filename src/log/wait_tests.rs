@@ -29,7 +29,7 @@ fn dir(n: usize) -> PathBuf {
 
 /// Closed logs of two segments, in memory enough.
 async fn write(rt: &SimRt) {
-    rt.create_dir_all("/data".as_ref()).unwrap();
+    rt.create_dir("/data".as_ref()).unwrap();
     for n in 0..LOGS {
         let log = Log::create(rt, &Cache::new(rt.memory()), &dir(n), ID, SMALL).await.unwrap();
         for offset in 0..COUNT {

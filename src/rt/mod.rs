@@ -147,8 +147,8 @@ pub trait Rt: Clone + 'static {
 
     /// Entries of a directory, sorted by name.
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>>;
-    /// Creates a directory and its parents; fine if it exists.
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+    /// Creates a directory in one that is there; fine if it exists.
+    fn create_dir(&self, dir: &Path) -> io::Result<()>;
     /// Renames a file or directory over `to`.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Removes a file.

@@ -310,6 +310,7 @@ impl<R: Rt> Control<R> {
         let cores = self.shard.rt().cores();
         let image = Arc::new(self.image.borrow().clone());
         let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
+        self.places.borrow_mut().look_for_usable(self.shard.rt());
         for key in open {
             let Some(topic) = image.topic_by_id(key.0) else { continue };
             let home = self.places.borrow_mut().place(key, &topic.name).map(|(dir, opening)| Home { dir, opening });

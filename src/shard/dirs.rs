@@ -495,6 +495,8 @@ pub(super) struct Places {
     /// those whose directory may be another's.
     offline: BTreeSet<Key>,
     counts: Vec<usize>,
+    /// Those that are there: new partitions go to no other.
+    usable: Vec<bool>,
     /// The list of log directories, which not all of them have stored yet.
     unstored: Option<Lists>,
 }
@@ -524,7 +526,8 @@ impl Places {
         of.insert(METADATA_KEY, Place::new(metadata, opening));
         let counts = (0..dirs.len()).map(|at| of.values().filter(|place| place.dir == at).count()).collect();
         let unstored = (!stored).then(|| Lists::new(&known, &dirs));
-        let mut places = Places { dirs, of, offline, counts, unstored };
+        let usable = vec![true; dirs.len()];
+        let mut places = Places { dirs, of, offline, counts, usable, unstored };
         places.look_for_missing(&absent, &damaged, image);
         places
     }
@@ -598,15 +601,20 @@ impl Places {
         self.unstored = None;
     }
 
+    /// Looks which log directories are there, by what tells whose they are: a disk may have gone.
+    pub(super) fn look_for_usable<R: Rt>(&mut self, rt: &R) {
+        self.usable = self.dirs.iter().map(|dir| dir::is_there(rt, &dir.path)).collect();
+    }
+
     /// Where a partition is, or is to be: a new one goes to the directory with the fewest. `None`: it
     /// may lie in a log directory that is absent.
     pub(super) fn place(&mut self, key: Key, topic: &str) -> Option<(PathBuf, Opening)> {
         if self.offline.contains(&key) {
             return None;
         }
-        let counts = &mut self.counts;
+        let (counts, usable) = (&mut self.counts, &self.usable);
         let place = self.of.entry(key).or_insert_with(|| {
-            let dir = (0..counts.len()).min_by_key(|i| counts[*i]).unwrap_or(0);
+            let dir = (0..counts.len()).min_by_key(|i| (!usable[*i], counts[*i])).unwrap_or(0);
             counts[dir] += 1;
             Place::new(dir, Opening::default())
         });

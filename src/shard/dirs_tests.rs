@@ -38,7 +38,7 @@ impl Machine {
     fn new(dirs: &[&str]) -> Machine {
         let sim = Sim::new(1, 1);
         let rt = sim.rt(0);
-        dirs.iter().for_each(|dir| rt.create_dir_all(Path::new(dir)).unwrap());
+        dirs.iter().for_each(|dir| rt.create_dir(Path::new(dir)).unwrap());
         Machine { sim, rt }
     }
 
@@ -51,7 +51,7 @@ impl Machine {
     /// A partition's directory.
     fn partition(&self, dir: &str, name: &str, topic_id: Uuid) {
         let path = Path::new(dir).join(name);
-        self.rt.create_dir_all(&path).unwrap();
+        self.rt.create_dir(&path).unwrap();
         let text = format!("version: 0\ntopic_id: {topic_id}");
         self.sim.run_until(self.rt.write_file(&path.join("partition.metadata"), text.into_bytes())).unwrap();
     }
@@ -261,7 +261,7 @@ fn partitions_of_an_absent_directory_are_offline_until_it_is_back_or_given_up() 
     let both = [Some("/a/t-0".to_owned()), Some("/b/t-1".to_owned())];
     assert_eq!(start(&["/a"], None), [both[0].clone(), None]);
     // An empty disk at the same path is another one.
-    machine.rt.create_dir_all(Path::new("/empty")).unwrap();
+    machine.rt.create_dir(Path::new("/empty")).unwrap();
     assert_eq!(start(&["/a", "/empty"], None), [both[0].clone(), None]);
     assert_eq!(start(&["/b", "/empty", "/a"], None), both);
     assert_eq!(start(&["/a", "/b", "/empty"], None), both);
@@ -399,7 +399,7 @@ fn a_directory_that_has_its_id_alone_keeps_its_partitions_offline_until_it_is_gi
     let lost = machine.open(&["/b"], None).dirs[0].id.to_string();
     let meta = machine.rt.read_file(Path::new("/b/meta.properties")).unwrap();
     machine.rt.remove_dir_all(Path::new("/b")).unwrap();
-    machine.rt.create_dir_all(Path::new("/b")).unwrap();
+    machine.rt.create_dir(Path::new("/b")).unwrap();
     machine.sim.run_until(machine.rt.write_file(Path::new("/b/meta.properties"), meta)).unwrap();
     let start = |lost: Option<&str>| {
         let mut places = machine.start(&["/a", "/b"], lost, &image);
@@ -563,4 +563,16 @@ fn a_topic_that_a_damaged_metadata_log_has_lost_refuses_the_start() {
     machine.sim.run_until(machine.rt.write_file(&whole, id(3).0.to_vec())).unwrap();
     assert_eq!(clear(&[2]), Ok(()));
     assert!(there("t-0") && !there("u-0") && !there("v-0"), "one was deleted, of the other nothing is known");
+}
+
+/// Else the partition would lie below the mount point of a disk that has gone, and be in its way.
+#[test]
+fn a_new_partition_goes_to_no_directory_that_has_gone() {
+    let machine = Machine::new(&["/a", "/b"]);
+    let image = image(&[("t", 1, 4)]);
+    let mut places = machine.start(&["/a", "/b"], None, &image);
+    machine.rt.remove_file(Path::new("/b/meta.properties")).unwrap();
+    places.look_for_usable(&machine.rt);
+    let dirs: Vec<PathBuf> = (0..4).map(|p| places.place((id(1), p), "t").unwrap().0).collect();
+    assert!(dirs.iter().all(|dir| dir.starts_with("/a")), "{dirs:?}");
 }

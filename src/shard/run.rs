@@ -298,7 +298,7 @@ impl<R: Rt> Shard<R> {
         let recovered = recovering.finish(&log);
         let latest = recovered.epochs.latest().map_or(-1, |(epoch, _)| epoch);
         if latest > info.leader_epoch.saturating_add(EPOCHS_BEHIND_MAX) {
-            return Err(LogError::corrupt(dir, 0, format!("its leader epoch {latest} is far above {}", info.leader_epoch)));
+            return Err(LogError::refused(dir, format!("its leader epoch {latest} is far above {}", info.leader_epoch)));
         }
         // A log may know of a later leader than the metadata: that is an older copy then.
         let partition = Partition::new(key.0, key.1, info.leader_epoch.max(latest), recovered);

@@ -181,7 +181,7 @@ fn refuse_if_cut<R: Rt>(rt: &R, metadata: Option<&Path>, dir: &PartitionDir) -> 
         cut.display(),
         metadata.display()
     );
-    Err(LogError::corrupt(&dir.path, 0, what))
+    Err(LogError::refused(&dir.path, what))
 }
 
 /// Directories of partitions that the metadata does not know: of topics that were deleted (`removed`) they are removed, all others are set

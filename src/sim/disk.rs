@@ -493,16 +493,20 @@ impl Disk {
         Ok(entries)
     }
 
-    pub fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+    pub fn create_dir(&self, dir: &Path) -> io::Result<()> {
         let (dir, mut tree) = (clean(dir), self.tree.borrow_mut());
         self.check(FaultOp::Names, &dir)?;
-        let mut missing: Vec<&Path> = dir.ancestors().take_while(|path| !tree.is_dir(path)).collect();
-        while let Some(path) = missing.pop() {
-            if tree.names.contains_key(path) {
-                return Err(errno(libc::EEXIST));
-            }
-            tree.change(Change::Insert(path.to_owned(), Node::Dir));
+        if tree.is_dir(&dir) {
+            return Ok(());
         }
+        if tree.names.contains_key(&dir) {
+            return Err(errno(libc::EEXIST));
+        }
+        let root = |path: &Path| path.parent().is_none_or(|above| above.as_os_str().is_empty());
+        if !dir.parent().is_none_or(|parent| root(parent) || tree.is_dir(parent)) {
+            return Err(errno(libc::ENOENT));
+        }
+        tree.change(Change::Insert(dir, Node::Dir));
         Ok(())
     }
 

@@ -326,9 +326,9 @@ impl Rt for SimRt {
         self.0.disk.list(dir)
     }
 
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+    fn create_dir(&self, dir: &Path) -> io::Result<()> {
         self.alive()?;
-        self.0.disk.create_dir_all(dir)
+        self.0.disk.create_dir(dir)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -57,7 +57,7 @@ fn traffic(seed: u64) -> (u64, Duration) {
     let address = serve(&sim);
     let rt = sim.rt(1);
     sim.spawn(1, async move {
-        rt.create_dir_all(Path::new("d")).unwrap();
+        rt.create_dir(Path::new("d")).unwrap();
         let file = rt.open(Path::new("d/f"), Open::Create).await.unwrap();
         for i in 0..20 {
             write(&rt, &file, i, 2, i as u8, i % 3 == 0).await.unwrap();
@@ -128,7 +128,8 @@ fn a_crash_keeps_what_is_durable_and_any_part_of_the_rest() {
         let sim = Sim::new(seed, 1);
         let rt = sim.rt(0);
         sim.run_until(async {
-            rt.create_dir_all(Path::new("/data/t-0")).unwrap();
+            rt.create_dir(Path::new("/data")).unwrap();
+            rt.create_dir(Path::new("/data/t-0")).unwrap();
             rt.sync_dir(Path::new("/")).await.unwrap();
             rt.sync_dir(Path::new("/data")).await.unwrap();
             let file = rt.open(Path::new("/data/t-0/log"), Open::Create).await.unwrap();
@@ -346,12 +347,12 @@ fn a_directory_that_was_taken_out_comes_back_as_it_was() {
     let sim = Sim::new(7, 1);
     sim.run_until(async {
         let rt = sim.rt(0);
-        rt.create_dir_all(Path::new("/a")).unwrap();
+        rt.create_dir(Path::new("/a")).unwrap();
         rt.replace_file(Path::new("/a/f"), b"old".to_vec()).await.unwrap();
         rt.sync_dir(Path::new("/")).await.unwrap();
         sim.take_out(Path::new("/a"));
         assert!(rt.list(Path::new("/a")).is_err());
-        rt.create_dir_all(Path::new("/a")).unwrap();
+        rt.create_dir(Path::new("/a")).unwrap();
         rt.replace_file(Path::new("/a/g"), b"new".to_vec()).await.unwrap();
         sim.put_back(Path::new("/a"));
     });

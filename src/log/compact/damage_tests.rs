@@ -18,7 +18,7 @@ const CONFIG: LogConfig = LogConfig { segment_bytes: 20_000, file_delete_delay_m
 const RULES: Rules = Rules { delete_retention_ms: 0, min_lag_ms: 0, max_lag_ms: i64::MAX, min_dirty_ppm: 0 };
 
 async fn open(rt: &SimRt, opening: Opening) -> Log<SimRt> {
-    rt.create_dir_all(Path::new("/data")).unwrap();
+    rt.create_dir(Path::new("/data")).unwrap();
     rt.sync_dir(Path::new("/")).await.unwrap();
     let cache = Cache::new(rt.memory());
     match Log::open(rt, &cache, &path(), CONFIG, opening, &mut NoReplay).await {

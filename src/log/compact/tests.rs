@@ -97,7 +97,7 @@ impl Machine {
         };
         let rt = machine.sim.rt(0);
         machine.sim.run_until(async {
-            rt.create_dir_all(Path::new("/data")).unwrap();
+            rt.create_dir(Path::new("/data")).unwrap();
             rt.sync_dir(Path::new("/")).await.unwrap();
             Log::create(&rt, &Cache::new(rt.memory()), &path(), Uuid([7; 16]), config).await.unwrap().close(Vec::new()).await.unwrap();
         });

@@ -25,7 +25,7 @@ async fn chunk_of<R: Rt>(rt: &R, bytes: &[u8]) -> Chunk {
 
 async fn blocks_come_back_as_written<W: World>(world: Rc<W>) {
     let rt = world.rt();
-    rt.create_dir_all(&world.dir()).unwrap();
+    rt.create_dir(&world.dir()).unwrap();
     let path = world.dir().join("blocks");
     assert!(rt.open(&path, Open::Read).await.is_err() && rt.open(&path, Open::Write).await.is_err());
     let file = rt.open(&path, Open::Create).await.unwrap();
@@ -60,7 +60,7 @@ async fn blocks_come_back_as_written<W: World>(world: Rc<W>) {
 
 async fn lengths_follow_writes_and_cuts<W: World>(world: Rc<W>) {
     let rt = world.rt();
-    rt.create_dir_all(&world.dir()).unwrap();
+    rt.create_dir(&world.dir()).unwrap();
     let file = rt.open(&world.dir().join("cut"), Open::Create).await.unwrap();
     rt.allocate(&file, 64 * BLOCK as u64).await.unwrap();
     assert_eq!(rt.file_len(&file).unwrap(), 64 * BLOCK as u64);
@@ -82,8 +82,11 @@ async fn lengths_follow_writes_and_cuts<W: World>(world: Rc<W>) {
 
 async fn names_and_small_files<W: World>(world: Rc<W>) {
     let (rt, dir) = (world.rt(), world.dir());
-    rt.create_dir_all(&dir.join("a/b")).unwrap();
-    rt.create_dir_all(&dir.join("a/b")).unwrap();
+    rt.create_dir(&dir).unwrap();
+    assert!(rt.create_dir(&dir.join("a/b")).is_err(), "above it there is none");
+    rt.create_dir(&dir.join("a")).unwrap();
+    rt.create_dir(&dir.join("a/b")).unwrap();
+    rt.create_dir(&dir.join("a/b")).unwrap();
     let (one, two) = (dir.join("a/one"), dir.join("a/two"));
     for content in [&b"first"[..], b"the second is longer", b""] {
         rt.replace_file(&one, content.to_vec()).await.unwrap();
@@ -111,7 +114,7 @@ fn a_write_that_is_cut_short_by_a_full_disk_fails() {
     const ROOM: usize = 64;
     on_real_cores(1, |world| async move {
         let (rt, dir) = (world.rt(), world.dir().join("small"));
-        rt.create_dir_all(&dir).unwrap();
+        rt.create_dir(&dir).unwrap();
         let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "none"]).arg(&dir).output();
         if !mount.is_ok_and(|done| done.status.success()) {
             return eprintln!("not allowed to mount a file system: nothing tested");
@@ -132,7 +135,7 @@ fn a_write_that_is_cut_short_by_a_full_disk_fails() {
 /// Whoever lets go of a write must get neither its memory back before the kernel is done with it nor a torn block.
 async fn a_dropped_write_leaves_its_memory_alone<W: World>(world: Rc<W>) {
     let rt = world.rt();
-    rt.create_dir_all(&world.dir()).unwrap();
+    rt.create_dir(&world.dir()).unwrap();
     let file = rt.open(&world.dir().join("dropped"), Open::Create).await.unwrap();
     for round in 0..50u8 {
         let chunk = chunk_of(rt, &vec![round + 1; 64 * BLOCK]).await;

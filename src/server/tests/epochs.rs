@@ -177,7 +177,7 @@ fn a_refused_start_leaves_the_clean_stop_before_it() {
         assert_eq!(epochs(&client).await, [0, 0, 0]);
         machine.down(Down::Stop).await;
         let (rt, stray) = (machine.sim.rt(0), Path::new("/data/nobodys-0"));
-        rt.create_dir_all(stray).unwrap();
+        rt.create_dir(stray).unwrap();
         machine.sim.inject(FaultOp::Names, "/data/nobodys-0", 0, Fault::Errno(libc::EIO));
         machine.start();
         while machine.said().is_ok() {

@@ -96,7 +96,7 @@ impl Machine {
         };
         let rt = machine.sim.rt(0);
         machine.sim.run_until(async {
-            dirs.iter().for_each(|dir| rt.create_dir_all(Path::new(dir)).unwrap());
+            dirs.iter().for_each(|dir| rt.create_dir(Path::new(dir)).unwrap());
             rt.sync_dir(Path::new("/")).await.unwrap();
         });
         machine

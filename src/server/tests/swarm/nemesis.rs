@@ -305,7 +305,7 @@ async fn disk_leaves(world: &World) {
         world.dirs.borrow_mut().retain(|other| *other != dir);
     } else {
         let rt = world.sim().rt(0);
-        rt.create_dir_all(Path::new(&dir)).expect("nothing fails");
+        rt.create_dir(Path::new(&dir)).expect("nothing fails");
         rt.sync_dir(Path::new("/")).await.expect("nothing fails");
     }
     world.start();
