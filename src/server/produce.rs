@@ -156,7 +156,7 @@ impl Request {
         }
         let Stage::Checked(plan) = &self.stage else { unreachable!("set above") };
         let sizes = plan.items.iter().map(|item| (item.key, item.records.len()));
-        let reserved = server.backlog.borrow_mut().reserve(sizes, woken, server.rt.now().mono);
+        let reserved = server.backlog.borrow_mut().reserve(sizes, woken, server.rt.turn_began());
         reserved.map_or_else(Progress::Full, Progress::Ready)
     }
 }
@@ -301,7 +301,7 @@ impl<R: Rt> Sink for Pending<R> {
         let held = self.held.borrow_mut()[index as usize].take();
         if let Some(held) = held {
             let (server, mut woken) = (&self.conn.server, Vec::new());
-            let now = server.rt.now().mono;
+            let now = server.rt.turn_began();
             server.backlog.borrow_mut().release(held, produced.disk, now, &mut woken);
             wake(woken);
         }

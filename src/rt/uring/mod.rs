@@ -192,6 +192,10 @@ impl Rt for Uring {
         Now { mono: self.0.start.elapsed(), wall_ms: wall.as_millis() as i64 }
     }
 
+    fn turn_began(&self) -> Duration {
+        self.0.turns.began().saturating_duration_since(self.0.start)
+    }
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
         self.0.timers.sleep(duration)
     }

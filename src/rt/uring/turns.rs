@@ -98,6 +98,11 @@ impl Turns {
         took >= LONG
     }
 
+    /// When this turn began.
+    pub fn began(&self) -> Instant {
+        self.began.get()
+    }
+
     /// Time in long turns, and in waits that were too long. A turn counts from the moment on at which it is long: the machine may have
     /// stood still in it, and what is decided in the rest of it must know.
     pub fn away(&self) -> Duration {
