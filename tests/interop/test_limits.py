@@ -9,7 +9,7 @@ import time
 
 from confine import confined, some_user
 from harness import KAFKA, Broker, eventually
-from raw import PROTOCOL, Closed, Connection, batch, fetch_body, produce_body
+from raw import Closed, Connection, batch, fetch_body, produce_body
 
 MESSAGE_TOO_LARGE, TOPIC_DELETION_DISABLED = 10, 73
 
@@ -219,28 +219,3 @@ def test_a_slow_reader_is_not_idle():
             with contextlib.suppress(ConnectionResetError, Closed):
                 deaf.receive()
                 raise AssertionError("one that does not read was not closed")
-
-
-def test_requests_that_wait_for_memory_are_in_nobodys_way():
-    """Large requests without end that wait for memory hold no receive buffer, of which others need one."""
-    if KAFKA:
-        return
-    with Broker(**{"corelane.memory": "32m"}) as broker, contextlib.ExitStack() as stack:
-        crowd = []
-        for _ in range(200):
-            s = stack.enter_context(socket.create_connection(broker.address, timeout=30))
-            s.sendall(struct.pack(">i", 100 << 20) + PROTOCOL.request_header(0, 9, 1))
-            s.setblocking(False)
-            with contextlib.suppress(BlockingIOError):
-                s.send(bytes(1 << 20))
-            crowd.append(s)
-        # On both cores.
-        for _ in range(8):
-            with Connection(broker.address) as c:
-                assert c.call("ApiVersions", 0).ErrorCode == 0
-        # Those are closed after some seconds: nobody has waited for that.
-        for s in crowd:
-            try:
-                assert s.recv(1) != b"", "it was closed first"
-            except BlockingIOError:
-                pass

@@ -8,6 +8,7 @@ import os
 from attacks import TABLE
 from attacks.groups import GROUPS
 from attacks.metadata import METADATA
+from bystander import SESSION_MS
 from harness import KAFKA
 from siege import Field, Row, besiege, stop
 
@@ -85,6 +86,19 @@ def tests():
 
 
 globals().update(tests())
+
+
+def test_a_member_outlives_two_hundred_stalled_requests():
+    """Longer than a session: what waits for memory has no receive buffer that the member's heartbeats need."""
+    if KAFKA:
+        return
+    leave_all()
+    attack = next(a for a in TABLE if a.name == "announced-and-stalled")
+    with Field(MEMORY) as field:
+        field.seed(field.directory, attack)
+        row = besiege(field, attack, SESSION_MS / 1000 + 1, True, ABOVE)
+        stop(field, row)
+        assert not row.faults, "; ".join(row.faults)
 
 
 def test_zz_stops_in_good_order():
