@@ -106,7 +106,22 @@ impl<R: Rt> Fetch<R> {
             let Some(read) = self.conn.server.shard.read_now(*owner, items, left, first) else { return false };
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
-        self.groups.len() == 1 || left < most
+        self.groups.len() == 1 || (left < most && self.first_has_its_batch())
+    }
+
+    /// Whether the first partition of the request that has records has given some.
+    fn first_has_its_batch(&self) -> bool {
+        let of_group = |Group { places, items, .. }: &Group| {
+            places.iter().zip(items).filter(|(place, item)| self.has_records(**place, item)).map(|(place, _)| *place).min()
+        };
+        let first = self.groups.iter().filter_map(of_group).min();
+        first.is_none_or(|place| self.results[place].bytes() > 0)
+    }
+
+    fn has_records(&self, place: usize, item: &ReadItem) -> bool {
+        let result = &self.results[place];
+        let readable = result.code == ErrorCode::None && result.diverging.is_none() && result.high_watermark > item.offset;
+        result.bytes() > 0 || readable
     }
 
     /// Most bytes of records that the answer may have.
@@ -123,12 +138,14 @@ impl<R: Rt> Fetch<R> {
                 self.conn.server.shard.read(*owner, items, left, self.groups.len() == 1, left < most || self.holding.is_room()).await;
             left = left.saturating_sub(place_results(&mut self.results, places, read));
         }
-        if self.groups.len() > 1 && left == most {
+        if self.groups.len() > 1 && !self.first_has_its_batch() {
             self.read_first_batch().await;
         }
     }
 
-    /// Nothing fitted: the first partition of the request that has a batch gives it whole (KIP-74).
+    /// The first partition of the request that has a batch gives it whole, however large it is, and what
+    /// others have given stays as far as it fits then (KIP-74). Else a partition whose next batch is
+    /// larger than its limit would give nothing as long as those of other cores have records.
     async fn read_first_batch(&mut self) {
         let shard = self.conn.server.shard.clone();
         let mut targets: Vec<(usize, usize, ReadItem)> = Vec::new();
@@ -138,10 +155,29 @@ impl<R: Rt> Fetch<R> {
         targets.sort_unstable_by_key(|(place, ..)| *place);
         let most = self.max_bytes();
         for (place, owner, item) in targets {
-            let readable = self.results[place].code == ErrorCode::None && self.results[place].high_watermark > item.offset;
-            if readable
-                && place_results(&mut self.results, &[place], shard.read(owner, &[item], most, true, self.holding.is_room()).await) > 0
-            {
+            if self.results[place].bytes() > 0 {
+                return;
+            }
+            if !self.has_records(place, &item) {
+                continue;
+            }
+            let items = [item];
+            let read = shard.read(owner, &items, most, true, true).await;
+            let mut bytes = place_results(&mut self.results, &[place], read);
+            if bytes == 0 {
+                // Who waits for memory holds none.
+                self.results.iter_mut().for_each(|result| result.records.clear());
+                let read = shard.read(owner, &items, most, true, self.holding.is_room()).await;
+                bytes = place_results(&mut self.results, &[place], read);
+            }
+            if bytes > 0 {
+                let mut left = most.saturating_sub(bytes);
+                for result in &mut self.results[place + 1..] {
+                    match left.checked_sub(result.bytes()) {
+                        Some(rest) => left = rest,
+                        None => result.records.clear(),
+                    }
+                }
                 return;
             }
         }

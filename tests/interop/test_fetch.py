@@ -92,6 +92,30 @@ def test_first_batch_whole(broker):
         assert whole == [1], {p: len(a.Records) for p, a in answers.items()}
 
 
+def test_first_batch_whole_beside_others(broker):
+    """A batch larger than its partition's limit comes when its partition is the first that has records, whatever others have."""
+    with Connection(broker.address) as c:
+        c.create_topic("beside", 4)
+        large = batch([b"x" * 1000] * 100)
+        for partition in range(4):
+            c.produce_ok("beside", partition, large)
+            fill(c, "beside", 2, partition=partition)
+        for first in range(4):
+            # Behind the large batch, but in the first partition.
+            rest = {p: 100 for p in range(4) if p != first}
+            answers = c.fetch("beside", {first: 0, **rest}, partition_max=10_000)
+            got = {p: parse_batches(a.Records, partial=True) for p, a in answers.items()}
+            assert got[first][0].base_offset == 0 and len(got[first][0].records) == 100, (first, {p: len(b) for p, b in got.items()})
+            assert all(got[p] for p in rest), "there is room for the others"
+            answers = c.fetch("beside", {**rest, first: 0}, partition_max=10_000)
+            whole = {p for p, a in answers.items() if parse_batches(a.Records, partial=True)}
+            assert whole == set(rest), (first, whole)
+            # Of the whole answer no more is left than one small batch.
+            answers = c.fetch("beside", {first: 0, **rest}, partition_max=10_000, max_bytes=len(large) + 10)
+            whole = {p for p, a in answers.items() if parse_batches(a.Records, partial=True)}
+            assert whole == {first}, (first, whole)
+
+
 def test_limits_hold(broker):
     with Connection(broker.address) as c:
         c.create_topic("limits", 4)
