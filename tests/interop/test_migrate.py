@@ -8,6 +8,7 @@ clean stop. The tests take such copies over.
 import contextlib
 import functools
 import glob
+import itertools
 import os
 import re
 import shutil
@@ -166,10 +167,9 @@ class Groups:
     def __init__(self, kafka):
         self.kafka, self.connection = kafka, Connection(kafka.address)
         counts = {"classic": 2, "cooperative": 2, "modern": 2}
-        settings = [(group, GROUPS[group]) for group in GROUPS for _ in range(counts.get(group, 1))]
-        self.members = [
-            Member("librdkafka", kafka, group, "grouped", **more) for group, more in settings
-        ]
+        self.members = {
+            group: [self.member(group) for _ in range(counts.get(group, 1))] for group in GROUPS
+        }
         self.leave("left")
         self.leave("left-modern", **{"group.protocol": "consumer"})
         c = self.connection
@@ -203,6 +203,16 @@ class Groups:
         self.pattern = RawMember(c, "raw-pattern", None, SubscribedTopicRegex="co.*|again")
         self.beat()
 
+    def member(self, group):
+        """A new member of the group."""
+        return Member("librdkafka", self.kafka, group, "grouped", **GROUPS[group])
+
+    def again(self, group):
+        """Other members in the place of those of a group, whose sessions end."""
+        for member in self.members[group]:
+            member.kill()
+        self.members[group] = [self.member(group) for _ in self.members[group]]
+
     def leave(self, group, **more):
         """A member that reads, commits and leaves."""
         consumer = Consumer(
@@ -229,7 +239,9 @@ class Groups:
 
     def settle(self):
         """Waits until all is read and committed, and raw members have their partitions."""
-        total, deadline = 3 * GROUPED, time.monotonic() + 60
+        total, deadline = 3 * GROUPED, time.monotonic() + 180
+        # Now and then a member of librdkafka does not come out of a rebalance of its group at Kafka.
+        patience = time.monotonic() + 30
         while True:
             self.beat()
             read = {
@@ -242,10 +254,14 @@ class Groups:
             ):
                 return
             assert time.monotonic() < deadline, (read, self.modern.owned, self.pattern.owned)
+            if time.monotonic() > patience:
+                patience += 30
+                for group in [group for group in GROUPS if read[group] < total]:
+                    self.again(group)
             time.sleep(0.2)
 
     def kill(self):
-        for member in self.members:
+        for member in itertools.chain(*self.members.values()):
             member.kill()
         self.connection.close()
 
