@@ -17,8 +17,8 @@ pub const NO_SESSION: i32 = 0;
 /// A session unused for longer gives its slot to any other, one younger than this keeps it (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
 const EVICTION: Duration = Duration::from_secs(120);
-/// Partitions that all sessions of a core remember together (about 20 MB). Whom they do not suffice for is served without a session.
-pub const PARTITIONS_MAX: usize = 100_000;
+/// Bytes of the heap that a session takes for each of its partitions, besides the topic's name.
+const PARTITION_BYTES: usize = 280;
 
 /// One partition to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +157,13 @@ struct Session {
     partitions: BTreeMap<u64, Cached>,
     places: BTreeMap<Key, u64>,
     next_place: u64,
+    /// Of the heap, about.
+    bytes: usize,
+}
+
+/// Bytes of the heap that a session takes for a partition, at most: the partitions of a topic share its name.
+fn bytes_of(target: &FetchTarget) -> usize {
+    PARTITION_BYTES + target.name.len()
 }
 
 impl Session {
@@ -169,6 +176,7 @@ impl Session {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             next_place: 0,
+            bytes: 0,
         }
     }
 
@@ -179,14 +187,20 @@ impl Session {
     fn put(&mut self, target: FetchTarget) -> &mut Cached {
         let place = *self.places.entry(self.key(&target)).or_insert(self.next_place);
         self.next_place += 1;
-        let cached = self.partitions.entry(place).or_insert_with(|| Cached::new(target.clone()));
+        let bytes = &mut self.bytes;
+        let cached = self.partitions.entry(place).or_insert_with(|| {
+            *bytes += bytes_of(&target);
+            Cached::new(target.clone())
+        });
+        *bytes = *bytes - bytes_of(&cached.target) + bytes_of(&target);
         cached.target = target;
         cached
     }
 
     fn forget(&mut self, gone: &Forgotten) {
         if let Some(place) = self.places.remove(&key(self.by_topic_id, gone.topic_id, &gone.name, gone.partition)) {
-            self.partitions.remove(&place);
+            let cached = self.partitions.remove(&place);
+            self.bytes -= cached.map_or(0, |cached| bytes_of(&cached.target));
         }
     }
 
@@ -224,16 +238,17 @@ fn next_epoch(epoch: i32) -> i32 {
 /// The fetch sessions of one core.
 pub struct Sessions {
     max_slots: usize,
-    max_partitions: usize,
+    max_bytes: usize,
     by_id: BTreeMap<i32, Session>,
-    /// In all sessions together.
-    partitions: usize,
+    /// Of all sessions together.
+    bytes: usize,
 }
 
 impl Sessions {
-    /// At most `max_slots` sessions (`max.incremental.fetch.session.cache.slots`; 0: none) and [`PARTITIONS_MAX`] partitions in them.
-    pub fn new(max_slots: usize) -> Sessions {
-        Sessions { max_slots, max_partitions: PARTITIONS_MAX, by_id: BTreeMap::new(), partitions: 0 }
+    /// At most `max_slots` sessions (`max.incremental.fetch.session.cache.slots`; 0: none), which take at
+    /// most `max_bytes` of the heap. Whom they do not suffice for is served without a session.
+    pub fn new(max_slots: usize, max_bytes: usize) -> Sessions {
+        Sessions { max_slots, max_bytes, by_id: BTreeMap::new(), bytes: 0 }
     }
 
     /// Sessions open.
@@ -246,9 +261,14 @@ impl Sessions {
         self.by_id.is_empty()
     }
 
-    /// Partitions remembered in all sessions.
-    pub fn partitions(&self) -> usize {
-        self.partitions
+    /// Partitions that a session remembers; 0 if there is no such session.
+    pub fn len_of(&self, session_id: i32) -> usize {
+        self.by_id.get(&session_id).map_or(0, |session| session.partitions.len())
+    }
+
+    /// Bytes of the heap that all sessions take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes a request in. An error is to be answered at the top of the response, with session id 0 and no topics:
@@ -269,23 +289,22 @@ impl Sessions {
         if session.by_topic_id != by_topic_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        let before = session.partitions.len();
+        let before = session.bytes;
         for target in targets {
             session.put(target);
         }
         request.forgotten.iter().for_each(|gone| session.forget(gone));
         session.epoch = next_epoch(epoch);
         session.used = now.mono;
-        let after = session.partitions.len();
+        self.bytes = self.bytes - before + session.bytes;
         let kind = Kind::Incremental { session_id, epoch: session.epoch };
         let targets = session.partitions.values().map(|cached| cached.target.clone()).collect();
-        self.partitions = self.partitions - before + after;
-        if after == 0 {
+        if session.partitions.is_empty() {
             // Nothing left to remember, and nothing to read.
             self.remove(session_id);
             return Ok(SessionContext { targets, kind: Kind::Sessionless });
         }
-        if self.partitions > self.max_partitions {
+        if self.bytes > self.max_bytes {
             self.remove(session_id);
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
@@ -325,7 +344,8 @@ impl Sessions {
         now: Duration,
         mut random: impl FnMut() -> i32,
     ) -> i32 {
-        if targets.len() > self.max_partitions || !self.make_room(targets.len(), now) {
+        let bytes = targets.iter().map(bytes_of).sum();
+        if bytes > self.max_bytes || !self.make_room(targets.len(), bytes, now) {
             return NO_SESSION;
         }
         let mut session = Session::new(by_topic_id, now);
@@ -337,15 +357,15 @@ impl Sessions {
             // Not asked again: a poor source could keep us here.
             id = id.wrapping_add(1) & i32::MAX;
         }
-        self.partitions += session.partitions.len();
+        self.bytes += session.bytes;
         self.by_id.insert(id, session);
         id
     }
 
     /// Frees a slot as Kafka does: that of the session unused for longest, if it is unused for long; else that of the smallest old one
-    /// that is smaller than the newcomer. Likewise until there is room for the newcomer's partitions.
-    fn make_room(&mut self, size: usize, now: Duration) -> bool {
-        while self.by_id.len() >= self.max_slots || self.partitions + size > self.max_partitions {
+    /// that is smaller than the newcomer, which has `size` partitions. Likewise until there is room for its bytes.
+    fn make_room(&mut self, size: usize, bytes: usize, now: Duration) -> bool {
+        while self.by_id.len() >= self.max_slots || self.bytes + bytes > self.max_bytes {
             let unused = self.by_id.iter().min_by_key(|(id, s)| (s.used, **id)).filter(|(_, s)| now.saturating_sub(s.used) > EVICTION);
             let old = || self.by_id.iter().filter(|(_, s)| now.saturating_sub(s.created) > EVICTION && s.partitions.len() < size);
             let Some((id, _)) = unused.or_else(|| old().min_by_key(|(id, s)| (s.partitions.len(), **id))) else {
@@ -359,17 +379,18 @@ impl Sessions {
 
     fn remove(&mut self, session_id: i32) {
         if let Some(session) = self.by_id.remove(&session_id) {
-            self.partitions -= session.partitions.len();
+            self.bytes -= session.bytes;
         }
     }
 
     /// Panics unless all invariants hold.
     pub fn check(&self) {
-        assert!(self.by_id.len() <= self.max_slots && self.partitions <= self.max_partitions);
-        assert_eq!(self.partitions, self.by_id.values().map(|s| s.partitions.len()).sum::<usize>());
+        assert!(self.by_id.len() <= self.max_slots && self.bytes <= self.max_bytes);
+        assert_eq!(self.bytes, self.by_id.values().map(|s| s.bytes).sum::<usize>());
         for (id, session) in &self.by_id {
             assert!(*id > 0 && session.epoch > 0, "session {id} epoch {}", session.epoch);
             assert_eq!(session.places.len(), session.partitions.len());
+            assert_eq!(session.bytes, session.partitions.values().map(|cached| bytes_of(&cached.target)).sum::<usize>());
             for (place, cached) in &session.partitions {
                 assert_eq!(session.places.get(&session.key(&cached.target)), Some(place));
                 assert!(*place < session.next_place);

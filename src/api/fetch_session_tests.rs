@@ -18,6 +18,9 @@ fn target(partition: i32, fetch_offset: Offset) -> FetchTarget {
     }
 }
 
+/// Bytes of one of those.
+const ONE: usize = PARTITION_BYTES + 1;
+
 fn request(session_id: i32, epoch: i32, targets: Vec<FetchTarget>) -> SessionRequest {
     SessionRequest { session_id, epoch, targets, ..SessionRequest::default() }
 }
@@ -63,7 +66,7 @@ fn fetch(
 
 #[test]
 fn without_a_session_everything_is_answered() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let context = sessions.begin(request(0, FINAL_EPOCH, vec![target(1, 5), target(0, 6)]), at(0)).unwrap();
     assert_eq!(partitions(&context), [1, 0], "request order");
     let finished = sessions.finish(&context, &[QUIET, QUIET], at(0), || 1).unwrap();
@@ -73,7 +76,7 @@ fn without_a_session_everything_is_answered() {
 
 #[test]
 fn an_incremental_answer_holds_what_changed() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let id = open(&mut sessions, 77, 4, 0);
     assert_eq!(id, 77);
     assert_eq!(fetch(&mut sessions, id, 1, vec![], |_| QUIET), (vec![0, 1, 2, 3], vec![]), "nothing new");
@@ -90,7 +93,7 @@ fn an_incremental_answer_holds_what_changed() {
 
 #[test]
 fn partitions_with_records_go_to_the_end() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let id = open(&mut sessions, 1, 4, 0);
     let first_two = |p| if p < 2 { RECORDS } else { QUIET };
     assert_eq!(fetch(&mut sessions, id, 1, vec![], first_two), (vec![0, 1, 2, 3], vec![0, 1]));
@@ -101,7 +104,7 @@ fn partitions_with_records_go_to_the_end() {
 
 #[test]
 fn updates_and_forgotten_partitions() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let id = open(&mut sessions, 1, 3, 0);
     let gone = |partition| Forgotten { topic_id: Uuid::ZERO, name: "t".into(), partition };
     let mut update = request(id, 1, vec![target(1, 42)]);
@@ -115,12 +118,12 @@ fn updates_and_forgotten_partitions() {
     let context = sessions.begin(rest, at(0)).unwrap();
     assert!(context.targets.is_empty());
     assert_eq!(sessions.finish(&context, &[], at(0), || 1).unwrap().session_id, NO_SESSION);
-    assert!(sessions.is_empty() && sessions.partitions() == 0, "an empty session ends");
+    assert!(sessions.is_empty() && sessions.bytes() == 0, "an empty session ends");
 }
 
 #[test]
 fn wrong_ids_and_epochs() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let id = open(&mut sessions, 5, 1, 0);
     let error = |sessions: &mut Sessions, request| sessions.begin(request, at(0)).unwrap_err();
     assert_eq!(error(&mut sessions, request(6, 1, vec![])), ErrorCode::FetchSessionIdNotFound);
@@ -140,7 +143,7 @@ fn wrong_ids_and_epochs() {
 
 #[test]
 fn a_full_fetch_ends_the_session_that_it_names() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let id = open(&mut sessions, 5, 1, 0);
     let context = sessions.begin(request(id, FINAL_EPOCH, vec![]), at(0)).unwrap();
     assert_eq!(sessions.finish(&context, &[], at(0), || 1).unwrap().session_id, NO_SESSION);
@@ -154,7 +157,7 @@ fn a_full_fetch_ends_the_session_that_it_names() {
 #[test]
 fn epochs_wrap_to_one_and_ids_are_positive_and_free() {
     assert_eq!(next_epoch(i32::MAX), 1);
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, 1 << 20);
     let ids: Vec<_> = (0..3).map(|_| open(&mut sessions, i32::MIN, 1, 0)).collect();
     assert_eq!(ids, [1, 2, 3]);
     assert_eq!(open(&mut sessions, i32::MAX, 1, 0), i32::MAX);
@@ -163,7 +166,7 @@ fn epochs_wrap_to_one_and_ids_are_positive_and_free() {
 
 #[test]
 fn slots_are_freed_as_kafka_frees_them() {
-    let mut sessions = Sessions::new(2);
+    let mut sessions = Sessions::new(2, 1 << 20);
     assert_eq!(open(&mut sessions, 1, 5, 0), 1);
     assert_eq!(open(&mut sessions, 2, 3, 10), 2);
     assert_eq!(open(&mut sessions, 3, 9, 100), NO_SESSION, "both are young");
@@ -174,12 +177,12 @@ fn slots_are_freed_as_kafka_frees_them() {
     assert_eq!(open(&mut sessions, 4, 3, 131), NO_SESSION, "the second is old, but not smaller");
     assert_eq!(open(&mut sessions, 4, 4, 131), 4);
     assert!(!sessions.by_id.contains_key(&2));
-    assert_eq!(open(&mut Sessions::new(0), 1, 1, 0), NO_SESSION);
+    assert_eq!(open(&mut Sessions::new(0, 1 << 20), 1, 1, 0), NO_SESSION);
 }
 
 #[test]
 fn partitions_are_bounded_over_all_sessions() {
-    let mut sessions = Sessions { max_partitions: 10, ..Sessions::new(5) };
+    let mut sessions = Sessions::new(5, 10 * ONE);
     assert_eq!(open(&mut sessions, 1, 11, 0), NO_SESSION);
     assert_eq!(open(&mut sessions, 1, 6, 0), 1);
     assert_eq!(open(&mut sessions, 2, 5, 0), NO_SESSION);
@@ -187,13 +190,13 @@ fn partitions_are_bounded_over_all_sessions() {
     let more = request(2, 1, vec![target(100, 0)]);
     assert_eq!(sessions.begin(more, at(0)), Err(ErrorCode::FetchSessionIdNotFound), "back to full fetches");
     sessions.check();
-    assert_eq!((sessions.len(), sessions.partitions()), (1, 6));
+    assert_eq!((sessions.len(), sessions.bytes()), (1, 6 * ONE));
     assert_eq!(open(&mut sessions, 3, 8, 121), 3, "an unused one makes room");
 }
 
 #[test]
 fn ids_name_topics_from_version_13_on() {
-    let mut sessions = Sessions::new(1);
+    let mut sessions = Sessions::new(1, 1 << 20);
     let by_id = |n: u8, name: &str| FetchTarget { topic_id: Uuid([n; 16]), name: name.into(), ..target(0, 0) };
     let full = SessionRequest { by_topic_id: true, ..request(0, 0, vec![by_id(1, ""), by_id(2, "")]) };
     let context = sessions.begin(full, at(0)).unwrap();
@@ -206,7 +209,7 @@ proptest! {
     /// A client that believes what it is told sees every change, whatever happens in between.
     #[test]
     fn a_client_never_misses_a_change(steps in prop::collection::vec((0..6u8, 0..6i32), 1..80)) {
-        let mut sessions = Sessions { max_partitions: 8, ..Sessions::new(2) };
+        let mut sessions = Sessions::new(2, 8 * ONE);
         let (mut broker, mut told) = ([0i64; 6], [-1i64; 6]);
         let mut client = std::collections::BTreeMap::from([(0, -1i64)]);
         let (mut id, mut epoch, mut seed) = (0, 0, 100);
@@ -250,5 +253,25 @@ proptest! {
             }
             sessions.check();
         }
+    }
+}
+
+/// What sessions count is what they take of the heap, however many partitions a topic has.
+#[test]
+fn sessions_take_no_more_of_the_heap_than_they_count() {
+    for (topics, partitions) in [(1, 20_000), (20_000, 1), (200, 100)] {
+        let before = crate::rt::heap::held();
+        let mut sessions = Sessions::new(1, usize::MAX);
+        let name = |topic: i32| -> Arc<str> { format!("{topic:05}{}", "x".repeat(100)).into() };
+        let of = |topic: i32| {
+            let name = name(topic);
+            (0..partitions).map(move |p| FetchTarget { name: name.clone(), ..target(p, 0) })
+        };
+        let context = sessions.begin(request(0, INITIAL_EPOCH, (0..topics).flat_map(of).collect()), at(0)).unwrap();
+        let outcomes = vec![QUIET; context.targets.len()];
+        let id = sessions.finish(&context, &outcomes, at(0), || 1).unwrap().session_id;
+        drop((context, outcomes));
+        let (held, counted) = (crate::rt::heap::held() - before, sessions.bytes() as isize);
+        assert!(id == 1 && held <= counted && held * 2 > counted, "{topics} topics: {held} of {counted}");
     }
 }

@@ -24,6 +24,10 @@ use crate::wire::frame::RequestHeader;
 /// holds: then it is answered.
 const ROOM_LOOK: Duration = Duration::from_secs(1);
 
+/// Bytes of the heap that one partition takes while a fetch is under way: what is to be read, what was
+/// read, and what is answered.
+const TARGET_BYTES: usize = 512;
+
 /// Reads of one owner core, with the targets' places.
 struct Group {
     owner: usize,
@@ -44,6 +48,12 @@ struct Fetch<R: Rt> {
     deadline: Duration,
     /// Memory for all this.
     holding: Holding<R>,
+}
+
+/// Bytes of the heap that a fetch takes for the partitions that its session remembers.
+pub fn remembered<R: Rt>(conn: &Rc<Conn<R>>, header: &RequestHeader, body: &[u8]) -> usize {
+    let session = wire::fetch::session_id(body, header.api_version);
+    conn.server.sessions.borrow().len_of(session) * TARGET_BYTES
 }
 
 /// Starts a fetch; the response follows by itself.
@@ -193,7 +203,7 @@ impl<R: Rt> Fetch<R> {
             || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
             || self.conn.server.stopping()
             || self.conn.has_ended()
-            || (self.holding.is_room() && self.conn.server.rt.memory().contended())
+            || self.holding.is_wanted()
             || self.groups.is_empty()
             || self.conn.server.rt.now().mono >= self.deadline
     }

@@ -7,6 +7,7 @@ mod dispatch;
 mod fetch;
 mod groups;
 mod long;
+mod parts;
 mod produce;
 pub mod replies;
 mod start;
@@ -50,6 +51,8 @@ const ANSWER_SHARE: usize = 16;
 const SCARCE_ANSWER: usize = 64 << 10;
 /// The part of a core's memory for beginnings of requests that wait for memory, one of so many.
 const PUT_BY_SHARE: usize = 8;
+/// Fetch sessions take at most one of so many parts of the memory.
+const SESSIONS_SHARE: usize = 16;
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -112,7 +115,7 @@ impl<R: Rt> Server<R> {
             shard: shard.clone(),
             config,
             broker,
-            sessions: RefCell::new(Sessions::new(slots)),
+            sessions: RefCell::new(Sessions::new(slots, rt.memory().budget() / SESSIONS_SHARE)),
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),

@@ -200,6 +200,18 @@ fn put_partition_tags(text: &mut BytesMut, diverging_epoch: Option<(i32, i64)>, 
     }
 }
 
+/// The session id in the body of a Fetch request; 0, for none, where it cannot be read.
+pub fn session_id(body: &[u8], version: i16) -> i32 {
+    let at = match version {
+        ..7 => return 0,
+        // Behind the replica's id, the longest wait, the least and the most bytes, the isolation level.
+        7..15 => 17,
+        // Without the replica's id.
+        15.. => 13,
+    };
+    body.get(at..at + 4).map_or(0, |bytes| i32::from_be_bytes(bytes.try_into().unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::codec;
