@@ -87,7 +87,7 @@ pub(super) fn take(left: &mut usize, before: usize, after: usize) -> Result<(), 
     match (*left + before).checked_sub(after) {
         Some(rest) => *left = rest,
         None if after <= before => *left = 0,
-        None => return refuse(ErrorCode::PolicyViolation, "All settings together would take more than an eighth of corelane.memory."),
+        None => return refuse(ErrorCode::PolicyViolation, "All settings together would take more than a quarter of corelane.memory."),
     }
     Ok(())
 }

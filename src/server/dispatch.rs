@@ -45,7 +45,7 @@ pub(super) fn own_terms(bytes: usize) -> Terms {
 }
 
 /// A longer answer is made in turn with the long requests, when there is memory for it.
-const LONG_ANSWER: usize = 64 << 10;
+pub(super) const LONG_ANSWER: usize = 64 << 10;
 
 /// What the description of a resource costs of a turn's budget, in inflated bytes.
 const RESOURCE_COST: usize = 32 << 10;
@@ -75,7 +75,7 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
     if header.api_key == ApiKey::Produce.code() {
         return super::produce::handle(conn, place, &header, body).inspect_err(|_| conn.reply(place, Vec::new()));
     }
-    let besides = if header.api_key == ApiKey::Fetch.code() { super::fetch::remembered(conn, &header, &body) } else { 0 };
+    let besides = if header.api_key == ApiKey::Fetch.code() { super::fetch::remembered(conn, header.api_version, &body) } else { 0 };
     let Some(holding) = conn.server.long.begin(body.len(), besides) else {
         start_in_turn(conn, place, header, body, besides);
         return Ok(());
@@ -182,11 +182,8 @@ impl<R: Rt> Work<R> {
     }
 
     pub(super) fn reply(&self, response: &impl Encode) -> io::Result<()> {
-        let mut frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
-        if frame.len() >= LONG_ANSWER {
-            frame = self.conn.server.rt.memory().charged(frame);
-        }
-        self.conn.reply(self.place, vec![frame]);
+        let frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
+        self.conn.reply(self.place, vec![self.conn.server.on_heap(frame)]);
         Ok(())
     }
 

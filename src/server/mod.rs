@@ -29,6 +29,7 @@ use crate::api::fetch_session::Sessions;
 use crate::api::init_producer_id::ProducerIds;
 use crate::base::config::Config;
 use crate::base::limits::SMALL_RECEIVE;
+use crate::rt::mem::Account;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::Shard;
@@ -72,6 +73,8 @@ pub struct Server<R: Rt> {
     pub config: Arc<Config>,
     broker: Arc<OnceLock<BrokerView>>,
     sessions: RefCell<Sessions>,
+    /// What they take.
+    session_bytes: Account,
     connections: RefCell<Slab<Rc<Conn<R>>>>,
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
@@ -116,6 +119,7 @@ impl<R: Rt> Server<R> {
             config,
             broker,
             sessions: RefCell::new(Sessions::new(slots, rt.memory().budget() / SESSIONS_SHARE)),
+            session_bytes: rt.memory().account(),
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
@@ -147,6 +151,21 @@ impl<R: Rt> Server<R> {
     /// This broker as clients see it.
     pub fn broker(&self) -> &BrokerView {
         self.broker.get().expect("set before the first connection is accepted")
+    }
+
+    /// Has the fetch sessions do something, and what they take counted.
+    fn with_sessions<T>(&self, task: impl FnOnce(&mut Sessions) -> T) -> T {
+        let mut sessions = self.sessions.borrow_mut();
+        let done = task(&mut sessions);
+        if sessions.bytes() != self.session_bytes.bytes() {
+            self.session_bytes.set(sessions.bytes());
+        }
+        done
+    }
+
+    /// Has a long answer on the heap counted until it has left.
+    fn on_heap(&self, answer: Bytes) -> Bytes {
+        if answer.len() < dispatch::LONG_ANSWER { answer } else { self.rt.memory().charged(answer) }
     }
 
     /// True once no more requests are read.

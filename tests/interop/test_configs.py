@@ -502,13 +502,15 @@ def test_settings_have_a_limit_together():
         return
     policy_violation, key = 44, "leader.replication.throttled.replicas"
     value = ",".join(f"{n}:{n}" for n in range(2500))
-    with Broker(**{"corelane.memory": "16m"}) as broker, Connection(broker.address) as c:
-        names = [f"t{n}" for n in range(100)]
+    with Broker(**{"corelane.memory": "32m"}) as broker, Connection(broker.address) as c:
+        names = [f"t{n}" for n in range(400)]
         for name in names:
             c.create_topic(name)
-        codes = [code for code, _ in alter(c, *[(TOPIC, name, [(key, SET, value)]) for name in names])]
+        codes = []
+        for at in range(0, len(names), 40):
+            codes += [code for code, _ in alter(c, *[(TOPIC, name, [(key, SET, value)]) for name in names[at : at + 40]])]
         kept = codes.count(0)
-        assert 50 < kept < 100 and set(codes) == {0, policy_violation}, codes
+        assert 200 < kept < 400 and set(codes) == {0, policy_violation}, codes
         assert alter(c, (TOPIC, names[-1], [("retention.ms", SET, "1000"), (key, SET, value)]))[0][0] == policy_violation
         assert alter(c, (TOPIC, names[0], [(key, DELETE, None)]))[0][0] == 0
         assert alter(c, (TOPIC, names[-1], [(key, SET, value)]))[0][0] == 0
