@@ -444,7 +444,8 @@ def test_settings_of_many_topics_at_once():
     lists = [("leader.replication.throttled.replicas", replicas), ("follower.replication.throttled.replicas", replicas)]
     configs = [{"Name": name, "Value": value} for name, value in lists]
     names = [f"many-{n}" for n in range(count)]
-    with Broker() as broker:
+    # All settings may take a quarter of it.
+    with Broker(**{"corelane.memory": "384m"}) as broker:
         with Connection(broker.address) as c:
             for first in range(0, count, 25):
                 topics = [{"Name": n, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": configs} for n in names[first : first + 25]]
