@@ -1,6 +1,7 @@
 """ListOffsets and OffsetForLeaderEpoch."""
 
 from raw import GZIP, Connection, batch
+from test_logs import delete_records
 
 OVERRIDES = {"auto.create.topics.enable": "false"}
 
@@ -55,6 +56,33 @@ def test_max_timestamp(broker):
         assert answer(c, "max", MAX_TIMESTAMP) == (1, 5000)
         c.produce_ok("max", 0, batch([b"f", b"g"], timestamps=[6000, 40]))
         assert answer(c, "max", MAX_TIMESTAMP) == (5, 6000)
+
+
+def test_max_timestamp_of_deleted_records(broker):
+    """As long as its segment is there the deleted record is told, with the leader epoch of its batch."""
+    with Connection(broker.address) as c:
+        for attributes in (0, GZIP):
+            for upto in (2, 3, 5):
+                topic = f"deleted-max-{attributes}-{upto}"
+                c.create_topic(topic)
+                for times in ([1000, 5000, 2000], [10, 20]):
+                    records = [b"x"] * len(times)
+                    c.produce_ok(topic, 0, batch(records, timestamps=times, attributes=attributes))
+                assert delete_records(c, {topic: {0: upto}}) == {(topic, 0): (0, upto)}
+                for version in range(7, 12):
+                    part = c.list_offset(topic, 0, MAX_TIMESTAMP, version)
+                    found = part.ErrorCode, part.Offset, part.Timestamp, part.LeaderEpoch
+                    assert found == (0, 1, 5000, 0), (topic, version, part)
+
+
+def test_max_timestamp_of_records_without_one(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("timeless")
+        c.produce_ok("timeless", 0, batch([b"a", b"b"], timestamps=[-1, -1]))
+        part = c.list_offset("timeless", 0, MAX_TIMESTAMP)
+        found = part.ErrorCode, part.Offset, part.Timestamp, part.LeaderEpoch
+        assert found == (0, 0, -1, 0), part
+        assert answer(c, "timeless", 0) == (-1, -1)
 
 
 def test_empty_partition(broker):
