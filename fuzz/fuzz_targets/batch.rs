@@ -34,7 +34,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes: usize = Batches::new(data).map_while(Result::ok).map(|(_, batch)| batch.len()).sum();
     assert!(bytes <= data.len());
     let bytes = Bytes::copy_from_slice(data);
-    for wanted in [Wanted::AtOrAfter(1), Wanted::Largest] {
+    for wanted in [Wanted::AtOrAfter { ts: 1, from: 1 }, Wanted::Largest] {
         let _ = TimeSearch::new(&bytes, wanted).and_then(TimeSearch::run);
     }
     check(data, false);

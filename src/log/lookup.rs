@@ -56,8 +56,12 @@ async fn look<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes, wanted: Wanted
 
 /// As far as the header tells.
 fn told(header: &BatchHeader, wanted: Wanted) -> Option<(Offset, i64)> {
-    let ts = if let Wanted::AtOrAfter(ts) = wanted { ts } else { 0 };
-    (header.max_timestamp >= ts).then_some((header.base_offset, header.max_timestamp))
+    let (ts, from) = match wanted {
+        Wanted::AtOrAfter { ts, from } => (ts, from),
+        Wanted::Largest => (0, 0),
+    };
+    let within = header.max_timestamp >= ts && header.last_offset() >= from;
+    within.then_some((header.base_offset.max(from), header.max_timestamp))
 }
 
 /// The header of the batch that `batch` begins with, with the largest timestamp of its records where
@@ -71,7 +75,8 @@ pub(super) async fn with_time<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes
 }
 
 impl<R: Rt> Log<R> {
-    /// The first record below `upto` whose timestamp is `ts` (ms) or later.
+    /// The first record from the log's start on and below `upto` whose timestamp is `ts` (ms) or
+    /// later.
     pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<Located>, LogError> {
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
@@ -79,8 +84,12 @@ impl<R: Rt> Log<R> {
             next = behind;
             let Some(from) = from else { continue };
             let end = behind.unwrap_or(upto).min(upto);
-            if let Some(found) = self.search(ts, from.max(self.start_offset()), end).await? {
-                return Ok(Some(found));
+            let found = self.search(ts, from.max(self.start_offset()), end).await?;
+            match found {
+                // Deleted meanwhile.
+                Some(found) if found.offset < self.start_offset() => next = Some(self.start_offset()),
+                Some(_) => return Ok(found),
+                None => {}
             }
         }
         Ok(None)
@@ -117,6 +126,8 @@ impl<R: Rt> Log<R> {
     }
 
     async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<Located>, LogError> {
+        // The batch at `at` may hold deleted records too.
+        let from = self.start_offset();
         while at < upto {
             let pieces = self.fetch(at, STEP, upto).await?;
             if pieces.is_empty() {
@@ -126,7 +137,7 @@ impl<R: Rt> Log<R> {
                 while !piece.is_empty() {
                     let header = BatchHeader::parse(&piece).map_err(|e| LogError::BadBatch(e.to_string()))?;
                     let batch = piece.split_to(header.total_len().min(piece.len()));
-                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter(ts)).await;
+                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter { ts, from }).await;
                     if let Some(found) = found {
                         return Ok(Some(Located::new(&header, found)));
                     }

@@ -72,7 +72,7 @@ fn stalls_and_goes_on(seed: u64, segment_bytes: u32, fault: impl Fn(&Sim)) {
             let end = log.end_offset();
             assert_eq!(end as usize, held.borrow().len());
             let ts = 1000 + random.below(end as u64) as i64;
-            assert_eq!(log.max_timestamp_offset(end).await.unwrap().map(|(offset, _)| offset), Some(end - 1));
+            assert_eq!(log.max_timestamp_offset(end).await.unwrap().map(|found| found.offset), Some(end - 1));
             assert!(log.offset_for_timestamp(ts, end).await.is_ok());
         }
     });

@@ -200,7 +200,7 @@ fn indexes_are_no_evidence() {
                 let log = reopen(&rt, config, Opening { recovery_point: 500, clean, ..Opening::default() }).await.unwrap();
                 assert_eq!(log.end_offset(), 500);
                 assert!(read_all(&log).await == whole);
-                assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().0, 321);
+                assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().offset, 321);
             }
         }
     });

@@ -122,6 +122,49 @@ fn a_deleted_record_with_the_largest_timestamp_is_told_with_its_epoch() {
     });
 }
 
+/// DeleteRecords may cut a batch, which stays whole in its file.
+#[test]
+fn records_before_the_start_are_not_found_by_time() {
+    for (compression, stamp) in
+        [(Compression::None, None), (Compression::Gzip, None), (Compression::Zstd, Some(Stamp::LogAppendTime(9000)))]
+    {
+        let sim = Sim::new(1, 1);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            // An index entry for each batch.
+            let config = LogConfig { index_interval_bytes: 0, segment_bytes: 2000, ..CONFIG };
+            let log = create(&rt, config).await;
+            let spec = BatchSpec { compression, ..BatchSpec::default() };
+            for base in (0..100).step_by(10) {
+                let of = |n: i64| if n == 4 { 7000 } else { 1000 + base + n };
+                let records: Vec<_> = (0..10).map(|n| (None, Some(&[7; 40][..]), of(n))).collect();
+                log.append(&build_batch(&spec, &records), base, 1, stamp).unwrap();
+            }
+            log.flush().await.unwrap();
+            let find = async |ts| log.offset_for_timestamp(ts, 100).await.unwrap().map(Located::place);
+            for start in [0, 3, 4, 5, 19, 20, 57, 99, 100] {
+                log.set_start(start);
+                let next = (start < 100).then_some(start);
+                let late = (0..100).find(|n| *n >= start && n % 10 == 4);
+                let time = |n: i64| {
+                    if stamp.is_some() {
+                        9000
+                    } else if n % 10 == 4 {
+                        7000
+                    } else {
+                        1000 + n
+                    }
+                };
+                for ts in [0, 1000, 1000 + start.min(99)] {
+                    assert_eq!(find(ts).await, next.map(|n| (n, time(n))), "{compression:?} {start} {ts}");
+                }
+                let wanted = if stamp.is_some() { next } else { late };
+                assert_eq!(find(2000).await, wanted.map(|n| (n, time(n))), "{compression:?} {start}");
+            }
+        });
+    }
+}
+
 /// Records without a timestamp have the largest one of their log, as in Kafka.
 #[test]
 fn the_largest_timestamp_may_be_none() {

@@ -110,8 +110,13 @@ impl Inspection {
 /// What a batch is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// The first record whose timestamp (ms) is this or later.
-    AtOrAfter(i64),
+    /// The first record at `from` or behind it whose timestamp (ms) is `ts` or later.
+    AtOrAfter {
+        /// Lowest timestamp (ms).
+        ts: i64,
+        /// Lowest offset.
+        from: Offset,
+    },
     /// The first record that has the largest timestamp.
     Largest,
 }
@@ -131,13 +136,16 @@ impl TimeSearch {
         let header = BatchHeader::parse(batch).map_err(CompressionError::Batch)?;
         let mut search = TimeSearch { header, wanted, inspection: None, found: None };
         let early = match wanted {
-            Wanted::AtOrAfter(ts) => header.max_timestamp < ts && !header.time_unknown(),
+            Wanted::AtOrAfter { from, .. } if header.last_offset() < from => true,
+            Wanted::AtOrAfter { ts, .. } => header.max_timestamp < ts && !header.time_unknown(),
             Wanted::Largest => false,
         };
+        // Offsets may be missing behind the first one.
+        let whole = !matches!(wanted, Wanted::AtOrAfter { from, .. } if from > header.base_offset);
         if early || header.records_count == 0 {
             return Ok(search);
         }
-        if header.timestamp_type() == TimestampType::LogAppendTime {
+        if header.timestamp_type() == TimestampType::LogAppendTime && whole {
             search.found = Some((header.base_offset, header.max_timestamp));
         } else {
             search.inspection = Some(Inspection::new(&header, batch)?);
@@ -151,9 +159,12 @@ impl TimeSearch {
         let Some(inspection) = inspection else { return Ok(true) };
         inspection.step(budget, |front| {
             let offset = header.base_offset.wrapping_add(front.offset_delta.into());
-            let timestamp = header.base_timestamp.wrapping_add(front.timestamp_delta);
+            let timestamp = match header.timestamp_type() {
+                TimestampType::LogAppendTime => header.max_timestamp,
+                TimestampType::CreateTime => header.base_timestamp.wrapping_add(front.timestamp_delta),
+            };
             match *wanted {
-                Wanted::AtOrAfter(ts) if timestamp >= ts => {
+                Wanted::AtOrAfter { ts, from } if timestamp >= ts && offset >= from => {
                     *found = Some((offset, timestamp));
                     return ControlFlow::Break(());
                 }
@@ -190,18 +201,22 @@ mod tests {
             let records = [(None, Some(&b"a"[..]), 1000), (None, Some(b"b"), 3000), (None, None, 2000), (None, None, 3000)];
             let mut batch = build_batch(&spec, &records);
             let search = |batch: &[u8], wanted| TimeSearch::new(&Bytes::copy_from_slice(batch), wanted).and_then(TimeSearch::run);
-            let first = |batch: &[u8], ts| search(batch, Wanted::AtOrAfter(ts)).unwrap();
+            let from = |batch: &[u8], ts, from| search(batch, Wanted::AtOrAfter { ts, from }).unwrap();
+            let first = |batch: &[u8], ts| from(batch, ts, 0);
             assert_eq!(first(&batch, 0), Some((100, 1000)));
             assert_eq!(first(&batch, 1001), Some((101, 3000)), "the first in offset order, not in time order");
             assert_eq!(first(&batch, 3001), None);
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
-            assert!(search(&batch[..batch.len() - 1], Wanted::AtOrAfter(0)).is_err());
+            assert!(search(&batch[..batch.len() - 1], Wanted::AtOrAfter { ts: 0, from: 0 }).is_err());
+            assert_eq!(from(&batch, 0, 102), Some((102, 2000)), "the first ones are deleted");
+            assert_eq!((from(&batch, 2001, 102), from(&batch, 0, 104)), (Some((103, 3000)), None));
             Stamp::Largest(-1).apply(&mut batch);
             assert_eq!(first(&batch, 1001), Some((101, 3000)), "the header says -1");
             assert_eq!(first(&batch, 3001), None);
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
             Stamp::LogAppendTime(5000).apply(&mut batch);
             assert_eq!(first(&batch, 4000), Some((100, 5000)));
+            assert_eq!((from(&batch, 4000, 102), from(&batch, 4000, 104)), (Some((102, 5000)), None));
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((100, 5000))));
         }
     }
