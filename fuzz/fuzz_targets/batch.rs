@@ -20,6 +20,7 @@ fn check(records: &[u8], compacted: bool) {
         now_ms: 1_700_000_000_000,
         api_version: 13,
         verify: Verify::Full,
+        codec: None,
     };
     if let Ok(header) = validate_produce(&Bytes::copy_from_slice(records), &rules) {
         // What is accepted can be read.

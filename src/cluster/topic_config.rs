@@ -3,6 +3,7 @@
 use super::settings::{BrokerSettings, Configs, Source, Synonym, check_value, items};
 use crate::base::config::AckPolicy;
 use crate::base::config::table::{self, ANY_LONG, Key, Kind, parse_bool};
+use crate::wire::compression::{Codec, Compression};
 
 const FOREVER: &str = "9223372036854775807";
 
@@ -219,6 +220,12 @@ pub struct TopicConfig {
     pub flush_ms: i64,
     /// `corelane.ack`.
     pub ack: AckPolicy,
+    /// `compression.type`; `None`: `producer`.
+    pub compression: Option<Compression>,
+    /// `compression.gzip.level`.
+    pub gzip_level: i32,
+    /// `compression.zstd.level`.
+    pub zstd_level: i32,
 }
 
 impl TopicConfig {
@@ -251,8 +258,27 @@ impl TopicConfig {
             flush_messages: long("flush.messages"),
             flush_ms: long("flush.ms"),
             ack: text("corelane.ack").parse().unwrap_or_default(),
+            compression: compression(&text("compression.type")),
+            gzip_level: int("compression.gzip.level"),
+            zstd_level: int("compression.zstd.level"),
         }
     }
+
+    /// The codec of all batches; `None`: that of their producer.
+    pub fn codec(&self) -> Option<Codec> {
+        let compression = self.compression?;
+        let level = match compression {
+            Compression::Gzip => Some(self.gzip_level),
+            Compression::Zstd => Some(self.zstd_level),
+            Compression::None | Compression::Snappy | Compression::Lz4 => None,
+        };
+        Some(Codec { compression, level })
+    }
+}
+
+fn compression(name: &str) -> Option<Compression> {
+    let none = (name == "uncompressed").then_some(Compression::None);
+    none.or_else(|| Compression::ALL.into_iter().find(|compression| compression.name() == name))
 }
 
 #[cfg(test)]
@@ -432,6 +458,18 @@ mod tests {
         assert_eq!((config.segment_ms, config.retention_ms, config.retention_bytes), (604_800_000, 604_800_000, -1));
         assert_eq!((config.delete_retention_ms, config.min_cleanable_dirty_ppm), (86_400_000, 500_000));
         assert_eq!((config.flush_messages, config.flush_ms, config.ack), (i64::MAX, i64::MAX, AckPolicy::Default));
+
+        assert_eq!(config.codec(), None);
+        let codec = |pairs: &[(&str, &str)]| TopicConfig::resolve(&map(pairs), &broker(&[("compression.type", "gzip")])).codec();
+        let of = |compression, level| Some(Codec { compression, level });
+        assert_eq!(codec(&[]), of(Compression::Gzip, Some(-1)));
+        assert_eq!(codec(&[("compression.gzip.level", "9")]), of(Compression::Gzip, Some(9)));
+        let zstd = [("compression.type", "zstd"), ("compression.zstd.level", "-7")];
+        assert_eq!(codec(&zstd), of(Compression::Zstd, Some(-7)));
+        assert_eq!(codec(&[("compression.type", "uncompressed")]), of(Compression::None, None));
+        assert_eq!(codec(&[("compression.type", "snappy")]), of(Compression::Snappy, None));
+        assert_eq!(codec(&[("compression.type", "lz4")]), of(Compression::Lz4, None));
+        assert_eq!(codec(&[("compression.type", "producer")]), None);
 
         let own = map(&[
             ("cleanup.policy", "compact"),

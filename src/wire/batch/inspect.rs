@@ -11,6 +11,8 @@ use super::*;
 
 /// Bytes of a plain payload that are looked at between two looks at the budget.
 const PLAIN_STEP: usize = 64 << 10;
+/// The same where they are compressed.
+const PLAIN_STEP_SMALL: usize = 16 << 10;
 /// So many plain bytes cost as much as one that is inflated.
 pub(super) const PLAIN_CHEAPER: usize = 16;
 /// What a record costs of the budget besides its bytes, in inflated bytes.
@@ -32,6 +34,8 @@ pub(super) struct Inspection {
     scanner: Scanner,
     /// Bytes inflated so far.
     inflated: usize,
+    /// Bytes of a plain payload that are looked at between two looks at the budget.
+    plain_step: usize,
 }
 
 impl Inspection {
@@ -52,7 +56,13 @@ impl Inspection {
                 Input::Packed { input, weight: compression.inflating_weight() }
             }
         };
-        Ok(Inspection { input, scanner: Scanner::new(header.records_count), inflated: 0 })
+        let scanner = Scanner::new(header.records_count);
+        Ok(Inspection { input, scanner, inflated: 0, plain_step: PLAIN_STEP })
+    }
+
+    /// A pass whose payload is taken piece by piece for something that costs more than a look at it.
+    pub(super) fn in_small_pieces(self) -> Inspection {
+        Inspection { plain_step: PLAIN_STEP_SMALL, ..self }
     }
 
     /// Bytes inflated so far; none where the records are not compressed.
@@ -63,38 +73,40 @@ impl Inspection {
     /// Goes on until `budget`, which counts inflated bytes, was spent. True at the end of the
     /// records, which then are right, or once `visit` breaks.
     pub(super) fn step(&mut self, budget: &mut usize, visit: impl FnMut(Front) -> ControlFlow<()>) -> Result<bool, CompressionError> {
-        self.step_into(budget, visit, |_| ())
+        self.step_into(budget, visit, |_| 0)
     }
 
-    /// As [`Inspection::step`]; `take` is given what was inflated, piece by piece.
+    /// As [`Inspection::step`]; `take` is given the payload, piece by piece, and says what that has
+    /// cost.
     pub(super) fn step_into(
         &mut self,
         budget: &mut usize,
         mut visit: impl FnMut(Front) -> ControlFlow<()>,
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&[u8]) -> usize,
     ) -> Result<bool, CompressionError> {
-        let Inspection { input, scanner, inflated } = self;
+        let Inspection { input, scanner, inflated, plain_step } = self;
         while *budget > 0 {
             let mut cost = 0;
             let mut visit = |front| {
                 cost += RECORD_COST;
                 visit(front)
             };
-            let (flow, len, last) = match input {
+            let (flow, spent, last) = match input {
                 Input::Plain(payload) => {
-                    let piece = payload.split_to(payload.len().min(PLAIN_STEP));
-                    (scanner.feed(&piece, &mut visit)?, piece.len() / PLAIN_CHEAPER, payload.is_empty())
+                    let piece = payload.split_to(payload.len().min(*plain_step));
+                    let cost = piece.len() / PLAIN_CHEAPER + take(&piece);
+                    (scanner.feed(&piece, &mut visit)?, cost, payload.is_empty())
                 }
                 Input::Packed { input, weight } => {
                     let piece = input.fill_buf().map_err(|error| describe(error, INFLATED_MAX))?;
-                    take(piece);
-                    let (flow, len) = (scanner.feed(piece, &mut visit)?, piece.len());
+                    let (taken, len) = (take(piece), piece.len());
+                    let flow = scanner.feed(piece, &mut visit)?;
                     input.consume(len);
                     *inflated += len;
-                    (flow, len * *weight, len == 0)
+                    (flow, len * *weight + taken, len == 0)
                 }
             };
-            *budget = budget.saturating_sub(cost + len);
+            *budget = budget.saturating_sub(cost + spent);
             if flow.is_break() {
                 return Ok(true);
             }

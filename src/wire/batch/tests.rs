@@ -24,6 +24,7 @@ fn rules() -> ProduceRules<'static> {
         now_ms: NOW,
         api_version: 13,
         verify: Verify::Full,
+        codec: None,
     }
 }
 

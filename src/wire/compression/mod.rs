@@ -54,11 +54,7 @@ impl Compression {
 
     /// What compressing a byte costs, in inflated bytes.
     pub fn compressing_weight(self) -> usize {
-        match self {
-            Compression::None => 0,
-            Compression::Gzip => 16,
-            Compression::Snappy | Compression::Lz4 | Compression::Zstd => 4,
-        }
+        Codec::from(self).compressing_weight()
     }
 
     /// All of them.
@@ -72,6 +68,36 @@ impl Compression {
     /// Kafka's name, as in `compression.type`.
     pub fn name(self) -> &'static str {
         ["none", "gzip", "snappy", "lz4", "zstd"][self as usize]
+    }
+}
+
+/// How to compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    /// The type of the result.
+    pub compression: Compression,
+    /// How hard to try, of those types that have levels; `None`: as the type's library does.
+    pub level: Option<i32>,
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Codec {
+        Codec { compression, level: None }
+    }
+}
+
+impl Codec {
+    /// What compressing a byte costs, in inflated bytes.
+    pub fn compressing_weight(self) -> usize {
+        match (self.compression, self.level.unwrap_or(0)) {
+            (Compression::None, _) => 0,
+            (Compression::Gzip, 7..) => 48,
+            (Compression::Gzip, _) => 16,
+            (Compression::Snappy | Compression::Lz4, _) | (Compression::Zstd, ..=4) => 4,
+            (Compression::Zstd, ..=9) => 16,
+            (Compression::Zstd, ..=15) => 64,
+            (Compression::Zstd, _) => 256,
+        }
     }
 }
 
@@ -139,14 +165,34 @@ const IN_MEMORY: &str = "compressing into memory does not fail";
 impl Compressor {
     /// What it makes is appended to `out`.
     pub fn new(compression: Compression, out: Vec<u8>) -> Compressor {
-        Compressor(match compression {
+        Compressor::of(compression.into(), out)
+    }
+
+    /// As [`Compressor::new`], with a level.
+    pub fn of(codec: Codec, out: Vec<u8>) -> Compressor {
+        Compressor(match codec.compression {
             Compression::None => Encoder::None(out),
-            Compression::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Gzip => {
+                let level = codec.level.and_then(|level| u32::try_from(level).ok());
+                let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+                Encoder::Gzip(flate2::write::GzEncoder::new(out, level))
+            }
             Compression::Snappy => Encoder::Snappy(snappy::Encoder::new(out)),
             // Independent blocks, this encoder's default, are the only ones that Java reads.
             Compression::Lz4 => Encoder::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(out))),
-            Compression::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(out, 0).expect(IN_MEMORY)),
+            Compression::Zstd => Encoder::Zstd(zstd_encoder(codec.level.unwrap_or(0), out)),
         })
+    }
+
+    /// Bytes of what was made so far, and of what it was appended to.
+    pub fn written(&self) -> usize {
+        match &self.0 {
+            Encoder::None(out) => out.len(),
+            Encoder::Gzip(encoder) => encoder.get_ref().len(),
+            Encoder::Snappy(encoder) => encoder.written(),
+            Encoder::Lz4(encoder) => encoder.get_ref().len(),
+            Encoder::Zstd(encoder) => encoder.get_ref().len(),
+        }
     }
 
     /// Takes the payload's next bytes.
@@ -178,6 +224,20 @@ impl Compressor {
         };
         finished.expect(IN_MEMORY)
     }
+}
+
+/// The first level of zstd whose tables are bounded here.
+const ZSTD_HIGH: i32 = 9;
+/// Log2 of the bytes in which higher levels of zstd look for repeats: as lower ones do. Their tables
+/// grow with it, at the highest level to several hundred MiB.
+const ZSTD_WINDOW_LOG: u32 = 21;
+
+fn zstd_encoder(level: i32, out: Vec<u8>) -> zstd::stream::write::Encoder<'static, Vec<u8>> {
+    let mut encoder = zstd::stream::write::Encoder::new(out, level).expect(IN_MEMORY);
+    if level >= ZSTD_HIGH {
+        encoder.window_log(ZSTD_WINDOW_LOG).expect("within the library's range");
+    }
+    encoder
 }
 
 /// A stream of the decompressed bytes that fails when there are more than `limit`.
@@ -247,6 +307,29 @@ mod tests {
                 assert_eq!(packed, compress(compression, &text()), "blocks do not depend on pieces");
             }
         }
+    }
+
+    #[test]
+    fn every_level_makes_what_can_be_read() {
+        let plain = text();
+        let packed = |compression, level| {
+            let codec = Codec { compression, level: Some(level) };
+            let mut compressor = Compressor::of(codec, Vec::new());
+            plain.chunks(50_000).for_each(|piece| compressor.write(piece));
+            let packed = compressor.finish();
+            let read = decompress(compression, &packed, plain.len());
+            assert!(read.as_ref() == Ok(&plain), "{} {level}", compression.name());
+            packed.len()
+        };
+        for level in [-1, 1, 6, 9] {
+            packed(Compression::Gzip, level);
+        }
+        for level in [-131072, -5, 0, 1, 3, 9, 22] {
+            packed(Compression::Zstd, level);
+        }
+        assert!(packed(Compression::Gzip, 9) < packed(Compression::Gzip, 1));
+        assert!(packed(Compression::Zstd, 3) < packed(Compression::Zstd, -131072));
+        assert_eq!(packed(Compression::Gzip, -1), packed(Compression::Gzip, 6));
     }
 
     #[test]
