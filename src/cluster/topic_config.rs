@@ -5,6 +5,8 @@ use crate::base::config::AckPolicy;
 use crate::base::config::table::{self, ANY_LONG, Key, Kind, parse_bool};
 use crate::wire::compression::{Codec, Compression};
 
+/// The default of `compression.lz4.level`.
+const LZ4_FAST: i32 = 9;
 const FOREVER: &str = "9223372036854775807";
 
 const fn at_least(low: i64) -> Kind {
@@ -224,6 +226,8 @@ pub struct TopicConfig {
     pub compression: Option<Compression>,
     /// `compression.gzip.level`.
     pub gzip_level: i32,
+    /// `compression.lz4.level`.
+    pub lz4_level: i32,
     /// `compression.zstd.level`.
     pub zstd_level: i32,
 }
@@ -260,6 +264,7 @@ impl TopicConfig {
             ack: text("corelane.ack").parse().unwrap_or_default(),
             compression: compression(&text("compression.type")),
             gzip_level: int("compression.gzip.level"),
+            lz4_level: int("compression.lz4.level"),
             zstd_level: int("compression.zstd.level"),
         }
     }
@@ -270,7 +275,9 @@ impl TopicConfig {
         let level = match compression {
             Compression::Gzip => Some(self.gzip_level),
             Compression::Zstd => Some(self.zstd_level),
-            Compression::None | Compression::Snappy | Compression::Lz4 => None,
+            // As in Kafka, the default is the fast compression, and every other level the high one.
+            Compression::Lz4 => Some(self.lz4_level).filter(|level| *level != LZ4_FAST),
+            Compression::None | Compression::Snappy => None,
         };
         Some(Codec { compression, level })
     }
@@ -469,6 +476,8 @@ mod tests {
         assert_eq!(codec(&[("compression.type", "uncompressed")]), of(Compression::None, None));
         assert_eq!(codec(&[("compression.type", "snappy")]), of(Compression::Snappy, None));
         assert_eq!(codec(&[("compression.type", "lz4")]), of(Compression::Lz4, None));
+        let lz4 = [("compression.type", "lz4"), ("compression.lz4.level", "10")];
+        assert_eq!(codec(&lz4), of(Compression::Lz4, Some(10)));
         assert_eq!(codec(&[("compression.type", "producer")]), None);
 
         let own = map(&[

@@ -5,12 +5,13 @@ import time
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from harness import eventually
+from harness import eventually, java
 from raw import GZIP, LOG_APPEND_TIME, Connection, batch, parse_batches
 
 CODECS = ("uncompressed", "gzip", "snappy", "lz4", "zstd")
 MESSAGE_TOO_LARGE, RECORD_LIST_TOO_LARGE, INVALID_TIMESTAMP = 10, 18, 32
 COUNT = 300
+CONSUMER = "org.apache.kafka.tools.consumer.ConsoleConsumer"
 BIG = 2**63 - 1
 INIT = {"TransactionalId": None, "TransactionTimeoutMs": 60000, "ProducerId": -1, "ProducerEpoch": -1}
 
@@ -84,13 +85,16 @@ def test_what_is_in_the_codec_stays(broker):
 def test_levels(broker):
     values = [b"%06d" % (n * n) * 10 for n in range(3000)]
     with Connection(broker.address) as c:
-        for codec, low, high in (("gzip", 1, 9), ("zstd", 1, 19)):
+        # 9 of lz4, the default, is the fast one.
+        for codec, low, high in (("gzip", 1, 9), ("zstd", 1, 19), ("lz4", 9, 12), ("lz4", 9, 1)):
             sizes = []
             for level in (low, high):
-                topic = f"{codec}-{level}"
+                topic = f"{codec}-{level}-{high}"
                 c.create_topic(topic, **{"compression_type": codec, f"compression_{codec}_level": level})
                 c.produce_ok(topic, 0, batch(values))
                 sizes.append(sum(b.size for b in stored(c, topic)))
+                check = java(CONSUMER, "--bootstrap-server", broker.bootstrap, "--topic", topic, "--from-beginning", "--max-messages", str(len(values)))
+                assert check[0] == 0 and check[1].splitlines() == [v.decode() for v in values], (topic, check[2])
             assert sizes[1] < sizes[0], (codec, sizes)
 
 

@@ -306,7 +306,6 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
 
 /// Settings of topics that are checked, kept and shown, but change nothing in this version, with the reason.
 pub const IDLE_TOPIC_SETTINGS: &[(&str, &str)] = &[
-    ("compression.lz4.level", "lz4 is compressed at its fast level, Kafka's default, always"),
     ("follower.replication.throttled.replicas", "there is no replication"),
     ("leader.replication.throttled.replicas", "there is no replication"),
     ("local.retention.bytes", "there is no tiered storage"),

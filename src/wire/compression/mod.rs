@@ -4,6 +4,7 @@ mod snappy;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::RangeInclusive;
 
 use super::batch::BatchError;
 use super::record::RecordError;
@@ -93,7 +94,9 @@ impl Codec {
             (Compression::None, _) => 0,
             (Compression::Gzip, 7..) => 48,
             (Compression::Gzip, _) => 16,
-            (Compression::Snappy | Compression::Lz4, _) | (Compression::Zstd, ..=4) => 4,
+            (Compression::Snappy, _) | (Compression::Lz4, ..=0) | (Compression::Zstd, ..=4) => 4,
+            (Compression::Lz4, ..=9) => 16,
+            (Compression::Lz4, _) => 64,
             (Compression::Zstd, ..=9) => 16,
             (Compression::Zstd, ..=15) => 64,
             (Compression::Zstd, _) => 256,
@@ -156,6 +159,8 @@ enum Encoder {
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
     Snappy(snappy::Encoder),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    /// The same format, with a level.
+    Lz4High(lz4::Encoder<Vec<u8>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
@@ -179,6 +184,7 @@ impl Compressor {
             }
             Compression::Snappy => Encoder::Snappy(snappy::Encoder::new(out)),
             // Independent blocks, this encoder's default, are the only ones that Java reads.
+            Compression::Lz4 if codec.level.is_some() => Encoder::Lz4High(lz4_encoder(codec.level.unwrap_or(0), out)),
             Compression::Lz4 => Encoder::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(out))),
             Compression::Zstd => Encoder::Zstd(zstd_encoder(codec.level.unwrap_or(0), out)),
         })
@@ -191,6 +197,7 @@ impl Compressor {
             Encoder::Gzip(encoder) => encoder.get_ref().len(),
             Encoder::Snappy(encoder) => encoder.written(),
             Encoder::Lz4(encoder) => encoder.get_ref().len(),
+            Encoder::Lz4High(encoder) => encoder.writer().len(),
             Encoder::Zstd(encoder) => encoder.get_ref().len(),
         }
     }
@@ -208,6 +215,7 @@ impl Compressor {
                 Ok(())
             }
             Encoder::Lz4(encoder) => encoder.write_all(piece),
+            Encoder::Lz4High(encoder) => encoder.write_all(piece),
             Encoder::Zstd(encoder) => encoder.write_all(piece),
         };
         written.expect(IN_MEMORY);
@@ -220,6 +228,10 @@ impl Compressor {
             Encoder::Gzip(encoder) => encoder.finish(),
             Encoder::Snappy(encoder) => Ok(encoder.finish()),
             Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
+            Encoder::Lz4High(encoder) => {
+                let (out, ended) = encoder.finish();
+                ended.map(|()| out)
+            }
             Encoder::Zstd(encoder) => encoder.finish(),
         };
         finished.expect(IN_MEMORY)
@@ -231,6 +243,20 @@ const ZSTD_HIGH: i32 = 9;
 /// Log2 of the bytes in which higher levels of zstd look for repeats: as lower ones do. Their tables
 /// grow with it, at the highest level to several hundred MiB.
 const ZSTD_WINDOW_LOG: u32 = 21;
+
+/// Levels that the high compression of lz4 tells apart.
+const LZ4_LEVELS: RangeInclusive<u32> = 2..=12;
+
+fn lz4_encoder(level: i32, out: Vec<u8>) -> lz4::Encoder<Vec<u8>> {
+    let level = u32::try_from(level).unwrap_or(0).clamp(*LZ4_LEVELS.start(), *LZ4_LEVELS.end());
+    let mut builder = lz4::EncoderBuilder::new();
+    builder.level(level).block_size(lz4::BlockSize::Max64KB);
+    // As the other encoder does, and as Kafka's clients read it.
+    builder.block_mode(lz4::BlockMode::Independent);
+    builder.block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum);
+    builder.checksum(lz4::ContentChecksum::NoChecksum);
+    builder.build(out).expect(IN_MEMORY)
+}
 
 fn zstd_encoder(level: i32, out: Vec<u8>) -> zstd::stream::write::Encoder<'static, Vec<u8>> {
     let mut encoder = zstd::stream::write::Encoder::new(out, level).expect(IN_MEMORY);
@@ -324,6 +350,10 @@ mod tests {
         for level in [-1, 1, 6, 9] {
             packed(Compression::Gzip, level);
         }
+        for level in [1, 2, 9, 12, 17] {
+            packed(Compression::Lz4, level);
+        }
+        assert!(packed(Compression::Lz4, 12) < compress(Compression::Lz4, &plain).len());
         for level in [-131072, -5, 0, 1, 3, 9, 22] {
             packed(Compression::Zstd, level);
         }
