@@ -3,16 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use super::controller::{Refusal, refuse};
+use super::controller::{self, Refusal, refuse};
 use super::group_config;
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
-use super::settings::{Configs, check_value};
+use super::settings::{Configs, bytes_of, check_value};
 use super::topic_config;
 use super::view::BrokerView;
 use crate::base::config::table::{self, Kind};
 use crate::base::error::ErrorCode;
+use crate::base::ids::Uuid;
 
 /// Kafka's number of topics among the kinds of things that have a configuration.
 pub const TOPIC: i8 = 2;
@@ -59,6 +60,7 @@ pub fn alter(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Al
             twice.insert((one.kind, one.name));
         }
     }
+    let mut left = broker.settings_max.saturating_sub(image.settings_bytes());
     let decide = |one: &Alteration| {
         if twice.contains(&(one.kind, one.name)) {
             return refuse(ErrorCode::InvalidRequest, "Each resource must appear at most once.");
@@ -71,7 +73,24 @@ pub fn alter(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Al
             other => refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")),
         }
     };
-    asked.iter().map(decide).collect()
+    let mut within = |altered: Option<MetadataRecord>| {
+        let (before, after) = altered.as_ref().map_or((0, 0), |record| settings_of(record, image));
+        controller::take(&mut left, before, after).map(|()| altered)
+    };
+    asked.iter().map(|one| decide(one).and_then(&mut within)).collect()
+}
+
+/// Bytes of the settings that a record replaces, and of its own.
+fn settings_of(record: &MetadataRecord, image: &Image) -> (usize, usize) {
+    let (before, after) = match record {
+        MetadataRecord::TopicConfigs { id, configs } => {
+            (image.topic_by_id(Uuid(*id)).map_or(0, |topic| bytes_of(&topic.overrides)), configs)
+        }
+        MetadataRecord::GroupConfigs { group, configs } => (image.group(group).map_or(0, |group| bytes_of(&group.configs)), configs),
+        MetadataRecord::BrokerConfigs { broker, configs } => (image.settings().dynamic_bytes(*broker), configs),
+        _ => return (0, 0),
+    };
+    (before, bytes_of(after.iter().map(|(name, value)| (name, value))))
 }
 
 /// The changes, well-formed.

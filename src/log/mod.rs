@@ -12,6 +12,7 @@ pub mod compact;
 #[cfg(test)]
 mod damage_tests;
 pub mod dir;
+mod epochs;
 mod error;
 mod files;
 mod first;
