@@ -69,6 +69,7 @@ use crate::wire::batch::{BatchHeader, Stamp};
 pub use aside::find_in_cut;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
+pub use lookup::Located;
 use read::Gate;
 pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;
