@@ -52,7 +52,7 @@ fn result(name: &str, refusal: Option<&Refusal>) -> CreatePartitionsTopicResult 
     let mut result = CreatePartitionsTopicResult::default();
     result.name = name.into();
     result.error_code = refusal.map_or(ErrorCode::None, |refusal| refusal.code).code();
-    result.error_message = refusal.and_then(|refusal| error_text(&refusal.message));
+    result.error_message = refusal.filter(|refusal| !refusal.message.is_empty()).and_then(|refusal| error_text(&refusal.message));
     result
 }
 

@@ -46,7 +46,7 @@ pub fn describe(
         TOPIC => topic_entries(&resource.resource_name, image),
         BROKER => broker_entries(&resource.resource_name, image, broker),
         GROUP => group_entries(&resource.resource_name, image),
-        other => Err((ErrorCode::InvalidRequest, Some(format!("Unsupported resource type: {other}")))),
+        _ => Err((ErrorCode::InvalidRequest, Some(ErrorCode::InvalidRequest.message().to_owned()))),
     };
     match entries {
         Ok(entries) => result.configs = entries,
@@ -69,7 +69,7 @@ pub fn describe(
 
 fn topic_entries(name: &str, image: &Image) -> Entries {
     names::validate(name).map_err(|text| (ErrorCode::InvalidTopicException, Some(text)))?;
-    let topic = image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, None))?;
+    let topic = image.topic(name).ok_or((ErrorCode::UnknownTopicOrPartition, Some(String::new())))?;
     let settings = topic_config::effective(&topic.overrides, image.settings());
     Ok(settings.map(|setting| entry(setting.key, Some(&setting.value), setting.source, &setting.synonyms)).collect())
 }

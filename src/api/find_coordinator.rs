@@ -7,7 +7,7 @@ use crate::cluster::image::Image;
 use crate::cluster::view::BrokerView;
 use crate::coord::OFFSETS_TOPIC;
 use crate::wire::codec::find_coordinator_response::Coordinator;
-use crate::wire::codec::{FindCoordinatorRequest, FindCoordinatorResponse};
+use crate::wire::codec::{self, FindCoordinatorRequest, FindCoordinatorResponse};
 
 /// Keys of a request are a list from this version on.
 const LIST_FROM: i16 = 4;
@@ -37,14 +37,13 @@ pub fn respond(
     };
     let found = code == ErrorCode::None;
     let node_id = if found { broker.node_id } else { -1 };
-    let message = (!found).then(|| code.message().into());
     let endpoint = broker.endpoint(listener);
     let (host, port) = if found { (endpoint.host.as_str(), endpoint.port.into()) } else { ("", -1) };
     let mut response = FindCoordinatorResponse::default();
     if version < LIST_FROM {
         (response.error_code, response.node_id, response.port) = (code.code(), node_id, port);
         response.host = host.into();
-        response.error_message = message.filter(|_| version >= 1);
+        response.error_message = (version >= 1).then(|| if found { "NONE" } else { code.message() }.into());
         return response;
     }
     let one = |key: &crate::wire::codec::StrBytes| {
@@ -52,7 +51,7 @@ pub fn respond(
         coordinator.key = key.clone();
         (coordinator.error_code, coordinator.node_id, coordinator.port) = (code.code(), node_id, port);
         coordinator.host = host.into();
-        coordinator.error_message = message.clone();
+        coordinator.error_message = Some(codec::StrBytes::default());
         coordinator
     };
     response.coordinators = request.coordinator_keys.iter().map(one).collect();

@@ -229,8 +229,8 @@ impl Check<'_> {
                 None
             }
             Ok(None) => {
-                let message = format!("The request has more than {INFLATED_MAX_OF_REQUEST} bytes of records when decompressed");
-                Some(Err(PartitionResult { message: Some(message), ..refused(ErrorCode::MessageTooLarge) }))
+                tracing::debug!("a request has more than {INFLATED_MAX_OF_REQUEST} bytes of records when decompressed");
+                Some(Err(refused(ErrorCode::MessageTooLarge)))
             }
             Err(rejection) => Some(Err(rejected(rejection))),
         }
@@ -290,8 +290,11 @@ fn rules<'a>(context: &Context, topic: &'a Topic, partition: i32) -> ProduceRule
     }
 }
 
+/// As in Kafka a text is for what is wrong with single records; what is wrong with a whole batch has its code.
 fn rejected(rejection: Rejection) -> PartitionResult {
-    PartitionResult { record_errors: rejection.record_errors, message: Some(rejection.message), ..refused(rejection.code) }
+    let Rejection { code, message, record_errors } = rejection;
+    tracing::debug!("a batch is refused: {message}");
+    PartitionResult { message: (!record_errors.is_empty()).then_some(message), record_errors, ..refused(code) }
 }
 
 /// What the producer waits for: its own choice, unless the topic promises more or less.

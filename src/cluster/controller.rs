@@ -273,7 +273,8 @@ pub fn create_partitions(image: &Image, broker: &BrokerView, wanted: &[MoreParti
         .iter()
         .map(|more| {
             let Some(topic) = image.topic(more.name) else {
-                return refuse(ErrorCode::UnknownTopicOrPartition, ErrorCode::UnknownTopicOrPartition.message());
+                // As in Kafka without a text.
+                return refuse(ErrorCode::UnknownTopicOrPartition, "");
             };
             if names::is_internal(more.name) {
                 // Where a group or a producer is found depends on it: with another number all of them would be looked for elsewhere.

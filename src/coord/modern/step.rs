@@ -93,6 +93,12 @@ impl Step<'_> {
         Refusal::new(ErrorCode::GroupIdNotFound, text)
     }
 
+    /// Who leaves hears of any group that is missing in the same words.
+    fn not_to_be_left(&self, id: &Name) -> Refusal {
+        let missing = || Refusal::new(ErrorCode::GroupIdNotFound, format!("Group {id} not found."));
+        if self.view(id).exists() { self.no_modern_group(id) } else { missing() }
+    }
+
     pub(in crate::coord) fn modern_heartbeat(&mut self, id: &Name, request: &Request, spare: usize) -> Reply {
         let given;
         let request = if request.member_id.is_empty() {
@@ -138,7 +144,7 @@ impl Step<'_> {
     pub(in crate::coord) fn modern_leave(&mut self, id: &Name, request: &Leave) -> Reply {
         let state = self.state;
         let Some(group) = state.group(id).and_then(|stored| stored.modern.as_deref()) else {
-            return Ok(Answer::Heard(Err(self.no_modern_group(id))));
+            return Ok(Answer::Heard(Err(self.not_to_be_left(id))));
         };
         let first = self.fx.records.len();
         let heard = self.fx.modern(id, |cx| leave::leave(group, cx, request));
