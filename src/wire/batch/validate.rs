@@ -100,7 +100,7 @@ enum Stage {
     },
     Records {
         inspection: Inspection,
-        recompression: Option<Recompression>,
+        recompression: Option<Box<Recompression>>,
     },
     Sealing(Sealing),
     /// The records of a compressed batch are not looked at.
@@ -224,7 +224,7 @@ fn begin_records(header: &BatchHeader, records: &Bytes, rules: &ProduceRules<'_>
     Ok(match codec {
         None => Stage::Records { inspection, recompression: None },
         Some(codec) => {
-            let recompression = Some(Recompression::new(records, codec, max));
+            let recompression = Some(Box::new(Recompression::new(records, codec, max)));
             Stage::Records { inspection: inspection.in_small_pieces(), recompression }
         }
     })
