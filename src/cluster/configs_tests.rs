@@ -28,7 +28,7 @@ fn one<'a>(kind: i8, name: &'a str, changes: &[(&'a str, i8, Option<&'a str>)]) 
 }
 
 fn made(image: &mut Image, asked: &[Alteration]) -> Vec<Result<(), (i16, String)>> {
-    let decided = alter(image, &BrokerView::example(), asked);
+    let decided: Vec<Altered> = asked.iter().map(|one| alter(image, &BrokerView::example(), one)).collect();
     for record in decided.iter().flatten().flatten() {
         image.apply(image.offset() + 1, &MetadataRecord::decode(&record.encode()).unwrap());
         image.check();
@@ -113,13 +113,17 @@ fn names_of_groups() {
 }
 
 #[test]
-fn each_resource_is_decided_on_its_own() {
-    let retention = |value| [("retention.ms", SET, Some(value))];
-    let asked = [one(TOPIC, "t", &retention("1")), one(TOPIC, "u", &retention("2")), one(TOPIC, "t", &retention("3"))];
-    let twice = Err((42, "Each resource must appear at most once.".to_owned()));
+fn entries_of_lists_that_are_named_twice() {
+    let list = "leader.replication.throttled.replicas";
     let mut image = fresh();
-    assert_eq!(made(&mut image, &asked), [twice.clone(), Ok(()), twice]);
-    assert_eq!((value(&image, "retention.ms"), image.topic("u").unwrap().config.retention_ms), (None, 2));
+    let mut then = |op, entries: &str| {
+        assert_eq!(made(&mut image, &[one(TOPIC, "t", &[(list, op, Some(entries))])]), [Ok(())]);
+        value(&image, list).unwrap_or_default().to_owned()
+    };
+    assert_eq!(then(APPEND, "0:1,1:1,0:1"), "0:1,1:1");
+    assert_eq!(then(SET, "0:1,1:1,0:1,2:1,0:1"), "0:1,1:1,0:1,2:1,0:1");
+    assert_eq!(then(SUBTRACT, "0:1,2:1,7:1"), "1:1,0:1,0:1", "the first of each");
+    assert_eq!(then(SUBTRACT, "0:1,0:1"), "1:1");
 }
 
 #[test]
