@@ -20,6 +20,7 @@ fn check(records: &[u8], compacted: bool) {
         now_ms: 1_700_000_000_000,
         api_version: 13,
         verify: Verify::Full,
+        codec: None,
     };
     if let Ok(header) = validate_produce(&Bytes::copy_from_slice(records), &rules) {
         // What is accepted can be read.
@@ -34,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     let bytes: usize = Batches::new(data).map_while(Result::ok).map(|(_, batch)| batch.len()).sum();
     assert!(bytes <= data.len());
     let bytes = Bytes::copy_from_slice(data);
-    for wanted in [Wanted::AtOrAfter(1), Wanted::Largest] {
+    for wanted in [Wanted::AtOrAfter { ts: 1, from: 1 }, Wanted::Largest] {
         let _ = TimeSearch::new(&bytes, wanted).and_then(TimeSearch::run);
     }
     check(data, false);

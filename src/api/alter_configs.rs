@@ -3,7 +3,7 @@
 use super::error_text;
 use super::repeated::Repeated;
 use crate::base::error::ErrorCode;
-use crate::cluster::configs::{self, Alteration};
+use crate::cluster::configs::{self, Alteration, Alterations};
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::view::BrokerView;
@@ -45,6 +45,7 @@ pub struct Deciding<A: Altering>(Option<UnderWay<A::Response>>);
 #[derive(Default)]
 struct UnderWay<T> {
     repeated: Repeated,
+    alterations: Alterations,
     /// Resources that were decided on.
     at: usize,
     records: Vec<MetadataRecord>,
@@ -68,7 +69,7 @@ impl<A: Altering> Deciding<A> {
         broker: &BrokerView,
         budget: &mut usize,
     ) -> Option<(Vec<MetadataRecord>, A::Response)> {
-        let UnderWay { repeated, at, records, response } = self.0.get_or_insert_default();
+        let UnderWay { repeated, alterations, at, records, response } = self.0.get_or_insert_default();
         let name = |at| request.resource(at).map(|(kind, name)| (kind, name.clone()));
         if !repeated.step(name, budget) {
             return None;
@@ -81,7 +82,7 @@ impl<A: Altering> Deciding<A> {
                 true => Err(configs::named_twice()),
                 false => request.alteration(*at).map_or(Ok(None), |asked| {
                     *budget = budget.saturating_sub(cost(&asked));
-                    configs::alter(image, broker, &asked)
+                    alterations.decide(image, broker, &asked)
                 }),
             };
             *budget = budget.saturating_sub(RESOURCE_COST);

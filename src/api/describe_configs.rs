@@ -18,8 +18,8 @@ use crate::wire::codec::describe_configs_response::{DescribeConfigsResourceResul
 
 type Entries = Result<Vec<DescribeConfigsResourceResult>, (ErrorCode, Option<String>)>;
 
-/// Bytes of the answer for one resource, about.
-pub const RESOURCE_BYTES: usize = 8 << 10;
+/// Bytes of the heap that the answer for one resource takes while it is made, about.
+pub const RESOURCE_BYTES: usize = 64 << 10;
 
 /// Takes out resources of which the same settings are asked for twice: a short request would get a
 /// long answer.

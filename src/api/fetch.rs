@@ -46,8 +46,8 @@ pub fn session_request(request: &FetchRequest, version: i16) -> SessionRequest {
 }
 
 /// The read for each target, or why there is none.
-pub fn plan(targets: &[FetchTarget], version: i16, image: &Image) -> Vec<Result<ReadItem, ErrorCode>> {
-    let one = |target: &FetchTarget| {
+pub fn plan<'a>(targets: &'a [FetchTarget], version: i16, image: &'a Image) -> impl Iterator<Item = Result<ReadItem, ErrorCode>> + 'a {
+    let one = move |target: &FetchTarget| {
         let topic = if version >= TOPIC_ID_FROM {
             image.topic_by_id(target.topic_id).ok_or(ErrorCode::UnknownTopicId)?
         } else {
@@ -62,7 +62,7 @@ pub fn plan(targets: &[FetchTarget], version: i16, image: &Image) -> Vec<Result<
             last_fetched_epoch: target.last_fetched_epoch,
         })
     };
-    targets.iter().map(one).collect()
+    targets.iter().map(one)
 }
 
 /// What the session has to know of a result.
@@ -78,17 +78,14 @@ pub fn outcome(result: &ReadResult) -> FetchOutcome {
 
 /// The response with the targets in `include` (rising), whose results are taken.
 pub fn respond(session_id: i32, targets: &[FetchTarget], results: &mut [ReadResult], include: &[usize]) -> FetchResponse {
-    let mut topics: Vec<FetchTopicData> = Vec::new();
-    let mut last: Option<&FetchTarget> = None;
-    for &index in include {
-        let (target, result) = (&targets[index], &mut results[index]);
-        let same = last.is_some_and(|last| last.topic_id == target.topic_id && last.name == target.name);
-        if !same {
-            topics.push(FetchTopicData { name: StrBytes::from(&*target.name), id: target.topic_id, partitions: Vec::new() });
-        }
-        last = Some(target);
-        let data = FetchPartitionData {
-            index: target.partition,
+    let same = |a: &usize, b: &usize| {
+        let (a, b) = (&targets[*a], &targets[*b]);
+        a.topic_id == b.topic_id && a.name == b.name
+    };
+    let mut one = |index: &usize| {
+        let result = &mut results[*index];
+        FetchPartitionData {
+            index: targets[*index].partition,
             code: result.code,
             high_watermark: result.high_watermark,
             // Without transactions everything readable is stable.
@@ -97,11 +94,14 @@ pub fn respond(session_id: i32, targets: &[FetchTarget], results: &mut [ReadResu
             records: std::mem::take(&mut result.records),
             diverging_epoch: result.diverging,
             current_leader: None,
-        };
-        if let Some(topic) = topics.last_mut() {
-            topic.partitions.push(data);
         }
-    }
+    };
+    let topic = |of_topic: &[usize]| {
+        let target = &targets[of_topic[0]];
+        let partitions = of_topic.iter().map(&mut one).collect();
+        FetchTopicData { name: StrBytes::from(&*target.name), id: target.topic_id, partitions }
+    };
+    let topics = include.chunk_by(same).map(topic).collect();
     FetchResponse { throttle_ms: 0, code: ErrorCode::None, session_id, topics }
 }
 

@@ -1,6 +1,7 @@
 //! Incremental fetch sessions (KIP-227): the client names only what changed, the answer holds only what is new.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,8 +18,14 @@ pub const NO_SESSION: i32 = 0;
 /// A session unused for longer gives its slot to any other, one younger than this keeps it (Kafka's
 /// `min.incremental.fetch.session.eviction.ms`).
 const EVICTION: Duration = Duration::from_secs(120);
-/// Partitions that all sessions of a core remember together (about 20 MB). Whom they do not suffice for is served without a session.
-pub const PARTITIONS_MAX: usize = 100_000;
+/// What a partition takes on the heap of its session beside its topic's name, and what a session takes
+/// with few of them besides: trees grow in nodes.
+const PARTITION_BYTES: usize = 320;
+const SESSION_BYTES: usize = 2400;
+/// In so many targets those that name the same partition are looked for pair by pair.
+const FEW_TARGETS: usize = 16;
+/// See [`distinct`].
+const GONE: usize = usize::MAX;
 
 /// One partition to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +131,41 @@ fn key(by_topic_id: bool, topic_id: TopicId, name: &Arc<str>, partition: i32) ->
     (if by_topic_id { Topic::Id(topic_id) } else { Topic::Name(name.clone()) }, partition)
 }
 
+/// Leaves of targets that name the same partition the last, in the place of the first, as in Kafka: a
+/// partition that is named ten thousand times is read and answered once.
+fn distinct(by_topic_id: bool, targets: &mut Vec<FetchTarget>) {
+    let order = |a: &FetchTarget, b: &FetchTarget| {
+        let topics = if by_topic_id { a.topic_id.cmp(&b.topic_id) } else { a.name.cmp(&b.name) };
+        a.partition.cmp(&b.partition).then(topics)
+    };
+    let same = |a: &FetchTarget, b: &FetchTarget| order(a, b).is_eq();
+    if targets.len() <= FEW_TARGETS {
+        let repeated = |at: usize| targets[..at].iter().any(|target| same(target, &targets[at]));
+        if !(1..targets.len()).any(repeated) {
+            return;
+        }
+    }
+    let mut places: Vec<usize> = (0..targets.len()).collect();
+    places.sort_by(|a, b| order(&targets[*a], &targets[*b]));
+    let mut last = places.clone();
+    for repeated in places.chunk_by(|a, b| same(&targets[*a], &targets[*b])) {
+        last[repeated[0]] = repeated[repeated.len() - 1];
+        repeated[1..].iter().for_each(|place| last[*place] = GONE);
+    }
+    for place in 0..targets.len() {
+        if last[place] != GONE && last[place] != place {
+            targets[place] = targets[last[place]].clone();
+        }
+    }
+    let mut places = last.into_iter();
+    targets.retain(|_| places.next() != Some(GONE));
+}
+
+/// Bytes of the heap that a session takes for a partition.
+fn partition_bytes(target: &FetchTarget) -> usize {
+    PARTITION_BYTES + target.name.len()
+}
+
 struct Cached {
     target: FetchTarget,
     /// As last answered; -1 makes the next answer hold the partition.
@@ -157,6 +199,8 @@ struct Session {
     partitions: BTreeMap<u64, Cached>,
     places: BTreeMap<Key, u64>,
     next_place: u64,
+    /// On the heap, about.
+    bytes: usize,
 }
 
 impl Session {
@@ -169,6 +213,7 @@ impl Session {
             partitions: BTreeMap::new(),
             places: BTreeMap::new(),
             next_place: 0,
+            bytes: SESSION_BYTES,
         }
     }
 
@@ -179,14 +224,22 @@ impl Session {
     fn put(&mut self, target: FetchTarget) -> &mut Cached {
         let place = *self.places.entry(self.key(&target)).or_insert(self.next_place);
         self.next_place += 1;
-        let cached = self.partitions.entry(place).or_insert_with(|| Cached::new(target.clone()));
-        cached.target = target;
-        cached
+        self.bytes += partition_bytes(&target);
+        match self.partitions.entry(place) {
+            Entry::Occupied(cached) => {
+                let cached = cached.into_mut();
+                self.bytes -= partition_bytes(&cached.target);
+                cached.target = target;
+                cached
+            }
+            Entry::Vacant(cached) => cached.insert(Cached::new(target)),
+        }
     }
 
     fn forget(&mut self, gone: &Forgotten) {
         if let Some(place) = self.places.remove(&key(self.by_topic_id, gone.topic_id, &gone.name, gone.partition)) {
-            self.partitions.remove(&place);
+            let gone = self.partitions.remove(&place);
+            self.bytes -= gone.map_or(0, |cached| partition_bytes(&cached.target));
         }
     }
 
@@ -224,16 +277,17 @@ fn next_epoch(epoch: i32) -> i32 {
 /// The fetch sessions of one core.
 pub struct Sessions {
     max_slots: usize,
-    max_partitions: usize,
+    max_bytes: usize,
     by_id: BTreeMap<i32, Session>,
-    /// In all sessions together.
-    partitions: usize,
+    /// Of all sessions together.
+    bytes: usize,
 }
 
 impl Sessions {
-    /// At most `max_slots` sessions (`max.incremental.fetch.session.cache.slots`; 0: none) and [`PARTITIONS_MAX`] partitions in them.
-    pub fn new(max_slots: usize) -> Sessions {
-        Sessions { max_slots, max_partitions: PARTITIONS_MAX, by_id: BTreeMap::new(), partitions: 0 }
+    /// At most `max_slots` sessions (`max.incremental.fetch.session.cache.slots`; 0: none), of about
+    /// `max_bytes` of the heap together. Whom they do not suffice for is served without a session.
+    pub fn new(max_slots: usize, max_bytes: usize) -> Sessions {
+        Sessions { max_slots, max_bytes, by_id: BTreeMap::new(), bytes: 0 }
     }
 
     /// Sessions open.
@@ -246,19 +300,25 @@ impl Sessions {
         self.by_id.is_empty()
     }
 
-    /// Partitions remembered in all sessions.
-    pub fn partitions(&self) -> usize {
-        self.partitions
+    /// Bytes of the heap that all sessions take, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Partitions that a session remembers: its next request reads all of them.
+    pub fn partitions_of(&self, session_id: i32) -> usize {
+        self.by_id.get(&session_id).map_or(0, |session| session.partitions.len())
     }
 
     /// Takes a request in. An error is to be answered at the top of the response, with session id 0 and no topics:
     /// `FetchSessionIdNotFound`, `InvalidFetchSessionEpoch`, or `FetchSessionTopicIdError` (names and ids mixed in one session).
     /// Upon each of them a client goes back to a full fetch.
     pub fn begin(&mut self, request: SessionRequest, now: Now) -> Result<SessionContext, ErrorCode> {
-        let SessionRequest { session_id, epoch, by_topic_id, targets, .. } = request;
+        let SessionRequest { session_id, epoch, by_topic_id, mut targets, .. } = request;
         if epoch == FINAL_EPOCH || epoch == INITIAL_EPOCH {
             // A full fetch ends the session that it names.
             self.remove(session_id);
+            distinct(by_topic_id, &mut targets);
             let kind = if epoch == FINAL_EPOCH { Kind::Sessionless } else { Kind::Create { by_topic_id } };
             return Ok(SessionContext { targets, kind });
         }
@@ -269,26 +329,25 @@ impl Sessions {
         if session.by_topic_id != by_topic_id {
             return Err(ErrorCode::FetchSessionTopicIdError);
         }
-        let before = session.partitions.len();
+        let before = session.bytes;
         for target in targets {
             session.put(target);
         }
         request.forgotten.iter().for_each(|gone| session.forget(gone));
         session.epoch = next_epoch(epoch);
         session.used = now.mono;
-        let after = session.partitions.len();
         let kind = Kind::Incremental { session_id, epoch: session.epoch };
-        let targets = session.partitions.values().map(|cached| cached.target.clone()).collect();
-        self.partitions = self.partitions - before + after;
-        if after == 0 {
+        self.bytes = self.bytes - before + session.bytes;
+        if session.partitions.is_empty() {
             // Nothing left to remember, and nothing to read.
             self.remove(session_id);
-            return Ok(SessionContext { targets, kind: Kind::Sessionless });
+            return Ok(SessionContext { targets: Vec::new(), kind: Kind::Sessionless });
         }
-        if self.partitions > self.max_partitions {
+        if self.bytes > self.max_bytes {
             self.remove(session_id);
             return Err(ErrorCode::FetchSessionIdNotFound);
         }
+        let targets = session.partitions.values().map(|cached| cached.target.clone()).collect();
         Ok(SessionContext { targets, kind })
     }
 
@@ -325,7 +384,8 @@ impl Sessions {
         now: Duration,
         mut random: impl FnMut() -> i32,
     ) -> i32 {
-        if targets.len() > self.max_partitions || !self.make_room(targets.len(), now) {
+        let bytes = SESSION_BYTES + targets.iter().map(partition_bytes).sum::<usize>();
+        if bytes > self.max_bytes || !self.make_room(targets.len(), bytes, now) {
             return NO_SESSION;
         }
         let mut session = Session::new(by_topic_id, now);
@@ -337,15 +397,15 @@ impl Sessions {
             // Not asked again: a poor source could keep us here.
             id = id.wrapping_add(1) & i32::MAX;
         }
-        self.partitions += session.partitions.len();
+        self.bytes += session.bytes;
         self.by_id.insert(id, session);
         id
     }
 
     /// Frees a slot as Kafka does: that of the session unused for longest, if it is unused for long; else that of the smallest old one
-    /// that is smaller than the newcomer. Likewise until there is room for the newcomer's partitions.
-    fn make_room(&mut self, size: usize, now: Duration) -> bool {
-        while self.by_id.len() >= self.max_slots || self.partitions + size > self.max_partitions {
+    /// that is smaller than the newcomer. Likewise until there is room for the newcomer's bytes.
+    fn make_room(&mut self, size: usize, bytes: usize, now: Duration) -> bool {
+        while self.by_id.len() >= self.max_slots || self.bytes + bytes > self.max_bytes {
             let unused = self.by_id.iter().min_by_key(|(id, s)| (s.used, **id)).filter(|(_, s)| now.saturating_sub(s.used) > EVICTION);
             let old = || self.by_id.iter().filter(|(_, s)| now.saturating_sub(s.created) > EVICTION && s.partitions.len() < size);
             let Some((id, _)) = unused.or_else(|| old().min_by_key(|(id, s)| (s.partitions.len(), **id))) else {
@@ -359,17 +419,19 @@ impl Sessions {
 
     fn remove(&mut self, session_id: i32) {
         if let Some(session) = self.by_id.remove(&session_id) {
-            self.partitions -= session.partitions.len();
+            self.bytes -= session.bytes;
         }
     }
 
     /// Panics unless all invariants hold.
     pub fn check(&self) {
-        assert!(self.by_id.len() <= self.max_slots && self.partitions <= self.max_partitions);
-        assert_eq!(self.partitions, self.by_id.values().map(|s| s.partitions.len()).sum::<usize>());
+        assert!(self.by_id.len() <= self.max_slots && self.bytes <= self.max_bytes);
+        assert_eq!(self.bytes, self.by_id.values().map(|s| s.bytes).sum::<usize>());
         for (id, session) in &self.by_id {
             assert!(*id > 0 && session.epoch > 0, "session {id} epoch {}", session.epoch);
             assert_eq!(session.places.len(), session.partitions.len());
+            let targets = session.partitions.values().map(|cached| partition_bytes(&cached.target));
+            assert_eq!(session.bytes, SESSION_BYTES + targets.sum::<usize>());
             for (place, cached) in &session.partitions {
                 assert_eq!(session.places.get(&session.key(&cached.target)), Some(place));
                 assert!(*place < session.next_place);

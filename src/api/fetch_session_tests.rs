@@ -4,6 +4,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::base::ids::Uuid;
+use crate::rt::heap;
+
+/// More than any session here takes, and what a partition of [`target`] takes.
+const LARGE: usize = 1 << 30;
+const OF_ONE: usize = PARTITION_BYTES + 1;
 
 fn target(partition: i32, fetch_offset: Offset) -> FetchTarget {
     FetchTarget {
@@ -63,7 +68,7 @@ fn fetch(
 
 #[test]
 fn without_a_session_everything_is_answered() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let context = sessions.begin(request(0, FINAL_EPOCH, vec![target(1, 5), target(0, 6)]), at(0)).unwrap();
     assert_eq!(partitions(&context), [1, 0], "request order");
     let finished = sessions.finish(&context, &[QUIET, QUIET], at(0), || 1).unwrap();
@@ -73,7 +78,7 @@ fn without_a_session_everything_is_answered() {
 
 #[test]
 fn an_incremental_answer_holds_what_changed() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let id = open(&mut sessions, 77, 4, 0);
     assert_eq!(id, 77);
     assert_eq!(fetch(&mut sessions, id, 1, vec![], |_| QUIET), (vec![0, 1, 2, 3], vec![]), "nothing new");
@@ -90,7 +95,7 @@ fn an_incremental_answer_holds_what_changed() {
 
 #[test]
 fn partitions_with_records_go_to_the_end() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let id = open(&mut sessions, 1, 4, 0);
     let first_two = |p| if p < 2 { RECORDS } else { QUIET };
     assert_eq!(fetch(&mut sessions, id, 1, vec![], first_two), (vec![0, 1, 2, 3], vec![0, 1]));
@@ -101,7 +106,7 @@ fn partitions_with_records_go_to_the_end() {
 
 #[test]
 fn updates_and_forgotten_partitions() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let id = open(&mut sessions, 1, 3, 0);
     let gone = |partition| Forgotten { topic_id: Uuid::ZERO, name: "t".into(), partition };
     let mut update = request(id, 1, vec![target(1, 42)]);
@@ -115,12 +120,12 @@ fn updates_and_forgotten_partitions() {
     let context = sessions.begin(rest, at(0)).unwrap();
     assert!(context.targets.is_empty());
     assert_eq!(sessions.finish(&context, &[], at(0), || 1).unwrap().session_id, NO_SESSION);
-    assert!(sessions.is_empty() && sessions.partitions() == 0, "an empty session ends");
+    assert!(sessions.is_empty() && sessions.bytes() == 0, "an empty session ends");
 }
 
 #[test]
 fn wrong_ids_and_epochs() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let id = open(&mut sessions, 5, 1, 0);
     let error = |sessions: &mut Sessions, request| sessions.begin(request, at(0)).unwrap_err();
     assert_eq!(error(&mut sessions, request(6, 1, vec![])), ErrorCode::FetchSessionIdNotFound);
@@ -140,7 +145,7 @@ fn wrong_ids_and_epochs() {
 
 #[test]
 fn a_full_fetch_ends_the_session_that_it_names() {
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let id = open(&mut sessions, 5, 1, 0);
     let context = sessions.begin(request(id, FINAL_EPOCH, vec![]), at(0)).unwrap();
     assert_eq!(sessions.finish(&context, &[], at(0), || 1).unwrap().session_id, NO_SESSION);
@@ -154,7 +159,7 @@ fn a_full_fetch_ends_the_session_that_it_names() {
 #[test]
 fn epochs_wrap_to_one_and_ids_are_positive_and_free() {
     assert_eq!(next_epoch(i32::MAX), 1);
-    let mut sessions = Sessions::new(10);
+    let mut sessions = Sessions::new(10, LARGE);
     let ids: Vec<_> = (0..3).map(|_| open(&mut sessions, i32::MIN, 1, 0)).collect();
     assert_eq!(ids, [1, 2, 3]);
     assert_eq!(open(&mut sessions, i32::MAX, 1, 0), i32::MAX);
@@ -163,7 +168,7 @@ fn epochs_wrap_to_one_and_ids_are_positive_and_free() {
 
 #[test]
 fn slots_are_freed_as_kafka_frees_them() {
-    let mut sessions = Sessions::new(2);
+    let mut sessions = Sessions::new(2, LARGE);
     assert_eq!(open(&mut sessions, 1, 5, 0), 1);
     assert_eq!(open(&mut sessions, 2, 3, 10), 2);
     assert_eq!(open(&mut sessions, 3, 9, 100), NO_SESSION, "both are young");
@@ -174,26 +179,76 @@ fn slots_are_freed_as_kafka_frees_them() {
     assert_eq!(open(&mut sessions, 4, 3, 131), NO_SESSION, "the second is old, but not smaller");
     assert_eq!(open(&mut sessions, 4, 4, 131), 4);
     assert!(!sessions.by_id.contains_key(&2));
-    assert_eq!(open(&mut Sessions::new(0), 1, 1, 0), NO_SESSION);
+    assert_eq!(open(&mut Sessions::new(0, LARGE), 1, 1, 0), NO_SESSION);
 }
 
 #[test]
-fn partitions_are_bounded_over_all_sessions() {
-    let mut sessions = Sessions { max_partitions: 10, ..Sessions::new(5) };
-    assert_eq!(open(&mut sessions, 1, 11, 0), NO_SESSION);
+fn bytes_are_bounded_over_all_sessions() {
+    let mut sessions = Sessions::new(5, 2 * SESSION_BYTES + 10 * OF_ONE);
+    assert_eq!(open(&mut sessions, 1, 20, 0), NO_SESSION);
     assert_eq!(open(&mut sessions, 1, 6, 0), 1);
     assert_eq!(open(&mut sessions, 2, 5, 0), NO_SESSION);
     assert_eq!(open(&mut sessions, 2, 4, 0), 2);
     let more = request(2, 1, vec![target(100, 0)]);
     assert_eq!(sessions.begin(more, at(0)), Err(ErrorCode::FetchSessionIdNotFound), "back to full fetches");
     sessions.check();
-    assert_eq!((sessions.len(), sessions.partitions()), (1, 6));
+    assert_eq!((sessions.len(), sessions.bytes()), (1, SESSION_BYTES + 6 * OF_ONE));
     assert_eq!(open(&mut sessions, 3, 8, 121), 3, "an unused one makes room");
 }
 
 #[test]
+fn sessions_take_no_more_of_the_heap_than_they_count() {
+    for (count, name) in [(1, 20), (48, 20), (48, 249), (5000, 249), (50_000, 13)] {
+        let targets = (0..count).map(|p| FetchTarget { name: "x".repeat(name).into(), ..target(p, 0) }).collect();
+        let mut sessions = Sessions::new(10, LARGE);
+        let context = sessions.begin(request(0, INITIAL_EPOCH, targets), at(0)).unwrap();
+        sessions.finish(&context, &vec![QUIET; count as usize], at(0), || 1).unwrap();
+        drop(context);
+        let (counted, before) = (sessions.bytes() as isize, heap::held());
+        drop(sessions);
+        let held = before - heap::held();
+        assert!(held <= counted, "{count} partitions: {held} bytes of the heap, {counted} counted");
+        assert!(counted < 2 * held + 4000, "{count} partitions: {held} bytes of the heap, {counted} counted");
+    }
+}
+
+#[test]
+fn bytes_follow_names_that_change_and_partitions_that_are_named_twice() {
+    let mut sessions = Sessions::new(1, SESSION_BYTES + 2 * OF_ONE);
+    let thrice = vec![target(0, 1), target(1, 1), target(0, 2), target(0, 3)];
+    let context = sessions.begin(request(0, INITIAL_EPOCH, thrice), at(0)).unwrap();
+    assert_eq!(context.targets, [target(0, 3), target(1, 1)], "the last, in the place of the first");
+    assert_eq!(sessions.finish(&context, &[QUIET, QUIET], at(0), || 1).unwrap().session_id, 1);
+    sessions.check();
+    let update = request(1, 1, vec![target(0, 4), target(0, 5)]);
+    assert_eq!(sessions.begin(update, at(0)).unwrap().targets, [target(0, 5), target(1, 1)]);
+    sessions.check();
+    // Where ids name the topics, names may change.
+    let mut sessions = Sessions::new(1, LARGE);
+    let named = |name: &str| FetchTarget { name: name.into(), ..target(0, 0) };
+    for (id, epoch, name) in [(0, INITIAL_EPOCH, "a"), (1, 1, "longer"), (1, 2, "")] {
+        let asked = SessionRequest { by_topic_id: true, ..request(id, epoch, vec![named(name)]) };
+        let context = sessions.begin(asked, at(0)).unwrap();
+        sessions.finish(&context, &[QUIET], at(0), || 1).unwrap();
+        sessions.check();
+        assert_eq!(sessions.bytes(), SESSION_BYTES + PARTITION_BYTES + name.len());
+    }
+}
+
+#[test]
+fn a_partition_that_is_named_many_times_is_read_once() {
+    for (count, kind) in [(20_000, FINAL_EPOCH), (FEW_TARGETS as i64, FINAL_EPOCH), (300, INITIAL_EPOCH)] {
+        let mut sessions = Sessions::new(1, LARGE);
+        let targets = (0..count).map(|n| target((n % 3) as i32, n)).collect();
+        let context = sessions.begin(request(0, kind, targets), at(0)).unwrap();
+        let last = |partition: i32| (0..count).rev().find(|n| n % 3 == i64::from(partition)).unwrap();
+        assert_eq!(context.targets, [0, 1, 2].map(|p| target(p, last(p))));
+    }
+}
+
+#[test]
 fn ids_name_topics_from_version_13_on() {
-    let mut sessions = Sessions::new(1);
+    let mut sessions = Sessions::new(1, LARGE);
     let by_id = |n: u8, name: &str| FetchTarget { topic_id: Uuid([n; 16]), name: name.into(), ..target(0, 0) };
     let full = SessionRequest { by_topic_id: true, ..request(0, 0, vec![by_id(1, ""), by_id(2, "")]) };
     let context = sessions.begin(full, at(0)).unwrap();
@@ -206,7 +261,7 @@ proptest! {
     /// A client that believes what it is told sees every change, whatever happens in between.
     #[test]
     fn a_client_never_misses_a_change(steps in prop::collection::vec((0..6u8, 0..6i32), 1..80)) {
-        let mut sessions = Sessions { max_partitions: 8, ..Sessions::new(2) };
+        let mut sessions = Sessions::new(2, 2 * SESSION_BYTES + 8 * OF_ONE);
         let (mut broker, mut told) = ([0i64; 6], [-1i64; 6]);
         let mut client = std::collections::BTreeMap::from([(0, -1i64)]);
         let (mut id, mut epoch, mut seed) = (0, 0, 100);

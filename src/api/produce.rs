@@ -50,6 +50,9 @@ pub struct Context {
     pub verify: Verify,
 }
 
+/// Copies a batch to memory that is counted, if there is some.
+pub type Room<'a> = dyn Fn(&[u8]) -> Option<Bytes> + 'a;
+
 /// Checks a request against the image, in steps: what the batches hold is known only once they are
 /// inflated.
 pub struct Planner {
@@ -83,7 +86,9 @@ impl Planner {
     }
 
     /// Goes on until `budget`, which counts inflated bytes, was spent; true when all is checked.
-    pub fn step(&mut self, budget: &mut usize) -> bool {
+    /// Batches that are compressed anew get their memory from `room`, which may have none; without
+    /// it the first of them is left for a later step.
+    pub fn step(&mut self, budget: &mut usize, room: Option<&Room<'_>>) -> bool {
         let Planner { request, context, plan, topic: at, checker, inflatable } = self;
         while let Some(topic) = request.topics.get(*at) {
             let by_id = context.version >= 13;
@@ -100,7 +105,8 @@ impl Planner {
                 let checked = match known {
                     None => Some(Err(refused(unknown))),
                     Some(known) => {
-                        let mut check = Check { acks: request.acks, context, topic: known, partition, checker };
+                        let acks = request.acks;
+                        let mut check = Check { acks, context, topic: known, partition, checker, room };
                         check.run(budget, inflatable)
                     }
                 };
@@ -182,10 +188,11 @@ struct Check<'a> {
     topic: &'a Topic,
     partition: &'a ProducePartition,
     checker: &'a mut Option<Checker>,
+    room: Option<&'a Room<'a>>,
 }
 
 impl Check<'_> {
-    /// `None`: the budget is spent.
+    /// `None`: the budget is spent, or there is no room here.
     fn run(&mut self, budget: &mut usize, inflatable: &mut usize) -> Option<Result<ProduceItem, PartitionResult>> {
         let rules = rules(self.context, self.topic, self.partition.index);
         let (mut checker, records) = match (self.checker.take(), &self.partition.records) {
@@ -195,6 +202,9 @@ impl Check<'_> {
                 Err(result) => return Some(Err(result)),
             },
         };
+        if self.room.is_none() && checker.recompresses(&rules) {
+            return None;
+        }
         let inflates = checker.is_compressed();
         let checked = loop {
             let granted = if inflates { (*budget).min(*inflatable) } else { *budget };
@@ -207,7 +217,13 @@ impl Check<'_> {
             }
         };
         match checked {
-            Ok(Some(header)) => Some(self.item(header, records.clone())),
+            Ok(Some(checked)) => {
+                let records = match &checked.recompressed {
+                    None => Ok(records.clone()),
+                    Some(batch) => self.move_in(batch),
+                };
+                Some(records.and_then(|records| self.item(checked.header, records)))
+            }
             Ok(None) if !inflates || *inflatable > 0 => {
                 *self.checker = Some(checker);
                 None
@@ -239,6 +255,13 @@ impl Check<'_> {
         Ok((checker, records))
     }
 
+    /// A batch that was compressed anew, in memory that is counted.
+    fn move_in(&self, batch: &[u8]) -> Result<Bytes, PartitionResult> {
+        let records = self.room.and_then(|room| room(batch));
+        // The client is to try again.
+        records.ok_or_else(|| refused(ErrorCode::RequestTimedOut))
+    }
+
     fn item(&self, header: BatchHeader, records: Bytes) -> Result<ProduceItem, PartitionResult> {
         if header.is_transactional() {
             return Err(refused(ErrorCode::InvalidTxnState));
@@ -263,6 +286,7 @@ fn rules<'a>(context: &Context, topic: &'a Topic, partition: i32) -> ProduceRule
         now_ms: context.now_ms,
         api_version: context.version,
         verify: context.verify,
+        codec: config.codec(),
     }
 }
 
@@ -331,14 +355,14 @@ mod tests {
     #[test]
     fn a_request_is_checked_in_steps_as_in_one_go() {
         let mut at_once = planner();
-        assert!(at_once.step(&mut usize::MAX.clone()));
+        assert!(at_once.step(&mut usize::MAX.clone(), None));
         let at_once = at_once.take();
         // Results of items are not known yet.
         let (pending, unknown) = (ErrorCode::UnknownServerError, ErrorCode::UnknownTopicOrPartition);
         assert_eq!(codes(&at_once), [vec![unknown], vec![pending, ErrorCode::InvalidRecord, pending, unknown]]);
         let mut planner = planner();
         let (mut steps, mut within) = (0, 0);
-        while !planner.step(&mut (64 << 10)) {
+        while !planner.step(&mut (64 << 10), None) {
             steps += 1;
             within += usize::from(!planner.between_batches());
         }
@@ -348,6 +372,34 @@ mod tests {
         let items = |plan: &Plan| plan.items.iter().map(|item| (item.key, item.header)).collect::<Vec<_>>();
         assert_eq!(items(&plan), items(&at_once));
         assert_eq!(plan.places, [(1, 0), (1, 2)]);
+    }
+
+    /// Those in another codec than the topic's wait for a turn in which there is room for them.
+    #[test]
+    fn batches_that_are_compressed_anew_need_room() {
+        let planner = || {
+            let batches = [Compression::Gzip, Compression::None].map(|codec| batch(codec, Some(b"k"), 5000));
+            let partitions = (0..).zip(batches).map(|(index, records)| ProducePartition { index, records });
+            let topics = vec![ProduceTopic { name: "t".into(), partitions: partitions.collect(), ..ProduceTopic::default() }];
+            let request = ProduceRequest { acks: -1, topics, ..ProduceRequest::default() };
+            let image = Arc::new(image(&broker(&[("compression.type", "gzip")]), &[("t", 1, 3)]));
+            Planner::new(request, Context { version: 9, image, now_ms: 2000, verify: Verify::Full })
+        };
+        let mut early = planner();
+        for _ in 0..2 {
+            assert!(!early.step(&mut usize::MAX.clone(), None) && early.between_batches());
+            assert_eq!(early.plan.items.len(), 1, "the first one has its codec");
+        }
+        assert!(early.step(&mut usize::MAX.clone(), Some(&|batch| Some(Bytes::copy_from_slice(batch)))));
+        let plan = early.take();
+        let compressions: Vec<_> = plan.items.iter().map(|item| item.header.compression()).collect();
+        assert_eq!(compressions, [Ok(Compression::Gzip); 2]);
+        let lens: Vec<_> = plan.items.iter().map(|item| item.header.total_len() - item.records.len()).collect();
+        assert_eq!(lens, [0, 0]);
+        let mut full = planner();
+        assert!(full.step(&mut usize::MAX.clone(), Some(&|_| None)));
+        let plan = full.take();
+        assert_eq!((plan.items.len(), codes(&plan)[0][1]), (1, ErrorCode::RequestTimedOut));
     }
 
     #[test]
@@ -367,7 +419,7 @@ mod tests {
     fn a_request_has_a_limit_too() {
         let mut planner = planner();
         planner.inflatable = 3 << 19;
-        assert!(planner.step(&mut usize::MAX.clone()));
+        assert!(planner.step(&mut usize::MAX.clone(), None));
         let plan = planner.take();
         assert_eq!(codes(&plan)[1][1], ErrorCode::MessageTooLarge);
         assert_eq!(plan.items.len(), 2, "the others are not affected");

@@ -22,6 +22,8 @@ pub const ALLOCATE_AHEAD: u64 = 32 << 20;
 pub const GROUPS_PER_REQUEST: usize = 50_000;
 /// The share of `corelane.memory` that groups and their offsets may take: one part of so many.
 pub const GROUPS_SHARE: usize = 4;
+/// Likewise the settings of topics, groups and brokers that are set at run time.
+pub const SETTINGS_SHARE: usize = 4;
 /// Longest response that our own client takes from a server.
 pub const RESPONSE_MAX: usize = 256 << 20;
 /// Most that one compressed batch may become in our own client.

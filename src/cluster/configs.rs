@@ -3,16 +3,17 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 
-use super::controller::{Refusal, refuse};
+use super::controller::{self, Refusal, refuse};
 use super::group_config;
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
-use super::settings::{Configs, check_value};
+use super::settings::{Configs, bytes_of, check_value};
 use super::topic_config;
 use super::view::BrokerView;
 use crate::base::config::table::{self, Kind};
 use crate::base::error::ErrorCode;
+use crate::base::ids::Uuid;
 
 /// Kafka's number of topics among the kinds of things that have a configuration.
 pub const TOPIC: i8 = 2;
@@ -56,8 +57,25 @@ pub fn named_twice() -> Refusal {
     Refusal { code: ErrorCode::InvalidRequest, message: "Each resource must appear at most once.".to_owned() }
 }
 
-/// Decides on one alteration.
-pub fn alter(image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered {
+/// The alterations of one request, of which each is decided in turn, all on the same image.
+#[derive(Default)]
+pub struct Alterations {
+    /// Bytes of settings that the request may still add; not known before its first alteration.
+    left: Option<usize>,
+}
+
+impl Alterations {
+    /// Decides on the next one, which names what no other of the request does.
+    pub fn decide(&mut self, image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered {
+        let altered = alter(image, broker, asked)?;
+        let unused = || broker.settings_max.saturating_sub(image.settings_bytes());
+        let left = self.left.get_or_insert_with(unused);
+        let (before, after) = altered.as_ref().map_or((0, 0), |record| settings_of(record, image));
+        controller::take(left, before, after).map(|()| altered)
+    }
+}
+
+fn alter(image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered {
     let changes = changes(asked)?;
     match asked.kind {
         TOPIC => alter_topic(image, asked, &changes),
@@ -65,6 +83,19 @@ pub fn alter(image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered 
         GROUP => alter_group(image, asked, &changes),
         other => refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")),
     }
+}
+
+/// Bytes of the settings that a record replaces, and of its own.
+fn settings_of(record: &MetadataRecord, image: &Image) -> (usize, usize) {
+    let (before, after) = match record {
+        MetadataRecord::TopicConfigs { id, configs } => {
+            (image.topic_by_id(Uuid(*id)).map_or(0, |topic| bytes_of(&topic.overrides)), configs)
+        }
+        MetadataRecord::GroupConfigs { group, configs } => (image.group(group).map_or(0, |group| bytes_of(&group.configs)), configs),
+        MetadataRecord::BrokerConfigs { broker, configs } => (image.settings().dynamic_bytes(*broker), configs),
+        _ => return (0, 0),
+    };
+    (before, bytes_of(after.iter().map(|(name, value)| (name, value))))
 }
 
 /// The changes, well-formed.

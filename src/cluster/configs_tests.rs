@@ -5,6 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
+use crate::base::time::Now;
+use crate::cluster::controller::{NewTopic, create_topics};
 use crate::cluster::settings::BrokerSettings;
 
 const SET: i8 = 0;
@@ -27,8 +29,14 @@ fn one<'a>(kind: i8, name: &'a str, changes: &[(&'a str, i8, Option<&'a str>)]) 
     Alteration { kind, name, changes: changes.to_vec(), reset_others: false }
 }
 
+/// Decides on the alterations of one request.
+fn all(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Altered> {
+    let mut alterations = Alterations::default();
+    asked.iter().map(|one| alterations.decide(image, broker, one)).collect()
+}
+
 fn made(image: &mut Image, asked: &[Alteration]) -> Vec<Result<(), (i16, String)>> {
-    let decided: Vec<Altered> = asked.iter().map(|one| alter(image, &BrokerView::example(), one)).collect();
+    let decided = all(image, &BrokerView::example(), asked);
     for record in decided.iter().flatten().flatten() {
         image.apply(image.offset() + 1, &MetadataRecord::decode(&record.encode()).unwrap());
         image.check();
@@ -206,4 +214,35 @@ fn any_alteration() -> impl Strategy<Value = (i8, String, String, i8, Option<Str
     let values = prop_oneof![Just("1".to_owned()), Just("50".to_owned()), Just("50000".to_owned()), Just("compact".to_owned()), ".{0,6}"];
     let kinds = prop_oneof![3 => Just(TOPIC), 3 => Just(BROKER), 3 => Just(GROUP), 1 => any::<i8>()];
     (kinds, names, settings, -1..5i8, prop::option::weighted(0.9, values), any::<bool>())
+}
+
+/// Settings may be as large as a record, and topics are many: what all take together is bounded.
+#[test]
+fn all_settings_together_have_a_limit() {
+    let long = "1:1,".repeat(5_000) + "1:1";
+    let key = "leader.replication.throttled.replicas";
+    let mut image = fresh();
+    let set = |name, value| Alteration { kind: TOPIC, name, changes: vec![(key, 0, Some(value))], reset_others: false };
+    let codes =
+        |outcomes: &[Altered]| -> Vec<_> { outcomes.iter().map(|one| one.as_ref().map_or_else(|r| r.code, |_| ErrorCode::None)).collect() };
+    let broker = BrokerView { settings_max: image.settings_bytes() + 30_000, ..BrokerView::example() };
+    let outcomes = all(&image, &broker, &[set("t", &long), set("u", &long)]);
+    assert_eq!(codes(&outcomes), [ErrorCode::None, ErrorCode::PolicyViolation]);
+    for (at, record) in outcomes.into_iter().filter_map(|one| one.ok().flatten()).enumerate() {
+        image.apply(100 + at as i64, &record);
+    }
+    image.check();
+    // The next start may have less memory: then there may be less, but not more.
+    let broker = BrokerView { settings_max: 1_000, ..broker };
+    let (longer, shorter) = (long.clone() + ",2:2", &long[..long.len() - 4]);
+    assert_eq!(codes(&all(&image, &broker, &[set("t", &longer)])), [ErrorCode::PolicyViolation]);
+    assert_eq!(codes(&all(&image, &broker, &[set("t", shorter)])), [ErrorCode::None]);
+    assert_eq!(codes(&all(&image, &broker, &[set("u", "1:1")])), [ErrorCode::PolicyViolation]);
+    let wanted = |configs| NewTopic { name: "new", partitions: 1, replication_factor: 1, assignments: Vec::new(), configs };
+    let mut id = || [9; 16];
+    let now = Now { mono: std::time::Duration::ZERO, wall_ms: 0 };
+    let mut create =
+        |configs| create_topics(&image, &broker, now, &[wanted(configs)], &mut id)[0].as_ref().map_or_else(|r| r.code, |_| ErrorCode::None);
+    assert_eq!(create(vec![(key, Some("1:1"))]), ErrorCode::PolicyViolation);
+    assert_eq!(create(Vec::new()), ErrorCode::None);
 }

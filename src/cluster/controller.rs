@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
-use super::settings::{BrokerSettings, Configs};
+use super::settings::{BrokerSettings, Configs, bytes_of};
 use super::topic_config;
 use super::view::BrokerView;
 use crate::base::error::ErrorCode;
@@ -82,6 +82,16 @@ pub fn check_partitions<'a>(broker: &BrokerView, wanted: impl Iterator<Item = Ne
     Ok(())
 }
 
+/// Takes room for settings that replace others of so many bytes; none is needed for less than there was.
+pub(super) fn take(left: &mut usize, before: usize, after: usize) -> Result<(), Refusal> {
+    match (*left + before).checked_sub(after) {
+        Some(rest) => *left = rest,
+        None if after <= before => *left = 0,
+        None => return refuse(ErrorCode::PolicyViolation, "All settings together would take more than a quarter of corelane.memory."),
+    }
+    Ok(())
+}
+
 /// Decides on the topics of one request, in their order. `random` yields random bits for the ids.
 pub fn create_topics(
     image: &Image,
@@ -104,6 +114,8 @@ pub struct Creation {
     /// The names that others can collide with, each by its folded form; of all topics, once a name
     /// that can collide is asked for: many may be.
     folded: Option<BTreeMap<String, String>>,
+    /// Bytes of the settings of the accepted ones.
+    settings: usize,
 }
 
 impl Creation {
@@ -118,6 +130,10 @@ impl Creation {
     ) -> Result<CreatedTopic, Refusal> {
         self.check_name(image, topic.name)?;
         let created = create_topic(image, broker, now, topic, random)?;
+        let mut left = broker.settings_max.saturating_sub(image.settings_bytes() + self.settings);
+        let bytes = bytes_of(&created.overrides);
+        take(&mut left, 0, bytes)?;
+        self.settings += bytes;
         self.accepted.insert(topic.name.to_owned());
         if let Some(folded) = self.folded.as_mut().filter(|_| names::can_collide(topic.name)) {
             folded.insert(names::folded(topic.name), topic.name.to_owned());

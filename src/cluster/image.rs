@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::group_config::GroupSettings;
 use super::record::MetadataRecord;
-use super::settings::{BrokerSettings, Configs};
+use super::settings::{BrokerSettings, Configs, bytes_of};
 use super::topic_config::TopicConfig;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
 
@@ -50,6 +50,8 @@ pub struct Image {
     /// Partitions of all topics.
     partitions: usize,
     groups: BTreeMap<Arc<str>, Arc<GroupSettings>>,
+    /// See [`Image::settings_bytes`].
+    settings_bytes: usize,
     next_producer_id: ProducerId,
     held: bool,
     offset: Offset,
@@ -64,6 +66,7 @@ impl Image {
             by_id: BTreeMap::new(),
             partitions: 0,
             groups: BTreeMap::new(),
+            settings_bytes: 0,
             next_producer_id: 0,
             held: false,
             offset: -1,
@@ -119,6 +122,11 @@ impl Image {
         self.groups.keys()
     }
 
+    /// Bytes of the heap that the settings of topics, groups and brokers take which were set at run time, about.
+    pub fn settings_bytes(&self) -> usize {
+        self.settings_bytes
+    }
+
     /// The first producer id that nobody has.
     pub fn next_producer_id(&self) -> ProducerId {
         self.next_producer_id
@@ -157,6 +165,7 @@ impl Image {
             MetadataRecord::RemoveTopic { id } => {
                 if let Some(topic) = self.by_id.remove(&Uuid(*id)) {
                     self.by_name.remove(&topic.name);
+                    self.settings_bytes -= bytes_of(&topic.overrides);
                     self.partitions -= topic.partitions.len();
                 }
             }
@@ -183,7 +192,9 @@ impl Image {
                 }
             }
             MetadataRecord::BrokerConfigs { broker, configs } => {
+                self.settings_bytes -= self.settings.dynamic_bytes(*broker);
                 self.settings.set_dynamic(*broker, configs.iter().cloned().collect());
+                self.settings_bytes += self.settings.dynamic_bytes(*broker);
                 self.change_topics(|topic, settings| topic.config = TopicConfig::resolve(&topic.overrides, settings));
                 for group in self.groups.values_mut() {
                     *group = Arc::new(GroupSettings::resolve(group.configs.clone(), &self.settings));
@@ -196,12 +207,15 @@ impl Image {
                     self.insert(next);
                 }
             }
-            MetadataRecord::GroupConfigs { group, configs } if configs.is_empty() => {
-                self.groups.remove(group.as_str());
-            }
             MetadataRecord::GroupConfigs { group, configs } => {
-                let resolved = GroupSettings::resolve(configs.iter().cloned().collect(), &self.settings);
-                self.groups.insert(group.as_str().into(), Arc::new(resolved));
+                let before = if configs.is_empty() {
+                    self.groups.remove(group.as_str())
+                } else {
+                    let resolved = GroupSettings::resolve(configs.iter().cloned().collect(), &self.settings);
+                    self.settings_bytes += bytes_of(&resolved.configs);
+                    self.groups.insert(group.as_str().into(), Arc::new(resolved))
+                };
+                self.settings_bytes -= before.map_or(0, |group| bytes_of(&group.configs));
             }
         }
         self.offset = at;
@@ -220,11 +234,13 @@ impl Image {
         // Names and ids are unique as long as every record was decided on the image before it; a log that says otherwise must still
         // leave the two maps with the same topics.
         self.partitions += topic.partitions.len();
+        self.settings_bytes += bytes_of(&topic.overrides);
         let by_name = self.by_name.insert(topic.name.clone(), topic.clone());
         let by_id = self.by_id.insert(topic.id, topic.clone());
         let by_id = by_id.filter(|old| by_name.as_ref().is_none_or(|other| !Arc::ptr_eq(old, other)));
         for old in by_name.into_iter().chain(by_id) {
             self.partitions -= old.partitions.len();
+            self.settings_bytes -= bytes_of(&old.overrides);
             if old.name != topic.name {
                 self.by_name.remove(&old.name);
             }
@@ -257,6 +273,10 @@ impl Image {
 
     /// Panics if the image contradicts itself; for tests and the simulator.
     pub fn check(&self) {
+        let topics = self.by_name.values().map(|topic| bytes_of(&topic.overrides)).sum::<usize>();
+        let groups = self.groups.values().map(|group| bytes_of(&group.configs)).sum::<usize>();
+        let brokers = self.settings.scopes().map(|scope| self.settings.dynamic_bytes(scope)).sum::<usize>();
+        assert_eq!(self.settings_bytes, topics + groups + brokers);
         assert_eq!(self.by_name.len(), self.by_id.len());
         assert_eq!(self.partitions, self.by_name.values().map(|topic| topic.partitions.len()).sum::<usize>());
         for (name, topic) in &self.by_name {

@@ -15,6 +15,14 @@ const WORD_MAX: usize = 1024;
 /// Settings by name, as they were given.
 pub type Configs = BTreeMap<String, String>;
 
+/// Bytes of the heap that one setting takes besides its texts, about.
+const SETTING_BYTES: usize = 96;
+
+/// Bytes of the heap that settings take, about.
+pub fn bytes_of<'a>(configs: impl IntoIterator<Item = (&'a String, &'a String)>) -> usize {
+    configs.into_iter().map(|(name, value)| name.len() + value.len() + SETTING_BYTES).sum()
+}
+
 /// Whom a change of brokers' settings is for: one of them, or (`None`) all that have no value of their own.
 pub type Scope = Option<BrokerId>;
 
@@ -78,6 +86,11 @@ impl BrokerSettings {
         } else {
             self.dynamic.insert(scope, configs);
         }
+    }
+
+    /// Bytes of the heap that the changes of a scope take, about.
+    pub fn dynamic_bytes(&self, scope: Scope) -> usize {
+        self.dynamic.get(&scope).map_or(0, |configs| bytes_of(configs))
     }
 
     /// These settings with others in place of what was changed for a scope.

@@ -3,7 +3,10 @@
 use super::settings::{BrokerSettings, Configs, Source, Synonym, check_value, items};
 use crate::base::config::AckPolicy;
 use crate::base::config::table::{self, ANY_LONG, Key, Kind, parse_bool};
+use crate::wire::compression::{Codec, Compression};
 
+/// The default of `compression.lz4.level`.
+const LZ4_FAST: i32 = 9;
 const FOREVER: &str = "9223372036854775807";
 
 const fn at_least(low: i64) -> Kind {
@@ -219,6 +222,14 @@ pub struct TopicConfig {
     pub flush_ms: i64,
     /// `corelane.ack`.
     pub ack: AckPolicy,
+    /// `compression.type`; `None`: `producer`.
+    pub compression: Option<Compression>,
+    /// `compression.gzip.level`.
+    pub gzip_level: i32,
+    /// `compression.lz4.level`.
+    pub lz4_level: i32,
+    /// `compression.zstd.level`.
+    pub zstd_level: i32,
 }
 
 impl TopicConfig {
@@ -251,8 +262,30 @@ impl TopicConfig {
             flush_messages: long("flush.messages"),
             flush_ms: long("flush.ms"),
             ack: text("corelane.ack").parse().unwrap_or_default(),
+            compression: compression(&text("compression.type")),
+            gzip_level: int("compression.gzip.level"),
+            lz4_level: int("compression.lz4.level"),
+            zstd_level: int("compression.zstd.level"),
         }
     }
+
+    /// The codec of all batches; `None`: that of their producer.
+    pub fn codec(&self) -> Option<Codec> {
+        let compression = self.compression?;
+        let level = match compression {
+            Compression::Gzip => Some(self.gzip_level),
+            Compression::Zstd => Some(self.zstd_level),
+            // As in Kafka, the default is the fast compression, and every other level the high one.
+            Compression::Lz4 => Some(self.lz4_level).filter(|level| *level != LZ4_FAST),
+            Compression::None | Compression::Snappy => None,
+        };
+        Some(Codec { compression, level })
+    }
+}
+
+fn compression(name: &str) -> Option<Compression> {
+    let none = (name == "uncompressed").then_some(Compression::None);
+    none.or_else(|| Compression::ALL.into_iter().find(|compression| compression.name() == name))
 }
 
 #[cfg(test)]
@@ -432,6 +465,20 @@ mod tests {
         assert_eq!((config.segment_ms, config.retention_ms, config.retention_bytes), (604_800_000, 604_800_000, -1));
         assert_eq!((config.delete_retention_ms, config.min_cleanable_dirty_ppm), (86_400_000, 500_000));
         assert_eq!((config.flush_messages, config.flush_ms, config.ack), (i64::MAX, i64::MAX, AckPolicy::Default));
+
+        assert_eq!(config.codec(), None);
+        let codec = |pairs: &[(&str, &str)]| TopicConfig::resolve(&map(pairs), &broker(&[("compression.type", "gzip")])).codec();
+        let of = |compression, level| Some(Codec { compression, level });
+        assert_eq!(codec(&[]), of(Compression::Gzip, Some(-1)));
+        assert_eq!(codec(&[("compression.gzip.level", "9")]), of(Compression::Gzip, Some(9)));
+        let zstd = [("compression.type", "zstd"), ("compression.zstd.level", "-7")];
+        assert_eq!(codec(&zstd), of(Compression::Zstd, Some(-7)));
+        assert_eq!(codec(&[("compression.type", "uncompressed")]), of(Compression::None, None));
+        assert_eq!(codec(&[("compression.type", "snappy")]), of(Compression::Snappy, None));
+        assert_eq!(codec(&[("compression.type", "lz4")]), of(Compression::Lz4, None));
+        let lz4 = [("compression.type", "lz4"), ("compression.lz4.level", "10")];
+        assert_eq!(codec(&lz4), of(Compression::Lz4, Some(10)));
+        assert_eq!(codec(&[("compression.type", "producer")]), None);
 
         let own = map(&[
             ("cleanup.policy", "compact"),

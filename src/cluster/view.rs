@@ -41,6 +41,8 @@ pub struct BrokerView {
     pub consumer_protocol: bool,
     /// How the topic of the group coordinators is made.
     pub offsets_topic: OffsetsTopic,
+    /// Bytes of the heap that all settings which are set at run time may take.
+    pub settings_max: usize,
 }
 
 /// What `__consumer_offsets` is like when it is created.
@@ -76,6 +78,7 @@ impl BrokerView {
             delete_topic_enable: true,
             consumer_protocol: true,
             offsets_topic: OffsetsTopic { partitions: 50, replication_factor: 3, segment_bytes: 100 << 20 },
+            settings_max: 32 << 20,
         }
     }
 }

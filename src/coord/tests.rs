@@ -167,6 +167,30 @@ fn a_repeated_join_gets_the_same_answer() {
 }
 
 #[test]
+fn a_follower_that_joins_again_as_it_was_changes_nothing() {
+    let mut world = World::new();
+    let (ids, generation) = world.stable("g", 2);
+    let token = world.join("g", member(&ids[1]));
+    let joined = world.joined(token);
+    assert_eq!((joined.code, joined.generation, joined.members.len()), (ErrorCode::None, generation, 0));
+    assert_eq!(world.coordinator.live("g").unwrap().phase(), Phase::Stable);
+}
+
+/// A client's commits of a former generation are no sign of life of the member that it is now.
+#[test]
+fn only_commits_of_its_generation_keep_a_member() {
+    for (generation, stays) in [(0, true), (-1, false)] {
+        let mut world = World::new();
+        let (ids, current) = world.stable("g", 1);
+        for _ in 0..3 {
+            world.pass(5000);
+            let _ = world.commit("g", &ids[0], current + generation, "t", 1);
+        }
+        assert_eq!(world.heartbeat("g", &ids[0], current).is_ok(), stays);
+    }
+}
+
+#[test]
 fn protocols_have_to_agree() {
     let mut world = World::new();
     world.stable("g", 1);

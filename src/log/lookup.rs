@@ -2,7 +2,7 @@
 
 use super::error::LogError;
 use super::{Inner, Log, Read, files, walk};
-use crate::base::ids::Offset;
+use crate::base::ids::{LeaderEpoch, Offset};
 use crate::rt::Rt;
 use crate::wire::batch::{BatchHeader, TimeSearch, Wanted};
 use bytes::Bytes;
@@ -11,6 +11,28 @@ use bytes::Bytes;
 const STEP: usize = 1 << 20;
 /// What a batch costs of a turn's budget, in inflated bytes.
 const BATCH_COST: usize = 64;
+
+/// A record that was looked up by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp (ms).
+    pub timestamp: i64,
+    /// The leader epoch of its batch.
+    pub leader_epoch: LeaderEpoch,
+}
+
+impl Located {
+    fn new(header: &BatchHeader, (offset, timestamp): (Offset, i64)) -> Located {
+        Located { offset, timestamp, leader_epoch: header.partition_leader_epoch }
+    }
+
+    /// Its offset and timestamp (ms).
+    pub fn place(self) -> (Offset, i64) {
+        (self.offset, self.timestamp)
+    }
+}
 
 /// Looks a record of the batch that `batch` begins with up by time, in slices. Of a batch that cannot
 /// be read only the header counts.
@@ -34,8 +56,12 @@ async fn look<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes, wanted: Wanted
 
 /// As far as the header tells.
 fn told(header: &BatchHeader, wanted: Wanted) -> Option<(Offset, i64)> {
-    let ts = if let Wanted::AtOrAfter(ts) = wanted { ts } else { 0 };
-    (header.max_timestamp >= ts).then_some((header.base_offset, header.max_timestamp))
+    let (ts, from) = match wanted {
+        Wanted::AtOrAfter { ts, from } => (ts, from),
+        Wanted::Largest => (0, 0),
+    };
+    let within = header.max_timestamp >= ts && header.last_offset() >= from;
+    within.then_some((header.base_offset.max(from), header.max_timestamp))
 }
 
 /// The header of the batch that `batch` begins with, with the largest timestamp of its records where
@@ -49,23 +75,29 @@ pub(super) async fn with_time<R: Rt>(rt: &R, header: &BatchHeader, batch: &Bytes
 }
 
 impl<R: Rt> Log<R> {
-    /// The first record below `upto` whose timestamp is `ts` (ms) or later: its offset and timestamp.
-    pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+    /// The first record from the log's start on and below `upto` whose timestamp is `ts` (ms) or
+    /// later.
+    pub async fn offset_for_timestamp(&self, ts: i64, upto: Offset) -> Result<Option<Located>, LogError> {
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
             let (from, behind) = self.0.where_to_look(offset, ts).await?;
             next = behind;
             let Some(from) = from else { continue };
             let end = behind.unwrap_or(upto).min(upto);
-            if let Some(found) = self.search(ts, from.max(self.start_offset()), end).await? {
-                return Ok(Some(found));
+            let found = self.search(ts, from.max(self.start_offset()), end).await?;
+            match found {
+                // Deleted meanwhile.
+                Some(found) if found.offset < self.start_offset() => next = Some(self.start_offset()),
+                Some(_) => return Ok(found),
+                None => {}
             }
         }
         Ok(None)
     }
 
-    /// The largest timestamp below `upto` and the offset of the first record that has it.
-    pub async fn max_timestamp_offset(&self, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+    /// The first record below `upto` that has the largest timestamp. As in Kafka, it may be one that
+    /// DeleteRecords has deleted and whose segment is still there.
+    pub async fn max_timestamp_offset(&self, upto: Offset) -> Result<Option<Located>, LogError> {
         let mut best: Option<(i64, Offset)> = None;
         let mut next = Some(self.start_offset());
         while let Some(offset) = next {
@@ -78,11 +110,12 @@ impl<R: Rt> Log<R> {
                 best = Some((ts, state.segments[at].base + last as Offset));
             }
         }
-        let Some((_, last)) = best.filter(|(ts, _)| *ts >= 0) else { return Ok(None) };
+        let Some((_, last)) = best else { return Ok(None) };
         let pieces = self.fetch(last, 1, upto).await?;
         let Some(batch) = pieces.first() else { return Ok(None) };
         let header = BatchHeader::parse(batch).map_err(|e| LogError::BadBatch(e.to_string()))?;
-        Ok(look(&self.0.rt, &header, batch, Wanted::Largest).await)
+        let found = look(&self.0.rt, &header, batch, Wanted::Largest).await;
+        Ok(found.map(|found| Located::new(&header, found)))
     }
 
     async fn fetch(&self, offset: Offset, max_bytes: usize, upto: Offset) -> Result<Vec<Bytes>, LogError> {
@@ -92,7 +125,9 @@ impl<R: Rt> Log<R> {
         }
     }
 
-    async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<(Offset, i64)>, LogError> {
+    async fn search(&self, ts: i64, mut at: Offset, upto: Offset) -> Result<Option<Located>, LogError> {
+        // The batch at `at` may hold deleted records too.
+        let from = self.start_offset();
         while at < upto {
             let pieces = self.fetch(at, STEP, upto).await?;
             if pieces.is_empty() {
@@ -102,9 +137,9 @@ impl<R: Rt> Log<R> {
                 while !piece.is_empty() {
                     let header = BatchHeader::parse(&piece).map_err(|e| LogError::BadBatch(e.to_string()))?;
                     let batch = piece.split_to(header.total_len().min(piece.len()));
-                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter(ts)).await;
-                    if found.is_some() {
-                        return Ok(found);
+                    let found = look(&self.0.rt, &header, &batch, Wanted::AtOrAfter { ts, from }).await;
+                    if let Some(found) = found {
+                        return Ok(Some(Located::new(&header, found)));
                     }
                     at = header.next_offset();
                 }

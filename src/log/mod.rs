@@ -12,6 +12,7 @@ pub mod compact;
 #[cfg(test)]
 mod damage_tests;
 pub mod dir;
+mod epochs;
 mod error;
 mod files;
 mod first;
@@ -68,6 +69,7 @@ use crate::wire::batch::{BatchHeader, Stamp};
 pub use aside::find_in_cut;
 use cache::{Cache, Holder, Visit};
 pub use error::LogError;
+pub use lookup::Located;
 use read::Gate;
 pub use read::{Damage, Read, ReadPlan};
 pub use retain::Retention;

@@ -3,7 +3,7 @@
 use super::cache::{Cache, INDEX_SHARE, OPEN_MAX};
 use super::index::Index;
 use super::tests::{CONFIG, create, path, reopen};
-use super::{Log, LogConfig, Opening, Read, Retention};
+use super::{Located, Log, LogConfig, Opening, Read, Retention};
 use crate::base::ids::Offset;
 use crate::rt::mem::Memory;
 use crate::rt::{Class, Rt};
@@ -59,7 +59,7 @@ fn a_busy_log_keeps_few_of_its_segments_open() {
         let (files, indexes, bytes) = open(&log);
         assert!(files <= OPEN_MAX && indexes <= OPEN_MAX && bytes > 0, "written: {:?}", (files, indexes));
         for (n, base) in all.iter().enumerate() {
-            assert_eq!(log.offset_for_timestamp(*base, COUNT).await.unwrap(), Some((*base, *base)));
+            assert_eq!(log.offset_for_timestamp(*base, COUNT).await.unwrap().map(Located::place), Some((*base, *base)));
             log.0.cache.reclaim(usize::MAX);
             read(&log, *base + 1).await;
             let (files, indexes, bytes) = open(&log);
@@ -83,7 +83,7 @@ fn indexes_take_a_share_of_the_memory() {
         let memory = Memory::new(INDEX_SHARE * 400);
         let log = Log::open(&rt, &Cache::new(&memory), &path(), SMALL, Opening::default(), &mut super::NoReplay).await.unwrap();
         for base in bases(&log) {
-            assert_eq!(log.offset_for_timestamp(base, 500).await.unwrap(), Some((base, base)));
+            assert_eq!(log.offset_for_timestamp(base, 500).await.unwrap().map(Located::place), Some((base, base)));
             let (_, indexes, bytes) = open(&log);
             assert!(bytes <= 400 || indexes == 1, "{indexes} indexes of {bytes} bytes");
             assert_eq!(memory.used(), bytes);
@@ -109,11 +109,11 @@ fn segments_may_be_closed_at_any_time() {
                 rt.spawn(Class::Foreground, async move {
                     for step in 0..6 {
                         let at = (reader * 61 + step * 37) % 400;
-                        assert_eq!(log.offset_for_timestamp(at, 400).await.unwrap(), Some((at, at)));
+                        assert_eq!(log.offset_for_timestamp(at, 400).await.unwrap().map(Located::place), Some((at, at)));
                         read(&log, at).await;
                         log.0.cache.reclaim(usize::MAX);
                     }
-                    assert_eq!(log.max_timestamp_offset(400).await.unwrap(), Some((399, 399)));
+                    assert_eq!(log.max_timestamp_offset(400).await.unwrap().map(Located::place), Some((399, 399)));
                     let old = Retention { ms: Some(100), bytes: None };
                     assert!(log.expired_before(old, 300).await.unwrap() > 0);
                     done.set(done.get() + 1);

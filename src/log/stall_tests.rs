@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::tests::{CONFIG, create, read_all, reopen};
-use super::{Log, LogConfig, LogError, Opening};
+use super::{Located, Log, LogConfig, LogError, Opening};
 use crate::base::ids::Offset;
 use crate::base::prng::Prng;
 use crate::rt::Rt;
@@ -72,7 +72,7 @@ fn stalls_and_goes_on(seed: u64, segment_bytes: u32, fault: impl Fn(&Sim)) {
             let end = log.end_offset();
             assert_eq!(end as usize, held.borrow().len());
             let ts = 1000 + random.below(end as u64) as i64;
-            assert_eq!(log.max_timestamp_offset(end).await.unwrap().map(|(offset, _)| offset), Some(end - 1));
+            assert_eq!(log.max_timestamp_offset(end).await.unwrap().map(|found| found.offset), Some(end - 1));
             assert!(log.offset_for_timestamp(ts, end).await.is_ok());
         }
     });
@@ -130,7 +130,7 @@ fn derived_files_without_room_are_made_later() {
         log.close(Vec::new()).await.unwrap();
         let log = reopen(&rt, config, Opening { clean: true, recovery_point: 300, log_start: 0, cleaned: 0 }).await.unwrap();
         for ts in [1000, 1070, 1299] {
-            assert_eq!(log.offset_for_timestamp(ts, 300).await.unwrap(), Some((ts - 1000, ts)));
+            assert_eq!(log.offset_for_timestamp(ts, 300).await.unwrap().map(Located::place), Some((ts - 1000, ts)));
         }
     });
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::cache::Cache;
-use super::{Log, LogConfig, LogError, NoReplay, Opening, Read, dir, files};
+use super::{Located, Log, LogConfig, LogError, NoReplay, Opening, Read, dir, files};
 use crate::base::ids::{Offset, Uuid};
 use crate::base::limits::BLOCK;
 use crate::base::prng::Prng;
@@ -200,7 +200,7 @@ fn indexes_are_no_evidence() {
                 let log = reopen(&rt, config, Opening { recovery_point: 500, clean, ..Opening::default() }).await.unwrap();
                 assert_eq!(log.end_offset(), 500);
                 assert!(read_all(&log).await == whole);
-                assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().0, 321);
+                assert_eq!(log.offset_for_timestamp(1321, 500).await.unwrap().unwrap().offset, 321);
             }
         }
     });
@@ -371,7 +371,7 @@ fn records_are_found_by_time() {
         log.close(Vec::new()).await.unwrap();
         for clean in [true, false] {
             let log = reopen(&rt, config, Opening { clean, ..Opening::default() }).await.unwrap();
-            let find = async |ts| log.offset_for_timestamp(ts, end).await.unwrap();
+            let find = async |ts| log.offset_for_timestamp(ts, end).await.unwrap().map(Located::place);
             assert_eq!(find(0).await, Some((0, 10_000)));
             assert_eq!(find(10_001).await, Some((1, 10_001)));
             assert_eq!(find(10_003).await, Some((3, 10_010)));
@@ -379,12 +379,12 @@ fn records_are_found_by_time() {
             assert_eq!(find(13_982).await, Some((1196, 13_982)));
             assert_eq!(find(13_983).await, None);
             assert_eq!(log.offset_for_timestamp(12_005, 603).await.unwrap(), None);
-            assert_eq!(log.max_timestamp_offset(end).await.unwrap(), Some((1196, 13_982)));
+            assert_eq!(log.max_timestamp_offset(end).await.unwrap().map(Located::place), Some((1196, 13_982)));
         }
         let log = reopen(&rt, config, Opening { clean: true, ..Opening::default() }).await.unwrap();
         let stamped = build_batch(&BatchSpec::default(), &[(None, Some(b"x"), 5)]);
         log.append(&stamped, end, 0, Some(Stamp::LogAppendTime(99_000))).unwrap();
-        assert_eq!(log.offset_for_timestamp(50_000, end + 1).await.unwrap(), Some((end, 99_000)));
+        assert_eq!(log.offset_for_timestamp(50_000, end + 1).await.unwrap().map(Located::place), Some((end, 99_000)));
         let Read::Hit(pieces) = log.read(end, 1, end + 1, true) else { panic!("not in memory") };
         assert!(batch::crc_ok(&pieces[0]));
     });

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::files;
 use super::tests::{CONFIG, create, path, reopen, segment};
-use super::{Log, LogConfig, Opening, Retention};
+use super::{Located, Log, LogConfig, Opening, Retention};
 use crate::rt::Rt;
 use crate::sim::{Sim, SimRt};
 use crate::wire::batch::{BatchSpec, Stamp, build_batch};
@@ -37,11 +37,11 @@ async fn check(log: &Log<SimRt>) {
     let end = log.end_offset();
     assert_eq!(end, 1 + 2 * COUNT);
     for n in [0, 1, 50, COUNT - 1] {
-        let found = log.offset_for_timestamp(FRESH + n, end).await.unwrap();
+        let found = log.offset_for_timestamp(FRESH + n, end).await.unwrap().map(Located::place);
         assert_eq!(found, Some((1 + 2 * n, FRESH + n)));
     }
     assert_eq!(log.offset_for_timestamp(FRESH + COUNT, end).await.unwrap(), None);
-    let largest = log.max_timestamp_offset(end).await.unwrap();
+    let largest = log.max_timestamp_offset(end).await.unwrap().map(Located::place);
     assert_eq!(largest, Some((2 * COUNT - 1, FRESH + COUNT - 1)));
 }
 
@@ -103,6 +103,83 @@ fn retention_does_not_go_by_a_part_of_the_timestamps() {
     });
 }
 
+/// The epoch is the batch's own: what is known of the log's epochs begins at its start.
+#[test]
+fn a_deleted_record_with_the_largest_timestamp_is_told_with_its_epoch() {
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        for (base, epoch, times) in [(0, 3, [10, 5000, 20]), (3, 4, [30, 40, 4000])] {
+            let records: Vec<_> = times.iter().map(|ts| (None, Some(&b"v"[..]), *ts)).collect();
+            log.append(&build_batch(&BatchSpec::default(), &records), base, epoch, None).unwrap();
+        }
+        let largest = Located { offset: 1, timestamp: 5000, leader_epoch: 3 };
+        for start in [0, 2, 3, 6] {
+            log.set_start(start);
+            assert_eq!(log.max_timestamp_offset(6).await.unwrap(), Some(largest), "{start}");
+        }
+    });
+}
+
+/// DeleteRecords may cut a batch, which stays whole in its file.
+#[test]
+fn records_before_the_start_are_not_found_by_time() {
+    for (compression, stamp) in
+        [(Compression::None, None), (Compression::Gzip, None), (Compression::Zstd, Some(Stamp::LogAppendTime(9000)))]
+    {
+        let sim = Sim::new(1, 1);
+        let rt = sim.rt(0);
+        sim.run_until(async {
+            // An index entry for each batch.
+            let config = LogConfig { index_interval_bytes: 0, segment_bytes: 2000, ..CONFIG };
+            let log = create(&rt, config).await;
+            let spec = BatchSpec { compression, ..BatchSpec::default() };
+            for base in (0..100).step_by(10) {
+                let of = |n: i64| if n == 4 { 7000 } else { 1000 + base + n };
+                let records: Vec<_> = (0..10).map(|n| (None, Some(&[7; 40][..]), of(n))).collect();
+                log.append(&build_batch(&spec, &records), base, 1, stamp).unwrap();
+            }
+            log.flush().await.unwrap();
+            let find = async |ts| log.offset_for_timestamp(ts, 100).await.unwrap().map(Located::place);
+            for start in [0, 3, 4, 5, 19, 20, 57, 99, 100] {
+                log.set_start(start);
+                let next = (start < 100).then_some(start);
+                let late = (0..100).find(|n| *n >= start && n % 10 == 4);
+                let time = |n: i64| {
+                    if stamp.is_some() {
+                        9000
+                    } else if n % 10 == 4 {
+                        7000
+                    } else {
+                        1000 + n
+                    }
+                };
+                for ts in [0, 1000, 1000 + start.min(99)] {
+                    assert_eq!(find(ts).await, next.map(|n| (n, time(n))), "{compression:?} {start} {ts}");
+                }
+                let wanted = if stamp.is_some() { next } else { late };
+                assert_eq!(find(2000).await, wanted.map(|n| (n, time(n))), "{compression:?} {start}");
+            }
+        });
+    }
+}
+
+/// Records without a timestamp have the largest one of their log, as in Kafka.
+#[test]
+fn the_largest_timestamp_may_be_none() {
+    let sim = Sim::new(1, 1);
+    let rt = sim.rt(0);
+    sim.run_until(async {
+        let log = create(&rt, CONFIG).await;
+        let records = [(None, Some(&b"v"[..]), -1), (None, None, -1)];
+        log.append(&build_batch(&BatchSpec::default(), &records), 0, 3, None).unwrap();
+        let first = Located { offset: 0, timestamp: -1, leader_epoch: 3 };
+        assert_eq!(log.max_timestamp_offset(2).await.unwrap(), Some(first));
+        assert_eq!(log.offset_for_timestamp(0, 2).await.unwrap(), None);
+    });
+}
+
 /// One batch of many records, inflated or not, is no turn of its own.
 #[test]
 fn look_ups_in_large_batches_go_in_slices() {
@@ -118,7 +195,7 @@ fn look_ups_in_large_batches_go_in_slices() {
             log.flush().await.unwrap();
             let rests = || rt.slices().rests();
             let before = rests();
-            let found = log.offset_for_timestamp(FRESH - 1, log.end_offset()).await.unwrap();
+            let found = log.offset_for_timestamp(FRESH - 1, log.end_offset()).await.unwrap().map(Located::place);
             assert_eq!(found, Some((0, FRESH)));
             assert!(rests() - before >= least, "{}: {}", compression.name(), rests() - before);
             log.close(Vec::new()).await.unwrap();

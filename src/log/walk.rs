@@ -114,6 +114,12 @@ impl<'a, R: Rt> Walk<'a, R> {
         Walk { rt, file, path, size, bounds, start: 0, window: FIRST_WINDOW, chunk: None, damaged: false, lacked_times: false }
     }
 
+    /// Reads little at first: not much of the file is asked for.
+    pub fn briefly(mut self) -> Self {
+        self.window = 2 * BLOCK as u64;
+        self
+    }
+
     /// The bytes from `position` on: at least `want` (at most a few hundred) of them, or what is left of the file.
     pub async fn at(&mut self, position: u64, want: usize) -> Result<&[u8], LogError> {
         let held = self.chunk.as_ref().map_or(0, |c| c.len() as u64);

@@ -57,6 +57,14 @@ impl Epochs {
         above.checked_sub(1).map_or(UNDEFINED.0, |at| self.starts[at].0)
     }
 
+    /// Begins anew with these epochs and their first offsets; what contradicts those before it is left out.
+    pub fn assign_all(&mut self, starts: Vec<(LeaderEpoch, Offset)>) {
+        self.starts.clear();
+        starts.into_iter().for_each(|(epoch, start)| {
+            self.assign(epoch, start);
+        });
+    }
+
     /// The log was cut and ends at `end_offset` now. True when the cache changed.
     pub fn truncate_from_end(&mut self, end_offset: Offset) -> bool {
         let before = self.starts.len();

@@ -69,7 +69,7 @@ pub struct Conn<R: Rt> {
     sending: Cell<Option<(usize, Duration)>>,
     /// Since when answers have waited for those of earlier requests.
     queued_since: Cell<Option<Duration>>,
-    /// Requests that wait for room for their answers.
+    /// Requests that wait until the socket has taken answers.
     unanswered: RefCell<Slab<Rc<Notify>>>,
     /// Long requests that have not begun.
     unstarted: Cell<usize>,
@@ -148,6 +148,16 @@ impl<R: Rt> Conn<R> {
         }
     }
 
+    /// Answers the request that took `place`, and whose answer is the next to be sent, in part: more follows
+    /// by another call or [`Conn::reply`]. Resolves when the socket has taken it.
+    pub async fn reply_part(&self, place: u64, part: Bytes) {
+        self.replies.borrow_mut().put_part(place, vec![part]);
+        self.ready.notify();
+        while !self.closed.get() && (self.sending.get().is_some() || !self.replies.borrow().head_is_taken()) {
+            self.after_a_send().await;
+        }
+    }
+
     /// Ends the connection: what is in work is dropped.
     pub fn close(&self) {
         if !self.closed.replace(true) {
@@ -221,21 +231,23 @@ impl<R: Rt> Conn<R> {
     /// waited for others would hold memory that those may wait for.
     pub async fn room_for_answer(&self, place: u64) {
         while !self.is_next(place) {
-            let event = Rc::new(Notify::default());
-            let place = self.unanswered.borrow_mut().insert(event.clone());
-            let _leave = Leave { waiting: &self.unanswered, place };
-            event.notified().await;
+            self.after_a_send().await;
         }
+    }
+
+    /// Until the socket has taken something, or the connection ends.
+    async fn after_a_send(&self) {
+        let event = Rc::new(Notify::default());
+        let place = self.unanswered.borrow_mut().insert(event.clone());
+        let _leave = Leave { waiting: &self.unanswered, place };
+        event.notified().await;
     }
 
     /// The result of `task`, or `None` if the connection ends before.
     pub async fn unless_closed<T>(&self, task: impl Future<Output = T>) -> Option<T> {
         let closed = async {
             while !self.closed.get() {
-                let event = Rc::new(Notify::default());
-                let place = self.unanswered.borrow_mut().insert(event.clone());
-                let _leave = Leave { waiting: &self.unanswered, place };
-                event.notified().await;
+                self.after_a_send().await;
             }
             None
         };

@@ -19,6 +19,7 @@ use crate::shard::message::{Ids, Terms};
 use crate::shard::op::DirSpace;
 use crate::shard::{Image, Lane, MetadataRecord};
 use crate::wire::WireError;
+use crate::wire::codec::describe_configs_request::DescribeConfigsResource;
 use crate::wire::codec::{
     AlterConfigsRequest, ApiVersionsRequest, CreatePartitionsRequest, CreateTopicsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
     DescribeClusterRequest, DescribeConfigsRequest, DescribeConfigsResponse, DescribeLogDirsRequest, DescribeTopicPartitionsRequest,
@@ -45,7 +46,7 @@ pub(super) fn own_terms(bytes: usize) -> Terms {
 }
 
 /// A longer answer is made in turn with the long requests, when there is memory for it.
-const LONG_ANSWER: usize = 64 << 10;
+pub(super) const LONG_ANSWER: usize = 64 << 10;
 
 /// What the description of a resource costs of a turn's budget, in inflated bytes.
 const RESOURCE_COST: usize = 32 << 10;
@@ -53,14 +54,14 @@ const RESOURCE_COST: usize = 32 << 10;
 /// One request and the place of its response.
 pub(super) struct Work<R: Rt> {
     pub(super) conn: Rc<Conn<R>>,
-    place: u64,
+    pub(super) place: u64,
     /// Memory for what becomes of the request, and for the answer until that is made and charged.
     holding: Option<Holding<R>>,
     /// The turn of a long one.
     turn: Option<Turn<R>>,
     pub(super) api: ApiKey,
     pub(super) version: i16,
-    correlation_id: i32,
+    pub(super) correlation_id: i32,
 }
 
 /// A request that cannot be understood ends its connection, as Kafka does.
@@ -75,8 +76,9 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
     if header.api_key == ApiKey::Produce.code() {
         return super::produce::handle(conn, place, &header, body).inspect_err(|_| conn.reply(place, Vec::new()));
     }
-    let Some(holding) = conn.server.long.begin(body.len()) else {
-        start_in_turn(conn, place, header, body);
+    let besides = if header.api_key == ApiKey::Fetch.code() { super::fetch::remembered(conn, header.api_version, &body) } else { 0 };
+    let Some(holding) = conn.server.long.begin(body.len(), besides) else {
+        start_in_turn(conn, place, header, body, besides);
         return Ok(());
     };
     // What cannot be decoded is not answered, but its place is not waited for either.
@@ -84,15 +86,15 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, frame: Bytes) -> io::Result<()> {
 }
 
 /// Starts a long request when its answer is the next to be sent, it is its turn, and there is memory
-/// for it. Until then nothing more is read from its connection.
-fn start_in_turn<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes) {
+/// for it and for `besides` bytes more. Until then nothing more is read from its connection.
+fn start_in_turn<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: RequestHeader, body: Bytes, besides: usize) {
     let unstarted = conn.unstarted();
     let conn = conn.clone();
     conn.server.rt.clone().spawn(Class::Foreground, async move {
         let begun = async {
             conn.room_for_answer(place).await;
             let turn = conn.server.long.turn().await;
-            (turn, conn.server.long.room(body.len()).await)
+            (turn, conn.server.long.room(body.len(), besides).await)
         };
         let Some((turn, room)) = conn.unless_closed(begun).await else { return };
         if let Err(e) = start(&conn, place, header, body, room, Some(turn)) {
@@ -181,32 +183,34 @@ impl<R: Rt> Work<R> {
     }
 
     pub(super) fn reply(&self, response: &impl Encode) -> io::Result<()> {
-        let mut frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
-        if frame.len() >= LONG_ANSWER {
-            frame = self.conn.server.rt.memory().charged(frame);
-        }
-        self.conn.reply(self.place, vec![frame]);
+        let frame = response_frame(self.api, self.version, self.correlation_id, response).map_err(malformed)?;
+        self.conn.reply(self.place, vec![self.conn.server.on_heap(frame)]);
         Ok(())
     }
 
     /// Gives back what it holds, before it waits for others without end.
     pub(super) fn let_go(mut self) -> Work<R> {
-        (self.holding, self.turn) = (None, None);
+        self.give_back();
         self
+    }
+
+    /// Likewise, until [`Work::take_turn`].
+    pub(super) fn give_back(&mut self) {
+        (self.holding, self.turn) = (None, None);
     }
 
     /// Answers when it is its turn, there is memory for an answer of about so many bytes, and the
     /// client has taken those before it.
     pub(super) fn at_length<F>(mut self, bytes: usize, task: F) -> io::Result<()>
     where
-        F: AsyncFnOnce(&Work<R>) -> io::Result<()> + 'static,
+        F: AsyncFnOnce(&mut Work<R>) -> io::Result<()> + 'static,
     {
         let conn = self.conn.clone();
         conn.server.rt.clone().spawn(Class::Foreground, async move {
             let in_turn = async {
                 conn.room_for_answer(self.place).await;
                 self.take_turn(bytes).await;
-                let done = task(&self).await;
+                let done = task(&mut self).await;
                 self.finish(|_| done);
             };
             conn.unless_closed(in_turn).await;
@@ -215,7 +219,7 @@ impl<R: Rt> Work<R> {
     }
 
     /// Waits for the turn of a long request, and for memory for an answer of so many bytes.
-    async fn take_turn(&mut self, bytes: usize) {
+    pub(super) async fn take_turn(&mut self, bytes: usize) {
         // Who has both already holds enough for the answer. Without the turn nobody may hold what
         // those before it may wait for.
         if self.turn.is_none() || !self.holding.as_ref().is_some_and(Holding::is_room) {
@@ -320,16 +324,15 @@ async fn respond_metadata<R: Rt>(work: &Work<R>, request: &MetadataRequest) -> i
 fn describe_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let mut request: DescribeConfigsRequest = work.decode(body)?;
     api::describe_configs::distinct(&mut request);
-    let bytes = request.resources.len() * api::describe_configs::RESOURCE_BYTES;
-    work.at_length(bytes, async move |work| {
-        let server = &work.conn.server;
-        let (image, broker) = (server.shard.image(), server.broker());
-        let mut response = DescribeConfigsResponse::default();
-        for resource in &request.resources {
-            server.rt.slices().pass(RESOURCE_COST).await;
-            response.results.push(api::describe_configs::describe(resource, &request, &image, broker));
-        }
-        work.reply(&response)
+    work.at_length(api::describe_configs::RESOURCE_BYTES, async move |work| {
+        let server = work.conn.server.clone();
+        let single = |n: usize| {
+            let mut response = DescribeConfigsResponse::default();
+            let resource: &DescribeConfigsResource = &request.resources[n];
+            response.results.push(api::describe_configs::describe(resource, &request, &server.shard.image(), server.broker()));
+            response
+        };
+        super::parts::reply(work, request.resources.len(), RESOURCE_COST, single).await
     })
 }
 

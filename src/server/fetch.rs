@@ -46,23 +46,40 @@ struct Fetch<R: Rt> {
     holding: Holding<R>,
 }
 
+/// Bytes of the heap that one partition takes while a fetch is under way: what is to be read, what was
+/// read, and what is answered.
+const TARGET_BYTES: usize = 512;
+
+/// Bytes of the heap that a fetch takes for the partitions that its session remembers.
+pub fn remembered<R: Rt>(conn: &Conn<R>, version: i16, body: &[u8]) -> usize {
+    match wire::fetch::session_id(version, body) {
+        0 => 0,
+        id => conn.server.sessions.borrow().partitions_of(id) * TARGET_BYTES,
+    }
+}
+
 /// Starts a fetch; the response follows by itself.
 pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, body: Bytes, holding: Holding<R>) -> io::Result<()> {
     let server = &conn.server;
     let version = header.api_version;
     let request: FetchRequest = wire::codec::decode(body, version).map_err(super::dispatch::malformed)?;
     let now = server.rt.now();
-    let begun = server.sessions.borrow_mut().begin(fetch::session_request(&request, version), now);
+    let (min_bytes, max_bytes) = (request.min_bytes.max(0) as usize, request.max_bytes.max(0) as usize);
+    let deadline = now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64);
+    let asked = fetch::session_request(&request, version);
+    drop(request);
+    let begun = server.with_sessions(|sessions| sessions.begin(asked, now));
     let context = match begun {
         Ok(context) => context,
         Err(code) => {
-            conn.reply(place, wire::fetch::encode(version, header.correlation_id, fetch::refuse(code)));
+            conn.reply(place, wire::fetch::encode(version, header.correlation_id, fetch::refuse(code), |text| text));
             return Ok(());
         }
     };
     let mut groups: Vec<Group> = Vec::new();
     let mut results = Vec::with_capacity(context.targets.len());
-    for (index, planned) in fetch::plan(&context.targets, version, &server.shard.image()).into_iter().enumerate() {
+    let image = server.shard.image();
+    for (index, planned) in fetch::plan(&context.targets, version, &image).enumerate() {
         results.push(ReadResult::refused(planned.as_ref().err().copied().unwrap_or(ErrorCode::None)));
         if let Ok(item) = planned {
             let owner = server.shard.owner_of(&item.key);
@@ -82,10 +99,10 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
         context,
         groups,
         results,
-        min_bytes: request.min_bytes.max(0) as usize,
-        max_bytes: request.max_bytes.max(0) as usize,
+        min_bytes,
+        max_bytes,
+        deadline,
         holding,
-        deadline: now.mono + Duration::from_millis(request.max_wait_ms.max(0) as u64),
     };
     if conn.may_answer(place) && fetch.read_now() && fetch.is_due() {
         fetch.finish();
@@ -193,7 +210,7 @@ impl<R: Rt> Fetch<R> {
             || self.results.iter().any(|r| r.code != ErrorCode::None || r.diverging.is_some())
             || self.conn.server.stopping()
             || self.conn.has_ended()
-            || (self.holding.is_room() && self.conn.server.rt.memory().contended())
+            || self.holding.is_wanted()
             || self.groups.is_empty()
             || self.conn.server.rt.now().mono >= self.deadline
     }
@@ -234,18 +251,25 @@ impl<R: Rt> Fetch<R> {
 
     fn finish(mut self) {
         let server = &self.conn.server;
-        let outcomes: Vec<_> = self.results.iter().map(fetch::outcome).collect();
         let mut random = || {
             let mut bytes = [0; 4];
             server.rt.random(&mut bytes);
             i32::from_ne_bytes(bytes)
         };
-        let finished = server.sessions.borrow_mut().finish(&self.context, &outcomes, server.rt.now(), &mut random);
+        let now = server.rt.now();
+        let finished = {
+            let outcomes: Vec<_> = self.results.iter().map(fetch::outcome).collect();
+            server.with_sessions(|sessions| sessions.finish(&self.context, &outcomes, now, &mut random))
+        };
+        let (targets, mut results) = (std::mem::take(&mut self.context.targets), std::mem::take(&mut self.results));
         let response = match finished {
-            Ok(finished) => fetch::respond(finished.session_id, &self.context.targets, &mut self.results, &finished.include),
+            Ok(finished) => fetch::respond(finished.session_id, &targets, &mut results, &finished.include),
             Err(code) => fetch::refuse(code),
         };
-        self.conn.reply(self.place, wire::fetch::encode(self.version, self.correlation_id, response));
+        // Of a request that names much, all this is much too.
+        drop((targets, results));
+        let pieces = wire::fetch::encode(self.version, self.correlation_id, response, |text| server.on_heap(text));
+        self.conn.reply(self.place, pieces);
     }
 }
 

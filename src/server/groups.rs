@@ -2,7 +2,7 @@
 
 use std::io;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::dispatch::Work;
 use crate::api;
@@ -16,10 +16,13 @@ use crate::wire::codec::{
     FindCoordinatorRequest, HeartbeatRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, OffsetCommitRequest,
     OffsetDeleteRequest, OffsetFetchRequest, StrBytes, SyncGroupRequest,
 };
+use crate::wire::parts::Parts;
 use crate::wire::versions::ApiKey;
 
-/// Groups of one request that are asked about at a time.
+/// Groups of one request that are asked about at a time; keys of FindCoordinator that are answered at once.
 const AT_ONCE: usize = 256;
+/// Bytes of the heap that the answer for one key of FindCoordinator takes, about.
+const COORDINATOR_BYTES: usize = 256;
 /// Memory for a list of all groups: that of some thousands.
 const LIST_BYTES: usize = 1 << 20;
 
@@ -68,20 +71,29 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             let mut request: OffsetFetchRequest = work.decode(body)?;
             api::groups::distinct(&mut request.groups, |group| &group.group_id);
             let image = work.conn.server.shard.image();
-            let ops = api::offset_fetch::plan(&request, version, &image);
-            ask_all(work, ops, move |replies| api::offset_fetch::respond(&request, version, &image, replies))
+            let groups = std::mem::take(&mut request.groups);
+            let batches = in_batches(&request, groups, |request, groups| request.groups = groups);
+            let plan = {
+                let image = image.clone();
+                move |request: &_| api::offset_fetch::plan(request, version, &image)
+            };
+            ask_all(work, batches, plan, move |request, replies| api::offset_fetch::respond(request, version, &image, replies))
         }
         ApiKey::DescribeGroups => {
             let mut request: DescribeGroupsRequest = work.decode(body)?;
             api::groups::distinct(&mut request.groups, |group| group);
-            let ops = each(&request.groups, Op::Describe);
-            ask_all(work, ops, move |replies| api::describe_groups::respond(&request, version, replies))
+            let groups = std::mem::take(&mut request.groups);
+            let batches = in_batches(&request, groups, |request, groups| request.groups = groups);
+            let plan = |request: &DescribeGroupsRequest| each(&request.groups, Op::Describe);
+            ask_all(work, batches, plan, move |request, replies| api::describe_groups::respond(request, version, replies))
         }
         ApiKey::DeleteGroups => {
             let mut request: DeleteGroupsRequest = work.decode(body)?;
             api::groups::distinct(&mut request.groups_names, |group| group);
-            let ops = each(&request.groups_names, Op::Delete);
-            ask_all(work, ops, move |replies| api::delete_groups::respond(&request, replies))
+            let groups = std::mem::take(&mut request.groups_names);
+            let batches = in_batches(&request, groups, |request, groups| request.groups_names = groups);
+            let plan = |request: &DeleteGroupsRequest| each(&request.groups_names, Op::Delete);
+            ask_all(work, batches, plan, api::delete_groups::respond)
         }
         ApiKey::ConsumerGroupHeartbeat => {
             let request: ConsumerGroupHeartbeatRequest = work.decode(body)?;
@@ -99,9 +111,11 @@ pub(super) fn handle<R: Rt>(work: Work<R>, client_id: &str, body: Bytes) -> io::
             api::groups::distinct(&mut request.group_ids, |group| group);
             let image = work.conn.server.shard.image();
             let enabled = work.conn.server.broker().consumer_protocol;
-            let ops = api::consumer_group_describe::plan(&request, enabled);
-            let respond = move |replies| api::consumer_group_describe::respond(&request, version, &image, enabled, replies);
-            ask_all(work, ops, respond)
+            let groups = std::mem::take(&mut request.group_ids);
+            let batches = in_batches(&request, groups, |request, groups| request.group_ids = groups);
+            let plan = move |request: &_| api::consumer_group_describe::plan(request, enabled);
+            let respond = move |request: &_, replies| api::consumer_group_describe::respond(request, version, &image, enabled, replies);
+            ask_all(work, batches, plan, respond)
         }
         ApiKey::ListGroups => {
             let request: ListGroupsRequest = work.decode(body)?;
@@ -125,6 +139,10 @@ fn find_coordinator<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
         let server = &work.conn.server;
         work.reply(&api::find_coordinator::respond(request, work.version, &server.shard.image(), server.broker(), work.listener()))
     };
+    let keys = request.coordinator_keys.len();
+    if keys > AT_ONCE && !api::find_coordinator::needs_topic(&request, &server.shard.image()) {
+        return work.at_length(keys * COORDINATOR_BYTES, async move |work| respond(work, &request));
+    }
     if !api::find_coordinator::needs_topic(&request, &server.shard.image()) {
         return respond(&work, &request);
     }
@@ -156,32 +174,67 @@ fn ask<R: Rt, M: Encode>(
     }
 }
 
-/// Asks the coordinators of several groups.
-fn ask_all<R: Rt, M: Encode, N: AsRef<str> + 'static>(
+/// A request, without its groups, as several with a part of the groups each; as one if they are few or none.
+fn in_batches<T, Q: Clone>(request: &Q, groups: Vec<T>, set: impl Fn(&mut Q, Vec<T>)) -> Vec<(usize, Q)> {
+    let (mut batches, mut groups) = (Vec::new(), groups.into_iter());
+    loop {
+        let some: Vec<T> = groups.by_ref().take(AT_ONCE).collect();
+        if some.is_empty() && !batches.is_empty() {
+            return batches;
+        }
+        let (count, mut one) = (some.len(), request.clone());
+        set(&mut one, some);
+        batches.push((count, one));
+    }
+}
+
+/// Asks the coordinators of several groups, of one batch after the other.
+fn ask_all<R: Rt, M: Encode + Default, N: AsRef<str> + 'static, Q: 'static>(
     work: Work<R>,
-    ops: Vec<(N, Op)>,
-    respond: impl FnOnce(Vec<Reply>) -> M + 'static,
+    mut batches: Vec<(usize, Q)>,
+    plan: impl Fn(&Q) -> Vec<(N, Op)> + 'static,
+    respond: impl Fn(&Q, Vec<Reply>) -> M + 'static,
 ) -> io::Result<()> {
-    if ops.len() > GROUPS_PER_REQUEST {
+    let count = batches.iter().map(|(groups, _)| groups).sum::<usize>();
+    if count > GROUPS_PER_REQUEST {
         return Err(super::dispatch::malformed(WireError::TooLarge("number of groups")));
     }
-    let server = work.conn.server.clone();
-    let shard = server.shard.clone();
-    let all = async move {
-        // What is told of many takes much memory: one such request at a time.
-        let _turn = if ops.len() > AT_ONCE { Some(server.many_groups.turn().await) } else { None };
-        let (mut ops, mut all) = (ops.into_iter(), Vec::new());
-        loop {
-            let replies: Vec<_> = ops.by_ref().take(AT_ONCE).map(|(group, op)| shard.group(group.as_ref(), op)).collect();
-            if replies.is_empty() {
-                return all;
-            }
-            for reply in replies {
-                all.push(reply.await);
-            }
+    let shard = work.conn.server.shard.clone();
+    // Sent now: what one connection asks keeps its order.
+    let ask = move |request: &Q| -> Vec<_> { plan(request).into_iter().map(|(group, op)| shard.group(group.as_ref(), op)).collect() };
+    if let [(_, request)] = &batches[..] {
+        let replies = ask(request);
+        let request = batches.remove(0).1;
+        return work.when(all(replies), move |work, replies| work.reply(&respond(&request, replies)));
+    }
+    work.later(async move |work| {
+        work.conn.room_for_answer(work.place).await;
+        // What is told of many takes much memory: one such request at a time, each part in its final form.
+        let _turn = work.conn.server.many_groups.turn().await;
+        let memory = work.conn.server.rt.memory();
+        let parts = Parts::new(work.api, work.version, work.correlation_id, &M::default()).map_err(super::dispatch::malformed)?;
+        let (mut pieces, mut bytes) = (vec![Bytes::new()], 0);
+        for (groups, request) in batches {
+            let replies = all(ask(&request)).await;
+            let mut piece = BytesMut::new();
+            bytes += parts.put(&respond(&request, replies), groups, &mut piece).map_err(super::dispatch::malformed)?;
+            pieces.push(memory.charged(piece.freeze()));
         }
-    };
-    work.when(all, |work, all| work.reply(&respond(all)))
+        pieces[0] = parts.begin(count, bytes).map_err(super::dispatch::malformed)?.freeze();
+        let mut end = BytesMut::new();
+        parts.end(&mut end);
+        pieces.push(end.freeze());
+        work.conn.reply(work.place, pieces);
+        Ok(())
+    })
+}
+
+async fn all(replies: Vec<impl Future<Output = Reply>>) -> Vec<Reply> {
+    let mut all = Vec::with_capacity(replies.len());
+    for reply in replies {
+        all.push(reply.await);
+    }
+    all
 }
 
 fn each(groups: &[StrBytes], op: Op) -> Vec<(String, Op)> {

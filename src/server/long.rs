@@ -4,7 +4,8 @@
 //! worked on at a time, and after it all others wait for as long as it took: half of the core stays
 //! with everybody else. What becomes of a request takes many times its bytes: for a long one memory is
 //! taken before it is decoded, until it is answered. Whoever waits for that memory holds none that
-//! others wait for: without it the work begins all the same once no other request holds any.
+//! others wait for: without it the work begins all the same once no other request holds any. One that
+//! takes more than its part of the memory is alone.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -23,8 +24,12 @@ const DECODED: usize = 32;
 /// A shorter request is never taken for a long one.
 const TINY: usize = 512;
 /// The part of the memory that requests which are not long may become together, one of so many:
-/// beyond that they are treated as long ones. What becomes of one long request may take as much.
+/// beyond that they are treated as long ones.
 const SHARE: usize = 8;
+/// Likewise of the long ones. What becomes of one that is alone may take more.
+const LONG_SHARE: usize = 4;
+/// A request on whose behalf more is done at once is a long one, however short: bytes of the heap.
+const HEAVY: usize = 1 << 20;
 /// The longest pause after one.
 const REST_MAX: Duration = Duration::from_millis(50);
 
@@ -77,8 +82,12 @@ pub struct LongRequests<R: Rt> {
     line: Rc<Line<R>>,
     /// Requests that hold memory of the pool.
     rooms: Cell<usize>,
-    /// None of them does any more.
-    none_held: Notify,
+    /// Bytes that those become.
+    held: Cell<usize>,
+    /// One of them does no more.
+    given_back: Notify,
+    /// A request waits for them.
+    wanted: Cell<bool>,
     /// Memory that requests which are not long may have become.
     short: Cell<usize>,
 }
@@ -86,17 +95,27 @@ pub struct LongRequests<R: Rt> {
 impl<R: Rt> LongRequests<R> {
     /// Nothing in work.
     pub fn new(rt: R) -> Rc<LongRequests<R>> {
-        Rc::new(LongRequests { line: Line::new(rt.clone()), rt, rooms: Cell::new(0), none_held: Notify::default(), short: Cell::new(0) })
+        Rc::new(LongRequests {
+            line: Line::new(rt.clone()),
+            rt,
+            rooms: Cell::new(0),
+            held: Cell::new(0),
+            given_back: Notify::default(),
+            wanted: Cell::new(false),
+            short: Cell::new(0),
+        })
     }
 
     /// Takes note of a request that may be worked on at once; `None` for one of many bytes, or of more
-    /// than a few while there are many.
-    pub fn begin(self: &Rc<Self>, bytes: usize) -> Option<Holding<R>> {
+    /// than a few while there are many. `besides`: bytes of the heap that it takes whatever its own are.
+    pub fn begin(self: &Rc<Self>, bytes: usize, besides: usize) -> Option<Holding<R>> {
         let most = self.rt.memory().budget() / SHARE;
-        let short = bytes <= LONG_REQUEST && (bytes <= TINY || self.short.get() < most);
+        let becomes = bytes * DECODED + besides;
+        let fits = becomes <= TINY * DECODED || self.short.get() + besides < most;
+        let short = bytes <= LONG_REQUEST && besides <= HEAVY && fits;
         short.then(|| {
-            self.short.set(self.short.get() + bytes * DECODED);
-            Holding { of: self.clone(), bytes: bytes * DECODED, room: None }
+            self.short.set(self.short.get() + becomes);
+            Holding { of: self.clone(), short: becomes, long: 0, room: None }
         })
     }
 
@@ -105,24 +124,48 @@ impl<R: Rt> LongRequests<R> {
         self.line.turn().await
     }
 
-    /// Memory for what becomes of a request of so many bytes. Only who has the turn asks.
-    pub async fn room(self: &Rc<Self>, request: usize) -> Holding<R> {
-        self.room_of(request * DECODED).await
+    /// Memory for what becomes of a request of so many bytes, and for `besides` more. Only who has the
+    /// turn asks.
+    pub async fn room(self: &Rc<Self>, request: usize, besides: usize) -> Holding<R> {
+        self.room_of(request * DECODED + besides).await
     }
 
-    /// Memory of so many bytes, or an eighth of all. Only who has the turn asks.
+    /// Memory of so many bytes. For one that takes more than the part of all long ones it is that part,
+    /// once all others are answered. Only who has the turn asks.
     pub async fn room_of(self: &Rc<Self>, bytes: usize) -> Holding<R> {
         let memory = self.rt.memory();
-        let bytes = bytes.min(memory.budget() / SHARE);
+        let most = memory.budget() / LONG_SHARE;
+        while self.rooms.get() > 0 && self.held.get() + bytes > most {
+            let _wanted = Wanted::new(&self.wanted);
+            self.given_back.notified().await;
+        }
         let alone = async {
             while self.rooms.get() > 0 {
-                self.none_held.notified().await;
+                let _wanted = Wanted::new(&self.wanted);
+                self.given_back.notified().await;
             }
-            memory.chunk_now(bytes)
+            memory.chunk_now(bytes.min(most))
         };
-        let room = Some(futures_lite::future::or(memory.chunk(bytes), alone).await);
+        let room = Some(futures_lite::future::or(memory.chunk(bytes.min(most)), alone).await);
         self.rooms.set(self.rooms.get() + 1);
-        Holding { of: self.clone(), bytes: 0, room }
+        self.held.set(self.held.get() + bytes);
+        Holding { of: self.clone(), short: 0, long: bytes, room }
+    }
+}
+
+/// For as long as it lives a request waits for what others hold.
+struct Wanted<'a>(&'a Cell<bool>);
+
+impl<'a> Wanted<'a> {
+    fn new(wanted: &'a Cell<bool>) -> Wanted<'a> {
+        wanted.set(true);
+        Wanted(wanted)
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 
@@ -148,7 +191,9 @@ impl<R: Rt> Drop for Turn<R> {
 pub struct Holding<R: Rt> {
     of: Rc<LongRequests<R>>,
     /// Bytes that it counts among those of short ones.
-    bytes: usize,
+    short: usize,
+    /// Likewise of long ones.
+    long: usize,
     /// Memory of a long one.
     room: Option<Chunk>,
 }
@@ -158,16 +203,20 @@ impl<R: Rt> Holding<R> {
     pub fn is_room(&self) -> bool {
         self.room.is_some()
     }
+
+    /// Whether others wait for it.
+    pub fn is_wanted(&self) -> bool {
+        self.is_room() && (self.of.wanted.get() || self.of.rt.memory().contended())
+    }
 }
 
 impl<R: Rt> Drop for Holding<R> {
     fn drop(&mut self) {
-        self.of.short.set(self.of.short.get() - self.bytes);
+        self.of.short.set(self.of.short.get() - self.short);
+        self.of.held.set(self.of.held.get() - self.long);
         if self.room.take().is_some() {
             self.of.rooms.set(self.of.rooms.get() - 1);
-            if self.of.rooms.get() == 0 {
-                self.of.none_held.notify();
-            }
+            self.of.given_back.notify();
         }
     }
 }

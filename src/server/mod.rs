@@ -7,6 +7,7 @@ mod dispatch;
 mod fetch;
 mod groups;
 mod long;
+mod parts;
 mod produce;
 pub mod replies;
 mod start;
@@ -28,6 +29,7 @@ use crate::api::fetch_session::Sessions;
 use crate::api::init_producer_id::ProducerIds;
 use crate::base::config::Config;
 use crate::base::limits::SMALL_RECEIVE;
+use crate::rt::mem::Account;
 use crate::rt::notify::Notify;
 use crate::rt::{Class, Rt};
 use crate::shard::Shard;
@@ -50,6 +52,8 @@ const ANSWER_SHARE: usize = 16;
 const SCARCE_ANSWER: usize = 64 << 10;
 /// The part of a core's memory for beginnings of requests that wait for memory, one of so many.
 const PUT_BY_SHARE: usize = 8;
+/// Fetch sessions take at most one of so many parts of the memory.
+const SESSIONS_SHARE: usize = 16;
 /// How long requests that were read may take to be finished at a stop.
 const FINISH: Duration = Duration::from_secs(10);
 
@@ -69,6 +73,8 @@ pub struct Server<R: Rt> {
     pub config: Arc<Config>,
     broker: Arc<OnceLock<BrokerView>>,
     sessions: RefCell<Sessions>,
+    /// What they take.
+    session_bytes: Account,
     connections: RefCell<Slab<Rc<Conn<R>>>>,
     producer_ids: RefCell<ProducerIds>,
     /// Produce requests in work.
@@ -112,7 +118,8 @@ impl<R: Rt> Server<R> {
             shard: shard.clone(),
             config,
             broker,
-            sessions: RefCell::new(Sessions::new(slots)),
+            sessions: RefCell::new(Sessions::new(slots, rt.memory().budget() / SESSIONS_SHARE)),
+            session_bytes: rt.memory().account(),
             connections: RefCell::default(),
             producer_ids: RefCell::default(),
             producing: Cell::new(0),
@@ -144,6 +151,21 @@ impl<R: Rt> Server<R> {
     /// This broker as clients see it.
     pub fn broker(&self) -> &BrokerView {
         self.broker.get().expect("set before the first connection is accepted")
+    }
+
+    /// Has the fetch sessions do something, and what they take counted.
+    fn with_sessions<T>(&self, task: impl FnOnce(&mut Sessions) -> T) -> T {
+        let mut sessions = self.sessions.borrow_mut();
+        let done = task(&mut sessions);
+        if sessions.bytes() != self.session_bytes.bytes() {
+            self.session_bytes.set(sessions.bytes());
+        }
+        done
+    }
+
+    /// Has a long answer on the heap counted until it has left.
+    fn on_heap(&self, answer: Bytes) -> Bytes {
+        if answer.len() < dispatch::LONG_ANSWER { answer } else { self.rt.memory().charged(answer) }
     }
 
     /// True once no more requests are read.

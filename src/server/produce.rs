@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::Server;
 use super::backlog::{Full, Held};
 use super::conn::Conn;
-use crate::api::produce::{Context, Plan, Planner};
+use crate::api::produce::{Context, Plan, Planner, Room};
 use crate::base::error::ErrorCode;
 use crate::rt::slices::SLICE;
 use crate::rt::{Class, Rt};
@@ -82,6 +82,18 @@ enum Stage {
     Checked(Plan),
 }
 
+/// When a request goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// As soon as it is read. Nothing is compressed anew then: of all connections one batch at a time
+    /// is, so that the memory for it does not grow with their number.
+    First,
+    /// In line with those of other connections.
+    InLine,
+    /// The same, after it has waited for room on the way to the disk.
+    Woken,
+}
+
 /// How far a request has come.
 enum Progress {
     /// There is more to check.
@@ -128,7 +140,7 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
     if conn.queue.requests.borrow().is_empty() {
         // Short ones do not wait for a turn; long ones of others do.
         let mut budget = SLICE;
-        let progress = request.go_on(server, false, &mut budget);
+        let progress = request.go_on(server, Turn::First, &mut budget);
         server.rt.slices().spend(SLICE - budget);
         match progress {
             Progress::Ready(held) => {
@@ -145,10 +157,17 @@ pub fn handle<R: Rt>(conn: &Rc<Conn<R>>, place: u64, header: &RequestHeader, bod
 
 impl Request {
     /// Goes on until `budget`, which counts inflated bytes, was spent.
-    fn go_on<R: Rt>(&mut self, server: &Server<R>, woken: bool, budget: &mut usize) -> Progress {
+    fn go_on<R: Rt>(&mut self, server: &Server<R>, turn: Turn, budget: &mut usize) -> Progress {
         *budget = budget.saturating_sub(REQUEST_COST);
         if let Stage::Checking(planner) = &mut self.stage {
-            if !planner.step(budget) {
+            let memory = server.rt.memory();
+            let room = |batch: &[u8]| {
+                let mut chunk = memory.try_chunk(batch.len())?;
+                chunk.extend(batch);
+                Some(chunk.slice(0..batch.len()))
+            };
+            let room: Option<&Room<'_>> = if turn == Turn::First { None } else { Some(&room) };
+            if !planner.step(budget, room) {
                 return Progress::Checking { between_batches: planner.between_batches() };
             }
             // The request's memory is given back as soon as its batches are copied.
@@ -156,7 +175,7 @@ impl Request {
         }
         let Stage::Checked(plan) = &self.stage else { unreachable!("set above") };
         let sizes = plan.items.iter().map(|item| (item.key, item.records.len()));
-        let reserved = server.backlog.borrow_mut().reserve(sizes, woken, server.rt.turn_began());
+        let reserved = server.backlog.borrow_mut().reserve(sizes, turn == Turn::Woken, server.rt.turn_began());
         reserved.map_or_else(Progress::Full, Progress::Ready)
     }
 }
@@ -193,7 +212,8 @@ async fn go_on<R: Rt>(conn: &Rc<Conn<R>>, woken: bool) -> bool {
     loop {
         let step = |budget: &mut usize| {
             let mut requests = conn.queue.requests.borrow_mut();
-            Some(requests.front_mut()?.go_on(&conn.server, woken, budget))
+            let turn = if woken { Turn::Woken } else { Turn::InLine };
+            Some(requests.front_mut()?.go_on(&conn.server, turn, budget))
         };
         let Some(progress) = conn.server.rt.slices().step(step).await else { return false };
         match progress {

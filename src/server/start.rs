@@ -15,6 +15,7 @@ use super::admission::{Admission, Limits};
 use crate::api::{BrokerView, Endpoint, OffsetsTopic};
 use crate::base::config::{Config, Listener, host_port};
 use crate::base::fatal;
+use crate::base::limits::SETTINGS_SHARE;
 use crate::rt::uring::{self, Remote, Settings, Uring};
 use crate::rt::{Class, Rt};
 use crate::shard::control::Control;
@@ -217,6 +218,7 @@ async fn serve<R: Rt>(shard: &Shard<R>, process: &Arc<Process>, control: &Rc<Con
             replication_factor: config.groups.topic_replication_factor,
             segment_bytes: config.groups.topic_segment_bytes,
         },
+        settings_max: config.memory / SETTINGS_SHARE,
     };
     if process.broker.set(view).is_err() {
         return Err("started twice".into());

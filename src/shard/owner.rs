@@ -14,7 +14,7 @@ use crate::base::error::ErrorCode;
 use crate::base::hash::IdMap;
 use crate::base::ids::{Offset, TopicId};
 use crate::cluster::topic_config::TopicConfig;
-use crate::log::{Log, LogError, Read};
+use crate::log::{Located, Log, LogError, Read};
 use crate::partition::acks::Level;
 use crate::partition::op::{EpochItem, EpochResult, Key, OffsetItem, OffsetResult, ProduceItem, Produced, ReadItem, ReadResult};
 use crate::partition::waiters::WaitId;
@@ -527,26 +527,30 @@ impl<R: Rt> Replica<R> {
             let partition = self.partition.borrow();
             partition.check_epoch(item.current_leader_epoch)?;
             let found = match item.timestamp {
-                LATEST => Some((partition.high_watermark, -1)),
-                EARLIEST | EARLIEST_LOCAL => Some((partition.log_start, -1)),
-                LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Some((-1, -1)),
+                LATEST => Some(partition.high_watermark),
+                EARLIEST | EARLIEST_LOCAL => Some(partition.log_start),
+                LATEST_TIERED | EARLIEST_PENDING_UPLOAD => Some(-1),
                 _ => None,
             };
             (found, partition.high_watermark)
         };
+        if let Some(offset) = found {
+            let epochs = &self.partition.borrow().epochs;
+            let leader_epoch = if offset >= 0 { epochs.epoch_of(offset) } else { -1 };
+            return Ok(OffsetResult { code: ErrorCode::None, offset, timestamp: -1, leader_epoch });
+        }
         let storage = |e| {
             tracing::error!("{}: {e}", self.name);
             ErrorCode::KafkaStorageError
         };
-        let (offset, timestamp) = match found {
-            Some(found) => found,
-            None if item.timestamp == MAX_TIMESTAMP => {
-                self.log.max_timestamp_offset(high_watermark).await.map_err(storage)?.unwrap_or((-1, -1))
-            }
-            None if item.timestamp < 0 => return Err(ErrorCode::UnsupportedVersion),
-            None => self.log.offset_for_timestamp(item.timestamp, high_watermark).await.map_err(storage)?.unwrap_or((-1, -1)),
+        let found = match item.timestamp {
+            MAX_TIMESTAMP => self.log.max_timestamp_offset(high_watermark).await,
+            ..0 => return Err(ErrorCode::UnsupportedVersion),
+            ts => self.log.offset_for_timestamp(ts, high_watermark).await,
         };
-        let leader_epoch = if offset >= 0 { self.partition.borrow().epochs.epoch_of(offset) } else { -1 };
+        // The batch tells the epoch: a deleted record has none in the history of epochs any more.
+        let none = Located { offset: -1, timestamp: -1, leader_epoch: -1 };
+        let Located { offset, timestamp, leader_epoch } = found.map_err(storage)?.unwrap_or(none);
         Ok(OffsetResult { code: ErrorCode::None, offset, timestamp, leader_epoch })
     }
 }

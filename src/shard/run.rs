@@ -295,7 +295,7 @@ impl<R: Rt> Shard<R> {
             }
             log.set_topic_id(key.0);
         }
-        let recovered = recovering.finish(&log);
+        let recovered = recovering.finish(&log, dir, stored.as_deref()).await?;
         let latest = recovered.epochs.latest().map_or(-1, |(epoch, _)| epoch);
         if latest > info.leader_epoch.saturating_add(EPOCHS_BEHIND_MAX) {
             return Err(LogError::refused(dir, format!("its leader epoch {latest} is far above {}", info.leader_epoch)));
@@ -554,11 +554,27 @@ impl Recovering {
         Recovering(Recovered { epochs, ..Recovered::default() })
     }
 
-    fn finish<R: Rt>(self, log: &Log<R>) -> Recovered {
+    /// Brings what was read up to date with the log. Leader epochs that `checkpoint` does not tell are
+    /// read from the batches.
+    async fn finish<R: Rt>(self, log: &Log<R>, dir: &Path, checkpoint: Option<&str>) -> Result<Recovered, LogError> {
         let mut recovered = self.0;
         (recovered.log_start, recovered.log_end) = (log.start_offset(), log.end_offset());
+        let (dir, empty) = (dir.display(), recovered.log_start == recovered.log_end);
+        match checkpoint.map(Epochs::parse) {
+            Some(Ok(told)) if empty && told.latest().is_some_and(|(_, start)| start >= recovered.log_start) => tracing::warn!(
+                "{dir}: is empty, though its leader epochs were noted for records from offset {} on: they were not flushed \
+                 yet, or their files are gone",
+                told.latest().map_or(0, |(_, start)| start)
+            ),
+            Some(Err(e)) => {
+                tracing::warn!("{dir}: {e}: leader epochs are read from the batches");
+                recovered.epochs.assign_all(log.leader_epochs().await?);
+            }
+            None if !empty => recovered.epochs.assign_all(log.leader_epochs().await?),
+            Some(Ok(_)) | None => {}
+        }
         recovered.epochs.truncate_from_end(recovered.log_end);
         recovered.epochs.truncate_from_start(recovered.log_start);
-        recovered
+        Ok(recovered)
     }
 }

@@ -24,6 +24,17 @@ const TOPIC_ID_FROM: i16 = 13;
 const TAG_DIVERGING_EPOCH: u8 = 0;
 const TAG_CURRENT_LEADER: u8 = 1;
 
+/// First version without the replica's id at the beginning of a request.
+const NO_REPLICA_ID_FROM: i16 = 15;
+
+/// The session that the body of a request names; 0 if none.
+pub fn session_id(version: i16, body: &[u8]) -> i32 {
+    // Before it: maximum time, minimum and maximum bytes, and the isolation level.
+    let at = if version >= NO_REPLICA_ID_FROM { 13 } else { 17 };
+    let id = body.get(at..).and_then(|rest| rest.first_chunk::<4>()).filter(|_| version >= SESSION_FROM);
+    id.map_or(0, |id| i32::from_be_bytes(*id))
+}
+
 /// A Fetch response of version 4 to 18.
 #[derive(Clone, Debug)]
 pub struct FetchResponse {
@@ -79,8 +90,8 @@ impl FetchPartitionData {
 }
 
 /// A whole response frame (size, header, body) in pieces to be sent one after the other. Panics if it is longer than 2 GiB, which
-/// `fetch.max.bytes` rules out.
-pub fn encode(version: i16, correlation_id: i32, response: FetchResponse) -> Vec<Bytes> {
+/// `fetch.max.bytes` rules out. `charge` has what is on the heap counted.
+pub fn encode(version: i16, correlation_id: i32, response: FetchResponse, charge: impl FnOnce(Bytes) -> Bytes) -> Vec<Bytes> {
     let flexible = ApiKey::Fetch.is_flexible(version);
     let mut out =
         Assembly { version, flexible, text: begin(ApiKey::Fetch, version, correlation_id, capacity(&response)), records: Vec::new() };
@@ -94,7 +105,7 @@ pub fn encode(version: i16, correlation_id: i32, response: FetchResponse) -> Vec
         out.topic(topic);
     }
     put_no_tags(&mut out.text, flexible);
-    out.pieces()
+    out.pieces(charge)
 }
 
 /// What the response takes without the records that are not copied, generously.
@@ -159,10 +170,10 @@ impl Assembly {
         }
     }
 
-    fn pieces(mut self) -> Vec<Bytes> {
+    fn pieces(mut self, charge: impl FnOnce(Bytes) -> Bytes) -> Vec<Bytes> {
         let outside = self.records.iter().map(|(_, slice)| slice.len()).sum();
         finish(&mut self.text, outside).expect("fetch.max.bytes bounds a response well below 2 GiB");
-        let text = self.text.freeze();
+        let text = charge(self.text.freeze());
         let mut pieces = Vec::with_capacity(2 * self.records.len() + 1);
         let mut from = 0;
         for (at, slice) in self.records {
@@ -238,7 +249,7 @@ mod tests {
     #[test]
     fn responses_agree_with_the_codec_in_every_version() {
         for version in ApiKey::Fetch.accepted() {
-            let pieces = encode(version, 21, sample());
+            let pieces = encode(version, 21, sample(), |text| text);
             assert!(pieces.iter().all(|piece| !piece.is_empty()));
             let seen = decode(version, &Bytes::from(pieces.concat()));
             assert_eq!((seen.throttle_time_ms, seen.responses.len()), (3, 2));
@@ -262,10 +273,22 @@ mod tests {
     }
 
     #[test]
+    fn the_session_of_a_request_is_found_in_every_version() {
+        for version in ApiKey::Fetch.accepted() {
+            let mut request = codec::FetchRequest::default();
+            request.session_id = if version >= 7 { 0x0102_0304 } else { 0 };
+            (request.max_wait_ms, request.min_bytes, request.max_bytes) = (-1, -1, -1);
+            let body = codec::encode(&request, version).unwrap();
+            assert_eq!(session_id(version, &body), request.session_id, "version {version}");
+            assert_eq!(session_id(version, &body[..13]), 0, "cut");
+        }
+    }
+
+    #[test]
     fn large_records_are_not_copied() {
         let response = sample();
         let sent = response.topics[1].partitions[0].records.clone();
-        let pieces = encode(12, 1, response);
+        let pieces = encode(12, 1, response, |text| text);
         assert_eq!(pieces.len(), 6, "text, big, text with small, big, big, text");
         assert_eq!(pieces[1].as_ptr(), sent[0].as_ptr());
         assert_eq!(pieces[4].as_ptr(), sent[3].as_ptr());
@@ -275,7 +298,7 @@ mod tests {
     fn an_error_of_the_whole_response() {
         for version in ApiKey::Fetch.accepted() {
             let response = FetchResponse { throttle_ms: 0, code: ErrorCode::FetchSessionIdNotFound, session_id: 0, topics: Vec::new() };
-            let pieces = encode(version, 21, response);
+            let pieces = encode(version, 21, response, |text| text);
             assert_eq!(pieces.len(), 1);
             assert_eq!(decode(version, &pieces[0]).error_code, if version >= 7 { 70 } else { 0 });
         }

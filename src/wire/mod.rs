@@ -8,6 +8,7 @@ pub mod frame;
 #[cfg(test)]
 mod golden_tests;
 pub mod kraft;
+pub mod parts;
 pub(crate) mod primitive;
 pub mod produce;
 pub mod producer_snapshot;

@@ -114,6 +114,24 @@ def test_compressed_batches_stay_compressed(broker):
             assert c.list_offset(topic, 0, -1).Offset == end
 
 
+def test_the_codec_of_the_topic_does_not_matter(broker):
+    """A batch that is written anew keeps its own, whatever `compression.type` has become meanwhile."""
+    with Connection(broker.address) as c:
+        c.create_topic("own", compression_type="gzip", **SMALL)
+        c.produce_ok("own", 0, batch([(b"stays", b"a"), (b"goes", b"b"), (b"stays too", b"c")]))
+        resource = {"ResourceType": 2, "ResourceName": "own", "Configs": [{"Name": "compression.type", "ConfigOperation": 0, "Value": "uncompressed"}]}
+        assert c.call("IncrementalAlterConfigs", 1, {"Resources": [resource]}).Responses[0].ErrorCode == 0
+        c.produce_ok("own", 0, batch([(b"goes", b"d")]))
+        fill(c, "own", b"more", 300)
+
+        def first():
+            return c.fetch_all("own", 0)[0]
+
+        eventually(lambda: [r.key for r in first().records] == [b"stays", b"stays too"], 60, 0.3)
+        assert first().attributes & 7 == GZIP
+        assert first().base_offset == 0 and first().next_offset == 3
+
+
 def test_offsets_that_are_gone(broker):
     """Whoever asks for an offset that was compacted away gets the next one; look-ups by time find what is left."""
     with Connection(broker.address) as c:

@@ -444,7 +444,8 @@ def test_settings_of_many_topics_at_once():
     lists = [("leader.replication.throttled.replicas", replicas), ("follower.replication.throttled.replicas", replicas)]
     configs = [{"Name": name, "Value": value} for name, value in lists]
     names = [f"many-{n}" for n in range(count)]
-    with Broker() as broker:
+    # All settings may take a quarter of it.
+    with Broker(**{"corelane.memory": "384m"}) as broker:
         with Connection(broker.address) as c:
             for first in range(0, count, 25):
                 topics = [{"Name": n, "NumPartitions": 1, "ReplicationFactor": 1, "Configs": configs} for n in names[first : first + 25]]
@@ -469,3 +470,53 @@ def test_values_that_are_too_long(broker):
         c.create_topic("long")
         assert alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 1000 + "5000")]))[0][0] == 0
         assert KAFKA or alter(c, (TOPIC, "long", [("retention.ms", SET, "0" * 3000 + "5000")]))[0][0] == INVALID_CONFIG
+
+
+def described_at_once(c, kind, names, version):
+    body = {"Resources": [{"ResourceType": kind, "ResourceName": n, "ConfigurationKeys": None} for n in names]}
+    body |= {"IncludeSynonyms": True} if version >= 1 else {}
+    return body | ({"IncludeDocumentation": True} if version >= 3 else {})
+
+
+def test_descriptions_of_many_topics_at_once():
+    """Whatever the length of the answer, it tells what single ones do; what is asked behind it keeps its place."""
+    with Broker() as broker, Connection(broker.address) as c:
+        names = [f"t{n}" for n in range(60)]
+        for n, name in enumerate(names):
+            c.create_topic(name, retention_ms=1000 + n)
+        names.insert(30, "absent")
+        for version in (1, 4):
+            alone = [c.call("DescribeConfigs", version, described_at_once(c, TOPIC, [name], version)).Results[0] for name in names]
+            c.send("DescribeConfigs", version, described_at_once(c, TOPIC, names, version))
+            c.send("ApiVersions", 3, {"ClientSoftwareName": "x", "ClientSoftwareVersion": "1"})
+            c.send("DescribeConfigs", version, described_at_once(c, TOPIC, names[:2], version))
+            together = c.receive().Results
+            assert c.receive().ErrorCode == 0 and len(c.receive().Results) == 2
+            assert len(together) == len(names) and together[30].ErrorCode == UNKNOWN_TOPIC
+            for one, same in zip(alone, together, strict=True):
+                assert one == same, one.ResourceName
+
+
+def test_settings_have_a_limit_together():
+    """Each may be 32 KB long, and topics are many; nothing of what is refused is kept."""
+    if KAFKA:
+        return
+    policy_violation, key = 44, "leader.replication.throttled.replicas"
+    value = ",".join(f"{n}:{n}" for n in range(2500))
+    with Broker(**{"corelane.memory": "32m"}) as broker, Connection(broker.address) as c:
+        names = [f"t{n}" for n in range(400)]
+        for name in names:
+            c.create_topic(name)
+        codes = []
+        for at in range(0, len(names), 40):
+            codes += [code for code, _ in alter(c, *[(TOPIC, name, [(key, SET, value)]) for name in names[at : at + 40]])]
+        kept = codes.count(0)
+        assert 200 < kept < 400 and set(codes) == {0, policy_violation}, codes
+        assert alter(c, (TOPIC, names[-1], [("retention.ms", SET, "1000"), (key, SET, value)]))[0][0] == policy_violation
+        assert alter(c, (TOPIC, names[0], [(key, DELETE, None)]))[0][0] == 0
+        assert alter(c, (TOPIC, names[-1], [(key, SET, value)]))[0][0] == 0
+        broker.kill()
+        broker.start()
+        with Connection(broker.address) as after:
+            results = after.call("DescribeConfigs", 4, described_at_once(after, TOPIC, names, 4)).Results
+        assert sum(any(e.Name == key and e.Value == value for e in r.Configs) for r in results) == kept

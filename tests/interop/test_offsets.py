@@ -1,6 +1,9 @@
 """ListOffsets and OffsetForLeaderEpoch."""
 
+from confluent_kafka import Consumer, TopicPartition
+
 from raw import GZIP, Connection, batch
+from test_logs import delete_records
 
 OVERRIDES = {"auto.create.topics.enable": "false"}
 
@@ -55,6 +58,69 @@ def test_max_timestamp(broker):
         assert answer(c, "max", MAX_TIMESTAMP) == (1, 5000)
         c.produce_ok("max", 0, batch([b"f", b"g"], timestamps=[6000, 40]))
         assert answer(c, "max", MAX_TIMESTAMP) == (5, 6000)
+
+
+def test_max_timestamp_of_deleted_records(broker):
+    """As long as its segment is there the deleted record is told, with the leader epoch of its batch."""
+    with Connection(broker.address) as c:
+        for attributes in (0, GZIP):
+            for upto in (2, 3, 5):
+                topic = f"deleted-max-{attributes}-{upto}"
+                c.create_topic(topic)
+                for times in ([1000, 5000, 2000], [10, 20]):
+                    records = [b"x"] * len(times)
+                    c.produce_ok(topic, 0, batch(records, timestamps=times, attributes=attributes))
+                assert delete_records(c, {topic: {0: upto}}) == {(topic, 0): (0, upto)}
+                for version in range(7, 12):
+                    part = c.list_offset(topic, 0, MAX_TIMESTAMP, version)
+                    found = part.ErrorCode, part.Offset, part.Timestamp, part.LeaderEpoch
+                    assert found == (0, 1, 5000, 0), (topic, version, part)
+
+
+def test_by_timestamp_after_deletion_into_a_batch(broker):
+    """What is answered can be fetched from, by a consumer too."""
+    times = [1000 + n for n in range(50)]
+    with Connection(broker.address) as c:
+        for attributes in (0, GZIP):
+            topic = f"cut-{attributes}"
+            c.create_topic(topic)
+            for part in (times, [5000, 2000, 4000]):
+                records = [b"x"] * len(part)
+                c.produce_ok(topic, 0, batch(records, timestamps=part, attributes=attributes))
+            assert delete_records(c, {topic: {0: 20}}) == {(topic, 0): (0, 20)}
+            for version in range(1, 12):
+                for asked, found in ((0, (20, 1020)), (1000, (20, 1020)), (1020, (20, 1020)), (1021, (21, 1021)), (1050, (50, 5000))):
+                    assert answer(c, topic, asked, version) == found, (topic, version, asked)
+            assert read_from(broker, topic, 1000) == list(range(20, 53)), topic
+            assert delete_records(c, {topic: {0: 51}}) == {(topic, 0): (0, 51)}
+            for version in range(1, 12):
+                for asked, found in ((0, (51, 2000)), (2001, (52, 4000)), (4001, (-1, -1))):
+                    assert answer(c, topic, asked, version) == found, (topic, version, asked)
+            assert read_from(broker, topic, 1000) == [51, 52], topic
+
+
+def read_from(broker, topic, timestamp):
+    """The offsets that a consumer reads that seeks to a timestamp."""
+    consumer = Consumer({"bootstrap.servers": broker.bootstrap, "group.id": "g", "auto.offset.reset": "error"})
+    (found,) = consumer.offsets_for_times([TopicPartition(topic, 0, timestamp)], timeout=30)
+    consumer.assign([found])
+    end, offsets = consumer.get_watermark_offsets(found, timeout=30)[1], []
+    while not offsets or offsets[-1] + 1 < end:
+        message = consumer.poll(30)
+        assert message is not None and message.error() is None, (offsets, message and message.error())
+        offsets.append(message.offset())
+    consumer.close()
+    return offsets
+
+
+def test_max_timestamp_of_records_without_one(broker):
+    with Connection(broker.address) as c:
+        c.create_topic("timeless")
+        c.produce_ok("timeless", 0, batch([b"a", b"b"], timestamps=[-1, -1]))
+        part = c.list_offset("timeless", 0, MAX_TIMESTAMP)
+        found = part.ErrorCode, part.Offset, part.Timestamp, part.LeaderEpoch
+        assert found == (0, 0, -1, 0), part
+        assert answer(c, "timeless", 0) == (-1, -1)
 
 
 def test_empty_partition(broker):

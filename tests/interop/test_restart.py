@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import glob
 import itertools
 import os
 import pty
@@ -102,6 +103,65 @@ def test_epochs_survive():
                 assert c.produce("t", 0, batch([b"x"], producer=(pid, 2, 0))).ErrorCode == INVALID_PRODUCER_EPOCH
                 assert c.produce_ok("t", 0, batch([b"b"], producer=(pid, 3, 0))) == 1, "a repeat"
                 assert c.list_offset("t", 0, -1).Offset == 2
+
+
+def test_leader_epochs_without_their_file():
+    """Missing or damaged: what the batches tell is told, else a consumer takes the log for one that was cut."""
+    if KAFKA:
+        return
+    with Broker(log_segment_bytes=1 << 20) as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+        for _ in range(4):
+            with Connection(broker.address) as c:
+                wait_ready(c, "t", 1)
+                for _ in range(3):
+                    c.produce_ok("t", 0, batch([os.urandom(300_000)]))
+            broker.kill()
+            broker.start()
+        file = os.path.join(broker.data, "t-0", "leader-epoch-checkpoint")
+        for damage in (None, b"", b"0\n3\n0 0\n1 3\n2 6\nx 9\n"):
+            with Connection(broker.address) as c:
+                wait_ready(c, "t", 1)
+                before = [(e.LeaderEpoch, e.EndOffset) for e in ends_of_epochs(c, "t", 4)]
+            assert before == [(0, 3), (1, 6), (2, 9), (3, 12)], before
+            broker.terminate()
+            if damage is None:
+                os.remove(file)
+            else:
+                with open(file, "wb") as f:
+                    f.write(damage)
+            broker.start()
+
+
+def ends_of_epochs(c, topic, count):
+    asked = [{"Partition": 0, "CurrentLeaderEpoch": -1, "LeaderEpoch": epoch} for epoch in range(count)]
+    answers = []
+    for part in asked:
+        body = {"ReplicaId": -1, "Topics": [{"Topic": topic, "Partitions": [part]}]}
+        answers.append(c.call("OffsetForLeaderEpoch", 4, body).Topics[0].Partitions[0])
+    return answers
+
+
+def test_a_log_whose_files_have_gone_begins_anew_aloud():
+    """Also one that no checkpoint knows of yet."""
+    if KAFKA:
+        return
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            c.create_topic("t")
+            c.create_topic("unused")
+            c.produce_ok("t", 0, batch([b"x"]))
+        broker.kill()
+        for path in glob.glob(os.path.join(broker.data, "t-0", "*.log")):
+            os.remove(path)
+        broker.start()
+        with Connection(broker.address) as c:
+            wait_ready(c, "t", 1)
+            assert c.produce_ok("t", 0, batch([b"y"])) == 0
+        with open(broker.log, errors="replace") as log:
+            lines = [line for line in log if "is empty, though" in line]
+        assert len(lines) == 1 and "t-0" in lines[0] and " WARN " in lines[0], broker.log_tail()
 
 
 def test_several_segments():

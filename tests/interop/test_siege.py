@@ -15,8 +15,6 @@ from siege import Field, Row, besiege, stop
 MEMORY, SECONDS = "64m", 0.5
 # Above MEMORY, for a broker that has been through forty attacks: the allocator's heap has holes then.
 ABOVE = 112 << 20
-# What memory does not hold against yet, told by scripts/attacks.
-NOT_YET = ("giant-sessions", "many-sessions", "the-same-partition-many-times")
 fields = {}
 
 
@@ -78,7 +76,7 @@ def tests():
     """The attacks as tests, those that share a broker after one another."""
     everything = os.environ.get("SIEGE") == "all"
     for attack in sorted(TABLE, key=lambda a: (a.frozen, needs_its_own(a))):
-        if not everything and (attack.frozen or needs_its_own(attack) or attack.name in NOT_YET):
+        if not everything and (attack.frozen or needs_its_own(attack)):
             continue
         test = withstand(attack)
         test.__module__ = __name__

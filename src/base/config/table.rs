@@ -306,10 +306,6 @@ pub const TOPIC_DEFAULTS: &[(Key, &str)] = &[
 
 /// Settings of topics that are checked, kept and shown, but change nothing in this version, with the reason.
 pub const IDLE_TOPIC_SETTINGS: &[(&str, &str)] = &[
-    ("compression.gzip.level", "batches stay as they were sent"),
-    ("compression.lz4.level", "batches stay as they were sent"),
-    ("compression.type", "batches stay as they were sent, in whatever codec that was"),
-    ("compression.zstd.level", "batches stay as they were sent"),
     ("follower.replication.throttled.replicas", "there is no replication"),
     ("leader.replication.throttled.replicas", "there is no replication"),
     ("local.retention.bytes", "there is no tiered storage"),

@@ -113,6 +113,30 @@ impl Host {
     }
 }
 
+#[test]
+fn who_joins_without_an_id_gets_one_and_who_does_not_join_makes_no_group() {
+    let mut host = host();
+    let beat = |host: &mut Host, member_epoch| {
+        let names = || ["t".to_owned()].into();
+        let request = Request {
+            group_id: "g".into(),
+            member_epoch,
+            rebalance_timeout_ms: Some(1000),
+            topic_names: Some(names()),
+            owned: Some(Partitions::new()),
+            ..Request::default()
+        };
+        match host.ask(Op::ConsumerHeartbeat(Box::new(request))) {
+            Ok(Answer::Heard(heard)) => heard.map(|reply| reply.member_id).map_err(|refusal| refusal.code),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(beat(&mut host, 1), Err(ErrorCode::GroupIdNotFound));
+    assert!(host.0.log.is_empty());
+    let ids = [beat(&mut host, 0).unwrap(), beat(&mut host, 0).unwrap()];
+    assert!(ids[0] != ids[1] && ids.iter().all(|id| id.len() == 22), "{ids:?}");
+}
+
 /// Up, and down again, with one member of each protocol.
 #[test]
 fn there_and_back() {

@@ -356,6 +356,23 @@ fn only_an_empty_group_takes_commits_without_an_epoch() {
 }
 
 #[test]
+fn an_older_epoch_commits_for_what_the_member_had_then() {
+    let mut f = fixture();
+    f.heard(&join("a"));
+    f.heard(&join("b"));
+    f.heard(&report("a", 2, None));
+    f.heard(&report("a", 2, Some(&[0, 1, 2])));
+    assert_eq!(f.heard(&report("b", 3, Some(&[]))), (3, Some(parts(&[3, 4, 5]))));
+    let commits = |member: &str, partition| {
+        let who = Membership { member_id: member.into(), instance_id: None, generation: 2 };
+        may_commit(&f.group, &who, true).unwrap().expect("an older epoch").check(T, partition)
+    };
+    let stale = Err(ErrorCode::StaleMemberEpoch);
+    assert_eq!([commits("a", 0), commits("a", 5)], [Ok(()), stale], "it has given up 5");
+    assert_eq!(commits("b", 3), stale, "it got 3 later");
+}
+
+#[test]
 fn memory_of_targets_and_of_what_patterns_match() {
     let mut f = fixture();
     f.heard(&join("a"));

@@ -120,12 +120,17 @@ impl Inflation {
     /// Goes on until `budget`, which counts inflated bytes, was spent. The records at the end.
     pub fn step(&mut self, budget: &mut usize) -> Result<Option<Payload>, CompressionError> {
         let Inflation { inspection, plain, inflated, count, salvage } = self;
+        let is_plain = plain.is_some();
         let take = |piece: &[u8]| {
+            if is_plain {
+                return 0;
+            }
             if inflated.len() < LARGE && inflated.len() + piece.len() >= LARGE {
                 // Room that is not used costs nothing, and to move so much later is a long turn.
                 inflated.reserve_exact(INFLATED_MAX + piece.len() - inflated.len());
             }
             inflated.extend_from_slice(piece);
+            0
         };
         match inspection.step_into(budget, |_| ControlFlow::Continue(()), take) {
             Ok(false) => return Ok(None),

@@ -11,6 +11,8 @@ use super::*;
 
 /// Bytes of a plain payload that are looked at between two looks at the budget.
 const PLAIN_STEP: usize = 64 << 10;
+/// The same where they are compressed.
+const PLAIN_STEP_SMALL: usize = 16 << 10;
 /// So many plain bytes cost as much as one that is inflated.
 pub(super) const PLAIN_CHEAPER: usize = 16;
 /// What a record costs of the budget besides its bytes, in inflated bytes.
@@ -32,6 +34,8 @@ pub(super) struct Inspection {
     scanner: Scanner,
     /// Bytes inflated so far.
     inflated: usize,
+    /// Bytes of a plain payload that are looked at between two looks at the budget.
+    plain_step: usize,
 }
 
 impl Inspection {
@@ -52,7 +56,13 @@ impl Inspection {
                 Input::Packed { input, weight: compression.inflating_weight() }
             }
         };
-        Ok(Inspection { input, scanner: Scanner::new(header.records_count), inflated: 0 })
+        let scanner = Scanner::new(header.records_count);
+        Ok(Inspection { input, scanner, inflated: 0, plain_step: PLAIN_STEP })
+    }
+
+    /// A pass whose payload is taken piece by piece for something that costs more than a look at it.
+    pub(super) fn in_small_pieces(self) -> Inspection {
+        Inspection { plain_step: PLAIN_STEP_SMALL, ..self }
     }
 
     /// Bytes inflated so far; none where the records are not compressed.
@@ -63,38 +73,40 @@ impl Inspection {
     /// Goes on until `budget`, which counts inflated bytes, was spent. True at the end of the
     /// records, which then are right, or once `visit` breaks.
     pub(super) fn step(&mut self, budget: &mut usize, visit: impl FnMut(Front) -> ControlFlow<()>) -> Result<bool, CompressionError> {
-        self.step_into(budget, visit, |_| ())
+        self.step_into(budget, visit, |_| 0)
     }
 
-    /// As [`Inspection::step`]; `take` is given what was inflated, piece by piece.
+    /// As [`Inspection::step`]; `take` is given the payload, piece by piece, and says what that has
+    /// cost.
     pub(super) fn step_into(
         &mut self,
         budget: &mut usize,
         mut visit: impl FnMut(Front) -> ControlFlow<()>,
-        mut take: impl FnMut(&[u8]),
+        mut take: impl FnMut(&[u8]) -> usize,
     ) -> Result<bool, CompressionError> {
-        let Inspection { input, scanner, inflated } = self;
+        let Inspection { input, scanner, inflated, plain_step } = self;
         while *budget > 0 {
             let mut cost = 0;
             let mut visit = |front| {
                 cost += RECORD_COST;
                 visit(front)
             };
-            let (flow, len, last) = match input {
+            let (flow, spent, last) = match input {
                 Input::Plain(payload) => {
-                    let piece = payload.split_to(payload.len().min(PLAIN_STEP));
-                    (scanner.feed(&piece, &mut visit)?, piece.len() / PLAIN_CHEAPER, payload.is_empty())
+                    let piece = payload.split_to(payload.len().min(*plain_step));
+                    let cost = piece.len() / PLAIN_CHEAPER + take(&piece);
+                    (scanner.feed(&piece, &mut visit)?, cost, payload.is_empty())
                 }
                 Input::Packed { input, weight } => {
                     let piece = input.fill_buf().map_err(|error| describe(error, INFLATED_MAX))?;
-                    take(piece);
-                    let (flow, len) = (scanner.feed(piece, &mut visit)?, piece.len());
+                    let (taken, len) = (take(piece), piece.len());
+                    let flow = scanner.feed(piece, &mut visit)?;
                     input.consume(len);
                     *inflated += len;
-                    (flow, len * *weight, len == 0)
+                    (flow, len * *weight + taken, len == 0)
                 }
             };
-            *budget = budget.saturating_sub(cost + len);
+            *budget = budget.saturating_sub(cost + spent);
             if flow.is_break() {
                 return Ok(true);
             }
@@ -110,8 +122,13 @@ impl Inspection {
 /// What a batch is searched for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// The first record whose timestamp (ms) is this or later.
-    AtOrAfter(i64),
+    /// The first record at `from` or behind it whose timestamp (ms) is `ts` or later.
+    AtOrAfter {
+        /// Lowest timestamp (ms).
+        ts: i64,
+        /// Lowest offset.
+        from: Offset,
+    },
     /// The first record that has the largest timestamp.
     Largest,
 }
@@ -131,13 +148,16 @@ impl TimeSearch {
         let header = BatchHeader::parse(batch).map_err(CompressionError::Batch)?;
         let mut search = TimeSearch { header, wanted, inspection: None, found: None };
         let early = match wanted {
-            Wanted::AtOrAfter(ts) => header.max_timestamp < ts && !header.time_unknown(),
+            Wanted::AtOrAfter { from, .. } if header.last_offset() < from => true,
+            Wanted::AtOrAfter { ts, .. } => header.max_timestamp < ts && !header.time_unknown(),
             Wanted::Largest => false,
         };
+        // Offsets may be missing behind the first one.
+        let whole = !matches!(wanted, Wanted::AtOrAfter { from, .. } if from > header.base_offset);
         if early || header.records_count == 0 {
             return Ok(search);
         }
-        if header.timestamp_type() == TimestampType::LogAppendTime {
+        if header.timestamp_type() == TimestampType::LogAppendTime && whole {
             search.found = Some((header.base_offset, header.max_timestamp));
         } else {
             search.inspection = Some(Inspection::new(&header, batch)?);
@@ -151,9 +171,12 @@ impl TimeSearch {
         let Some(inspection) = inspection else { return Ok(true) };
         inspection.step(budget, |front| {
             let offset = header.base_offset.wrapping_add(front.offset_delta.into());
-            let timestamp = header.base_timestamp.wrapping_add(front.timestamp_delta);
+            let timestamp = match header.timestamp_type() {
+                TimestampType::LogAppendTime => header.max_timestamp,
+                TimestampType::CreateTime => header.base_timestamp.wrapping_add(front.timestamp_delta),
+            };
             match *wanted {
-                Wanted::AtOrAfter(ts) if timestamp >= ts => {
+                Wanted::AtOrAfter { ts, from } if timestamp >= ts && offset >= from => {
                     *found = Some((offset, timestamp));
                     return ControlFlow::Break(());
                 }
@@ -190,18 +213,22 @@ mod tests {
             let records = [(None, Some(&b"a"[..]), 1000), (None, Some(b"b"), 3000), (None, None, 2000), (None, None, 3000)];
             let mut batch = build_batch(&spec, &records);
             let search = |batch: &[u8], wanted| TimeSearch::new(&Bytes::copy_from_slice(batch), wanted).and_then(TimeSearch::run);
-            let first = |batch: &[u8], ts| search(batch, Wanted::AtOrAfter(ts)).unwrap();
+            let from = |batch: &[u8], ts, from| search(batch, Wanted::AtOrAfter { ts, from }).unwrap();
+            let first = |batch: &[u8], ts| from(batch, ts, 0);
             assert_eq!(first(&batch, 0), Some((100, 1000)));
             assert_eq!(first(&batch, 1001), Some((101, 3000)), "the first in offset order, not in time order");
             assert_eq!(first(&batch, 3001), None);
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
-            assert!(search(&batch[..batch.len() - 1], Wanted::AtOrAfter(0)).is_err());
+            assert!(search(&batch[..batch.len() - 1], Wanted::AtOrAfter { ts: 0, from: 0 }).is_err());
+            assert_eq!(from(&batch, 0, 102), Some((102, 2000)), "the first ones are deleted");
+            assert_eq!((from(&batch, 2001, 102), from(&batch, 0, 104)), (Some((103, 3000)), None));
             Stamp::Largest(-1).apply(&mut batch);
             assert_eq!(first(&batch, 1001), Some((101, 3000)), "the header says -1");
             assert_eq!(first(&batch, 3001), None);
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((101, 3000))));
             Stamp::LogAppendTime(5000).apply(&mut batch);
             assert_eq!(first(&batch, 4000), Some((100, 5000)));
+            assert_eq!((from(&batch, 4000, 102), from(&batch, 4000, 104)), (Some((102, 5000)), None));
             assert_eq!(search(&batch, Wanted::Largest), Ok(Some((100, 5000))));
         }
     }

@@ -3,6 +3,7 @@
 mod build;
 mod filter;
 mod inspect;
+mod recompress;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -17,7 +18,7 @@ pub use build::{BatchSpec, KeyValue, NewRecord, build_batch, build_batch_of};
 pub use filter::filter_batch;
 pub use filter::{Cursor, Filtered, Filtering, Inflation, Marker, Payload, Retention, marker};
 pub use inspect::{TimeSearch, Wanted};
-pub use validate::{Checker, ProduceRules, Rejection, validate_produce};
+pub use validate::{Checked, Checker, ProduceRules, Rejection, validate_produce};
 
 /// Bytes of a batch before its records (Kafka's `RECORD_BATCH_OVERHEAD`).
 pub const HEADER_LEN: usize = 61;

@@ -24,6 +24,7 @@ fn rules() -> ProduceRules<'static> {
         now_ms: NOW,
         api_version: 13,
         verify: Verify::Full,
+        codec: None,
     }
 }
 
@@ -382,7 +383,7 @@ fn read_all(bytes: &[u8]) {
     for compacted in [false, true] {
         let _ = validate_produce(bytes, &ProduceRules { compacted, ..rules() });
     }
-    let _ = (crc_ok(bytes), search(bytes, Wanted::AtOrAfter(0)), search(bytes, Wanted::Largest));
+    let _ = (crc_ok(bytes), search(bytes, Wanted::AtOrAfter { ts: 0, from: 0 }), search(bytes, Wanted::Largest));
     for (header, batch) in Batches::new(bytes).map_while(Result::ok) {
         let payload = &batch[HEADER_LEN..];
         let count =
@@ -408,8 +409,8 @@ proptest! {
         let latest = records.iter().map(|record| record.2).max().unwrap();
         let at = records.iter().position(|record| record.2 == latest).unwrap() as i64;
         prop_assert_eq!(search(&batch, Wanted::Largest).unwrap(), Some((at, latest)));
-        prop_assert_eq!(search(&batch, Wanted::AtOrAfter(latest)).unwrap(), Some((at, latest)));
-        prop_assert_eq!(search(&batch, Wanted::AtOrAfter(latest + 1)).unwrap(), None);
+        prop_assert_eq!(search(&batch, Wanted::AtOrAfter { ts: latest, from: 0 }).unwrap(), Some((at, latest)));
+        prop_assert_eq!(search(&batch, Wanted::AtOrAfter { ts: latest + 1, from: 0 }).unwrap(), None);
     }
 
     /// Verdict and texts do not depend on the codec, and what is accepted can be read by everybody.
@@ -440,7 +441,8 @@ proptest! {
             let largest = payload.records().map(|r| header.base_timestamp.wrapping_add(r.timestamp_delta)).max().unwrap();
             prop_assert_eq!(header.max_timestamp, largest.max(NO_TIMESTAMP));
             prop_assert_eq!(search(&batch, Wanted::Largest).unwrap().unwrap().1, largest);
-            prop_assert!(search(&batch, Wanted::AtOrAfter(largest)).unwrap().is_some());
+            let wanted = Wanted::AtOrAfter { ts: largest, from: 0 };
+            prop_assert!(search(&batch, wanted).unwrap().is_some());
             let kept = filter_batch(&header, &batch, &payload, &Retention::default(), |_, r| r.key.is_some());
             if let Filtered::Rewritten(bytes) = kept {
                 let header = BatchHeader::parse(&bytes).unwrap();

@@ -4,9 +4,10 @@ use std::ops::ControlFlow;
 
 use bytes::Bytes;
 
-use super::super::compression::{Compression, CompressionError, INFLATED_MAX};
+use super::super::compression::{Codec, Compression, CompressionError, INFLATED_MAX};
 use super::super::scan::Front;
 use super::inspect::Inspection;
+use super::recompress::{Recompression, Sealing};
 use super::*;
 use crate::base::config::Verify;
 use crate::base::error::ErrorCode;
@@ -45,6 +46,17 @@ pub struct ProduceRules<'a> {
     /// How far compressed batches are looked at: without inflating them what the header says must be
     /// possible for a batch of this length.
     pub verify: Verify,
+    /// `compression.type`: batches in another codec are compressed anew. `None`: as they are sent.
+    pub codec: Option<Codec>,
+}
+
+/// A batch that may be appended.
+#[derive(Clone, Debug)]
+pub struct Checked {
+    /// Its header, with the largest timestamp that the records have.
+    pub header: BatchHeader,
+    /// The batch in the codec of its topic, if it was sent in another one.
+    pub recompressed: Option<Bytes>,
 }
 
 /// Why a batch is not appended, as the response says it.
@@ -75,6 +87,8 @@ pub struct Checker {
     index: i32,
     /// Largest timestamp (ms) of the records so far.
     largest: i64,
+    /// Bytes inflated so far.
+    inflated: usize,
 }
 
 enum Stage {
@@ -84,7 +98,11 @@ enum Stage {
         records: Bytes,
         crc: PartialCrc,
     },
-    Records(Inspection),
+    Records {
+        inspection: Inspection,
+        recompression: Option<Recompression>,
+    },
+    Sealing(Sealing),
     /// The records of a compressed batch are not looked at.
     Trusted,
 }
@@ -102,7 +120,7 @@ impl Checker {
         }
         check_integrity(&header, records, rules)?;
         let stage = Stage::Checksum { records: records.clone(), crc: PartialCrc::default() };
-        Ok(Checker { header, stage, blame: Blame::new(), index: 0, largest: NO_TIMESTAMP })
+        Ok(Checker { header, stage, blame: Blame::new(), index: 0, largest: NO_TIMESTAMP, inflated: 0 })
     }
 
     /// True for compressed records.
@@ -110,43 +128,84 @@ impl Checker {
         self.header.compression() != Ok(Compression::None)
     }
 
-    /// Bytes inflated so far.
-    pub fn inflated(&self) -> usize {
-        match &self.stage {
-            Stage::Records(inspection) => inspection.inflated(),
-            Stage::Checksum { .. } | Stage::Trusted => 0,
-        }
+    /// True for a batch that is compressed anew.
+    pub fn recompresses(&self, rules: &ProduceRules<'_>) -> bool {
+        new_codec(&self.header, rules).is_some()
     }
 
-    /// Goes on until `budget`, which counts inflated bytes, was spent. At the end the header, with the
-    /// largest timestamp that the records have. The rules are to be those of the beginning.
-    pub fn step(&mut self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<Option<BatchHeader>, Rejection> {
+    /// Bytes inflated so far.
+    pub fn inflated(&self) -> usize {
+        self.inflated
+    }
+
+    /// Goes on until `budget`, which counts inflated bytes, was spent. The rules are to be those of
+    /// the beginning.
+    pub fn step(&mut self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<Option<Checked>, Rejection> {
         if let Stage::Checksum { records, crc } = &mut self.stage {
             let Some(computed) = crc.step(records, budget) else { return Ok(None) };
             check_crc(&self.header, computed, rules)?;
             self.stage = begin_records(&self.header, records, rules)?;
         }
+        if let Stage::Records { .. } = &self.stage {
+            return self.look(rules, budget);
+        }
+        if let Stage::Sealing(sealing) = &mut self.stage {
+            return Ok(sealing.step(budget).map(Checked::recompressed));
+        }
+        check_header_times(&self.header, rules)?;
+        Ok(Some(Checked { header: self.header, recompressed: None }))
+    }
+
+    /// Goes on with the records.
+    fn look(&mut self, rules: &ProduceRules<'_>, budget: &mut usize) -> Result<Option<Checked>, Rejection> {
         let bounds = time_bounds(rules);
-        let Checker { header, stage, blame, index, largest } = self;
-        let Stage::Records(inspection) = stage else {
-            check_header_times(header, rules)?;
-            return Ok(Some(*header));
-        };
+        let Checker { header, stage, blame, index, largest, inflated } = self;
+        let Stage::Records { inspection, recompression } = stage else { return Ok(None) };
         let base = header.base_timestamp;
-        let done = inspection.step(budget, |front| {
+        let visit = |front: Front| {
             let timestamp = base.wrapping_add(front.timestamp_delta);
             *largest = timestamp.max(*largest);
             check_record(front, timestamp, *index, bounds, rules, blame);
             *index += 1;
             ControlFlow::Continue(())
-        });
+        };
+        let done = match recompression {
+            None => inspection.step(budget, visit),
+            Some(recompression) => inspection.step_into(budget, visit, |piece| recompression.take(piece)),
+        };
+        *inflated = inspection.inflated();
         if !done.map_err(unreadable)? {
             return Ok(None);
         }
         std::mem::replace(blame, Blame::new()).verdict()?;
         check_timestamp_type(header)?;
-        Ok(Some(BatchHeader { max_timestamp: *largest, ..*header }))
+        let Some(recompression) = recompression.take() else {
+            let header = BatchHeader { max_timestamp: *largest, ..*header };
+            return Ok(Some(Checked { header, recompressed: None }));
+        };
+        let mut sealing = recompression.finish(*largest).ok_or_else(|| too_long_recompressed(rules))?;
+        let sealed = sealing.step(budget).map(Checked::recompressed);
+        self.stage = Stage::Sealing(sealing);
+        Ok(sealed)
     }
+}
+
+impl Checked {
+    fn recompressed(batch: Bytes) -> Checked {
+        let header = BatchHeader::parse(&batch).expect("it has the checked batch's header");
+        Checked { header, recompressed: Some(batch) }
+    }
+}
+
+/// The codec in which a batch is compressed anew.
+fn new_codec(header: &BatchHeader, rules: &ProduceRules<'_>) -> Option<Codec> {
+    rules.codec.filter(|codec| header.compression() != Ok(codec.compression))
+}
+
+fn too_long_recompressed(rules: &ProduceRules<'_>) -> Rejection {
+    let (topic, partition, max) = (rules.topic, rules.partition, rules.max_message_bytes);
+    let message = format!("The record batch for {topic}-{partition} has more than {max} bytes in the codec of the topic");
+    Rejection::new(ErrorCode::MessageTooLarge, message)
 }
 
 /// Checks the rest of the header of a batch whose checksum is right.
@@ -154,20 +213,29 @@ fn begin_records(header: &BatchHeader, records: &Bytes, rules: &ProduceRules<'_>
     check_counts(header, rules)?;
     check_producer(header, rules)?;
     let compression = header.compression().unwrap_or_default();
-    let trusted = compression != Compression::None && rules.verify == Verify::Frame && !rules.compacted && !header.time_unknown();
-    if trusted {
+    let codec = new_codec(header, rules);
+    let look = rules.verify != Verify::Frame || rules.compacted || header.time_unknown() || codec.is_some();
+    if compression != Compression::None && !look {
         check_plausible(header, compression, rules)?;
         return Ok(Stage::Trusted);
     }
-    Inspection::new(header, records).map(Stage::Records).map_err(unreadable)
+    let inspection = Inspection::new(header, records).map_err(unreadable)?;
+    let max = rules.max_message_bytes.max(0) as usize;
+    Ok(match codec {
+        None => Stage::Records { inspection, recompression: None },
+        Some(codec) => {
+            let recompression = Some(Recompression::new(records, codec, max));
+            Stage::Records { inspection: inspection.in_small_pieces(), recompression }
+        }
+    })
 }
 
 /// As a [`Checker`] does, in one go.
 pub fn validate_produce(records: &Bytes, rules: &ProduceRules<'_>) -> Result<BatchHeader, Rejection> {
     let mut checker = Checker::new(records, rules)?;
     loop {
-        if let Some(header) = checker.step(rules, &mut usize::MAX.clone())? {
-            return Ok(header);
+        if let Some(checked) = checker.step(rules, &mut usize::MAX.clone())? {
+            return Ok(checked.header);
         }
     }
 }

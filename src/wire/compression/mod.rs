@@ -4,6 +4,7 @@ mod snappy;
 
 use std::fmt;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::ops::RangeInclusive;
 
 use super::batch::BatchError;
 use super::record::RecordError;
@@ -54,11 +55,7 @@ impl Compression {
 
     /// What compressing a byte costs, in inflated bytes.
     pub fn compressing_weight(self) -> usize {
-        match self {
-            Compression::None => 0,
-            Compression::Gzip => 16,
-            Compression::Snappy | Compression::Lz4 | Compression::Zstd => 4,
-        }
+        Codec::from(self).compressing_weight()
     }
 
     /// All of them.
@@ -72,6 +69,38 @@ impl Compression {
     /// Kafka's name, as in `compression.type`.
     pub fn name(self) -> &'static str {
         ["none", "gzip", "snappy", "lz4", "zstd"][self as usize]
+    }
+}
+
+/// How to compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Codec {
+    /// The type of the result.
+    pub compression: Compression,
+    /// How hard to try, of those types that have levels; `None`: as the type's library does.
+    pub level: Option<i32>,
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Codec {
+        Codec { compression, level: None }
+    }
+}
+
+impl Codec {
+    /// What compressing a byte costs, in inflated bytes.
+    pub fn compressing_weight(self) -> usize {
+        match (self.compression, self.level.unwrap_or(0)) {
+            (Compression::None, _) => 0,
+            (Compression::Gzip, 7..) => 48,
+            (Compression::Gzip, _) => 16,
+            (Compression::Snappy, _) | (Compression::Lz4, ..=0) | (Compression::Zstd, ..=4) => 4,
+            (Compression::Lz4, ..=9) => 16,
+            (Compression::Lz4, _) => 64,
+            (Compression::Zstd, ..=9) => 16,
+            (Compression::Zstd, ..=15) => 64,
+            (Compression::Zstd, _) => 256,
+        }
     }
 }
 
@@ -130,6 +159,8 @@ enum Encoder {
     Gzip(flate2::write::GzEncoder<Vec<u8>>),
     Snappy(snappy::Encoder),
     Lz4(Box<lz4_flex::frame::FrameEncoder<Vec<u8>>>),
+    /// The same format, with a level.
+    Lz4High(lz4::Encoder<Vec<u8>>),
     Zstd(zstd::stream::write::Encoder<'static, Vec<u8>>),
 }
 
@@ -139,14 +170,36 @@ const IN_MEMORY: &str = "compressing into memory does not fail";
 impl Compressor {
     /// What it makes is appended to `out`.
     pub fn new(compression: Compression, out: Vec<u8>) -> Compressor {
-        Compressor(match compression {
+        Compressor::of(compression.into(), out)
+    }
+
+    /// As [`Compressor::new`], with a level.
+    pub fn of(codec: Codec, out: Vec<u8>) -> Compressor {
+        Compressor(match codec.compression {
             Compression::None => Encoder::None(out),
-            Compression::Gzip => Encoder::Gzip(flate2::write::GzEncoder::new(out, flate2::Compression::default())),
+            Compression::Gzip => {
+                let level = codec.level.and_then(|level| u32::try_from(level).ok());
+                let level = level.map_or_else(flate2::Compression::default, flate2::Compression::new);
+                Encoder::Gzip(flate2::write::GzEncoder::new(out, level))
+            }
             Compression::Snappy => Encoder::Snappy(snappy::Encoder::new(out)),
             // Independent blocks, this encoder's default, are the only ones that Java reads.
+            Compression::Lz4 if codec.level.is_some() => Encoder::Lz4High(lz4_encoder(codec.level.unwrap_or(0), out)),
             Compression::Lz4 => Encoder::Lz4(Box::new(lz4_flex::frame::FrameEncoder::new(out))),
-            Compression::Zstd => Encoder::Zstd(zstd::stream::write::Encoder::new(out, 0).expect(IN_MEMORY)),
+            Compression::Zstd => Encoder::Zstd(zstd_encoder(codec.level.unwrap_or(0), out)),
         })
+    }
+
+    /// Bytes of what was made so far, and of what it was appended to.
+    pub fn written(&self) -> usize {
+        match &self.0 {
+            Encoder::None(out) => out.len(),
+            Encoder::Gzip(encoder) => encoder.get_ref().len(),
+            Encoder::Snappy(encoder) => encoder.written(),
+            Encoder::Lz4(encoder) => encoder.get_ref().len(),
+            Encoder::Lz4High(encoder) => encoder.writer().len(),
+            Encoder::Zstd(encoder) => encoder.get_ref().len(),
+        }
     }
 
     /// Takes the payload's next bytes.
@@ -162,6 +215,7 @@ impl Compressor {
                 Ok(())
             }
             Encoder::Lz4(encoder) => encoder.write_all(piece),
+            Encoder::Lz4High(encoder) => encoder.write_all(piece),
             Encoder::Zstd(encoder) => encoder.write_all(piece),
         };
         written.expect(IN_MEMORY);
@@ -174,10 +228,42 @@ impl Compressor {
             Encoder::Gzip(encoder) => encoder.finish(),
             Encoder::Snappy(encoder) => Ok(encoder.finish()),
             Encoder::Lz4(encoder) => encoder.finish().map_err(io::Error::from),
+            Encoder::Lz4High(encoder) => {
+                let (out, ended) = encoder.finish();
+                ended.map(|()| out)
+            }
             Encoder::Zstd(encoder) => encoder.finish(),
         };
         finished.expect(IN_MEMORY)
     }
+}
+
+/// The first level of zstd whose tables are bounded here.
+const ZSTD_HIGH: i32 = 9;
+/// Log2 of the bytes in which higher levels of zstd look for repeats: as lower ones do. Their tables
+/// grow with it, at the highest level to several hundred MiB.
+const ZSTD_WINDOW_LOG: u32 = 21;
+
+/// Levels that the high compression of lz4 tells apart.
+const LZ4_LEVELS: RangeInclusive<u32> = 2..=12;
+
+fn lz4_encoder(level: i32, out: Vec<u8>) -> lz4::Encoder<Vec<u8>> {
+    let level = u32::try_from(level).unwrap_or(0).clamp(*LZ4_LEVELS.start(), *LZ4_LEVELS.end());
+    let mut builder = lz4::EncoderBuilder::new();
+    builder.level(level).block_size(lz4::BlockSize::Max64KB);
+    // As the other encoder does, and as Kafka's clients read it.
+    builder.block_mode(lz4::BlockMode::Independent);
+    builder.block_checksum(lz4::liblz4::BlockChecksum::NoBlockChecksum);
+    builder.checksum(lz4::ContentChecksum::NoChecksum);
+    builder.build(out).expect(IN_MEMORY)
+}
+
+fn zstd_encoder(level: i32, out: Vec<u8>) -> zstd::stream::write::Encoder<'static, Vec<u8>> {
+    let mut encoder = zstd::stream::write::Encoder::new(out, level).expect(IN_MEMORY);
+    if level >= ZSTD_HIGH {
+        encoder.window_log(ZSTD_WINDOW_LOG).expect("within the library's range");
+    }
+    encoder
 }
 
 /// A stream of the decompressed bytes that fails when there are more than `limit`.
@@ -218,6 +304,7 @@ pub(super) fn describe(error: io::Error, limit: usize) -> CompressionError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::prng::Prng;
 
     fn text() -> Vec<u8> {
         (0..200_000u32).flat_map(|i| (i / 7).to_le_bytes()).collect()
@@ -247,6 +334,35 @@ mod tests {
                 assert_eq!(packed, compress(compression, &text()), "blocks do not depend on pieces");
             }
         }
+    }
+
+    #[test]
+    fn every_level_makes_what_can_be_read() {
+        let mut dice = Prng::new(1);
+        let plain: String = (0..20_000).map(|_| format!("{} ", dice.below(300) * 7919)).collect();
+        let plain = plain.into_bytes();
+        let packed = |compression, level| {
+            let codec = Codec { compression, level: Some(level) };
+            let mut compressor = Compressor::of(codec, Vec::new());
+            plain.chunks(50_000).for_each(|piece| compressor.write(piece));
+            let packed = compressor.finish();
+            let read = decompress(compression, &packed, plain.len());
+            assert!(read.as_ref() == Ok(&plain), "{} {level}", compression.name());
+            packed.len()
+        };
+        for level in [-1, 1, 6, 9] {
+            packed(Compression::Gzip, level);
+        }
+        for level in [1, 2, 9, 12, 17] {
+            packed(Compression::Lz4, level);
+        }
+        assert!(packed(Compression::Lz4, 12) < compress(Compression::Lz4, &plain).len());
+        for level in [-131072, -5, 0, 1, 3, 9, 22] {
+            packed(Compression::Zstd, level);
+        }
+        assert!(packed(Compression::Gzip, 9) < packed(Compression::Gzip, 1));
+        assert!(packed(Compression::Zstd, 3) < packed(Compression::Zstd, -131072));
+        assert_eq!(packed(Compression::Gzip, -1), packed(Compression::Gzip, 6));
     }
 
     #[test]

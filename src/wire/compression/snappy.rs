@@ -177,6 +177,11 @@ impl Encoder {
         Encoder { out, plain: Vec::with_capacity(BLOCK_LEN), block }
     }
 
+    /// Bytes of the frame so far, and of what it is appended to.
+    pub(super) fn written(&self) -> usize {
+        self.out.len()
+    }
+
     /// Takes the payload's next bytes.
     pub(super) fn write(&mut self, mut piece: &[u8]) {
         while !piece.is_empty() {
