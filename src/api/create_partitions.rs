@@ -1,10 +1,11 @@
 //! CreatePartitions (37).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::error_text;
+use super::repeated::Repeated;
 use crate::base::error::ErrorCode;
-use crate::cluster::controller::{self, MorePartitions, Refusal};
+use crate::cluster::controller::{Additions, MorePartitions, Refusal};
 use crate::cluster::image::Image;
 use crate::cluster::record::MetadataRecord;
 use crate::cluster::view::BrokerView;
@@ -12,26 +13,65 @@ use crate::wire::codec::create_partitions_request::CreatePartitionsTopic;
 use crate::wire::codec::create_partitions_response::CreatePartitionsTopicResult;
 use crate::wire::codec::{CreatePartitionsRequest, CreatePartitionsResponse};
 
-/// The records that add what can be added (none if the request only asks for validation), and the answer to send once they are durable and
-/// every core has opened its part.
-pub fn decide(request: &CreatePartitionsRequest, image: &Image, broker: &BrokerView) -> (Vec<MetadataRecord>, CreatePartitionsResponse) {
-    let mut named = BTreeMap::new();
-    request.topics.iter().for_each(|topic| *named.entry(topic.name.as_str()).or_insert(0) += 1);
-    let twice: BTreeSet<&str> = named.into_iter().filter(|&(_, count)| count > 1).map(|(name, _)| name).collect();
-    let wanted: Vec<MorePartitions> = request.topics.iter().filter(|topic| !twice.contains(topic.name.as_str())).map(more).collect();
-    let decided = controller::create_partitions(image, broker, &wanted);
+/// What the decision on a topic costs of a turn's budget, in inflated bytes.
+const TOPIC_COST: usize = 2 << 10;
+/// What a partition costs besides: those that are added, and those that the request assigns.
+const PARTITION_COST: usize = 128;
 
-    let mut response = CreatePartitionsResponse::default();
-    for &name in &twice {
-        let refusal = Refusal { code: ErrorCode::InvalidRequest, message: "Duplicate topic name.".to_owned() };
-        response.results.push(result(name, Some(&refusal)));
+/// A decision that is made in steps, all on the same image.
+#[derive(Default)]
+pub struct Deciding(Option<UnderWay>);
+
+#[derive(Default)]
+struct UnderWay {
+    repeated: Repeated,
+    /// Topics that were decided on.
+    at: usize,
+    additions: Additions,
+    records: Vec<MetadataRecord>,
+    response: CreatePartitionsResponse,
+}
+
+impl Deciding {
+    /// Goes on until `budget`, which counts inflated bytes, was spent. At the end the records that
+    /// add what can be added (none if the request only asks for validation), and the answer to send
+    /// once they are durable and every core has opened its part; then a new decision may begin.
+    pub fn step(
+        &mut self,
+        request: &CreatePartitionsRequest,
+        image: &Image,
+        broker: &BrokerView,
+        budget: &mut usize,
+    ) -> Option<(Vec<MetadataRecord>, CreatePartitionsResponse)> {
+        let UnderWay { repeated, at, additions, records, response } = self.0.get_or_insert_default();
+        if !repeated.step(|at| request.topics.get(at).map(|topic| (0, topic.name.clone())), budget) {
+            return None;
+        }
+        if *at == 0 {
+            let refusal = Refusal { code: ErrorCode::InvalidRequest, message: "Duplicate topic name.".to_owned() };
+            response.results = repeated.sorted().iter().map(|name| result(name, Some(&refusal))).collect();
+        }
+        while let Some(topic) = request.topics.get(*at) {
+            if *budget == 0 {
+                return None;
+            }
+            *at += 1;
+            *budget = budget.saturating_sub(TOPIC_COST);
+            if repeated.has(0, &topic.name) {
+                continue;
+            }
+            let assigned = topic.assignments.as_ref().map_or(0, Vec::len);
+            let decision = additions.topic(image, broker, &more(topic));
+            let added = match &decision {
+                Ok(MetadataRecord::AddPartitions { leader_epochs, .. }) => leader_epochs.len(),
+                _ => 0,
+            };
+            *budget = budget.saturating_sub((assigned + added) * PARTITION_COST);
+            response.results.push(result(&topic.name, decision.as_ref().err()));
+            records.extend(decision.ok().filter(|_| !request.validate_only));
+        }
+        self.0.take().map(|done| (done.records, done.response))
     }
-    let mut records = Vec::new();
-    for (topic, decision) in wanted.iter().zip(decided) {
-        response.results.push(result(topic.name, decision.as_ref().err()));
-        records.extend(decision.ok().filter(|_| !request.validate_only));
-    }
-    (records, response)
 }
 
 /// The answer when nothing was decided in time.
@@ -85,7 +125,8 @@ mod tests {
 
     fn answer(request: &CreatePartitionsRequest) -> (Vec<MetadataRecord>, CreatePartitionsResponse) {
         let broker = broker(&[]);
-        decide(request, &image(&broker, &[("cp", 1, 5), ("other", 2, 1)]), &broker)
+        let image = image(&broker, &[("cp", 1, 5), ("other", 2, 1)]);
+        Deciding::default().step(request, &image, &broker, &mut usize::MAX.clone()).unwrap()
     }
 
     /// Code and text of one question alone.
@@ -110,6 +151,27 @@ mod tests {
         assert_eq!(refused("cp", 6, Some(&[&[1, 1]])), manual("the broker 1 more than once."));
         assert_eq!(refused("nope", 6, None).0, 3);
         assert_eq!(refused("cp", i32::MAX, None), text(44, "Excessively large number of partitions per request."));
+    }
+
+    #[test]
+    fn many_topics_are_decided_in_steps_as_in_one_go() {
+        let names: Vec<String> = (0..3000).map(|n| format!("t{}", n % 2999)).collect();
+        let mut asked: Vec<Asked> = names.iter().map(|name| (name.as_str(), 2, None)).collect();
+        asked.extend([("cp", 9000, None), ("other", 1500, None)]);
+        let (asked, broker) = (request(&asked), broker(&[]));
+        let image = image(&broker, &[("cp", 1, 5), ("other", 2, 1)]);
+        let (mut deciding, mut steps) = (Deciding::default(), 1);
+        let stepped = loop {
+            match deciding.step(&asked, &image, &broker, &mut (256 << 10)) {
+                Some(done) => break done,
+                None => steps += 1,
+            }
+        };
+        assert!(steps >= 30, "{steps}");
+        assert_eq!(stepped, answer(&asked));
+        let codes: Vec<i16> = stepped.1.results.iter().map(|result| result.error_code).collect();
+        assert_eq!(codes.len(), 3001);
+        assert_eq!((codes[0], codes[1], codes[2999], codes[3000]), (42, 3, 0, 44), "one limit for all steps");
     }
 
     #[test]

@@ -1,59 +1,46 @@
 //! IncrementalAlterConfigs (44): settings of topics and brokers are set, unset, and their lists added to or taken from.
 
-use super::{alter_configs, error_text};
-use crate::base::error::ErrorCode;
+use super::alter_configs::{Altering, Outcome};
 use crate::cluster::configs::Alteration;
-use crate::cluster::image::Image;
-use crate::cluster::record::MetadataRecord;
-use crate::cluster::view::BrokerView;
 use crate::wire::codec::incremental_alter_configs_response::AlterConfigsResourceResponse;
 use crate::wire::codec::{IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse, StrBytes};
 
-/// The records of what can be changed (none if the request only asks for validation), and the answer to send once they are durable and
-/// every core has the image that holds them.
-pub fn decide(
-    request: &IncrementalAlterConfigsRequest,
-    image: &Image,
-    broker: &BrokerView,
-) -> (Vec<MetadataRecord>, IncrementalAlterConfigsResponse) {
-    let asked: Vec<Alteration> = request
-        .resources
-        .iter()
-        .map(|resource| Alteration {
-            kind: resource.resource_type,
-            name: &resource.resource_name,
-            changes: resource.configs.iter().map(|one| (one.name.as_str(), one.config_operation, one.value.as_deref())).collect(),
+impl Altering for IncrementalAlterConfigsRequest {
+    type Response = IncrementalAlterConfigsResponse;
+
+    fn validate_only(&self) -> bool {
+        self.validate_only
+    }
+
+    fn resource(&self, at: usize) -> Option<(i8, &StrBytes)> {
+        self.resources.get(at).map(|one| (one.resource_type, &one.resource_name))
+    }
+
+    fn alteration(&self, at: usize) -> Option<Alteration<'_>> {
+        self.resources.get(at).map(|one| Alteration {
+            kind: one.resource_type,
+            name: &one.resource_name,
+            changes: one.configs.iter().map(|one| (one.name.as_str(), one.config_operation, one.value.as_deref())).collect(),
             reset_others: false,
         })
-        .collect();
-    let (records, outcomes) = alter_configs::alter(image, broker, &asked, request.validate_only);
-    (records, respond(request, outcomes))
-}
+    }
 
-/// The answer when nothing was decided in time.
-pub fn failed(request: &IncrementalAlterConfigsRequest, code: ErrorCode) -> IncrementalAlterConfigsResponse {
-    respond(request, std::iter::repeat_with(|| (code.code(), error_text(code.message()))))
-}
-
-fn respond(
-    request: &IncrementalAlterConfigsRequest,
-    outcomes: impl IntoIterator<Item = (i16, Option<StrBytes>)>,
-) -> IncrementalAlterConfigsResponse {
-    let mut response = IncrementalAlterConfigsResponse::default();
-    for (one, outcome) in request.resources.iter().zip(outcomes) {
+    fn tell(&self, at: usize, outcome: Outcome, response: &mut IncrementalAlterConfigsResponse) {
+        let Some((kind, name)) = self.resource(at) else { return };
         let mut result = AlterConfigsResourceResponse::default();
-        (result.resource_type, result.resource_name) = (one.resource_type, one.resource_name.clone());
+        (result.resource_type, result.resource_name) = (kind, name.clone());
         (result.error_code, result.error_message) = outcome;
         response.responses.push(result);
     }
-    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::alter_configs::Deciding;
     use crate::api::testing::{broker, image, in_every_version};
     use crate::cluster::configs;
+    use crate::cluster::record::MetadataRecord;
     use crate::wire::codec::incremental_alter_configs_request::{AlterConfigsResource, AlterableConfig};
     use crate::wire::versions::ApiKey;
 
@@ -69,7 +56,8 @@ mod tests {
 
     fn answer(request: &IncrementalAlterConfigsRequest) -> (Vec<MetadataRecord>, IncrementalAlterConfigsResponse) {
         let broker = broker(&[]);
-        decide(request, &image(&broker, &[("t", 1, 1)]), &broker)
+        let image = image(&broker, &[("t", 1, 1)]);
+        Deciding::default().step(request, &image, &broker, &mut usize::MAX.clone()).unwrap()
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Changes of configurations at run time: what is asked of a topic, a group or of brokers becomes the record of all that it then has, or a refusal in
 //! Kafka's words.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use super::controller::{self, Refusal, refuse};
 use super::group_config;
@@ -52,32 +52,37 @@ pub struct Alteration<'a> {
 /// A decision on one alteration: its record, or none where nothing changes.
 pub type Altered = Result<Option<MetadataRecord>, Refusal>;
 
-/// Decides on the alterations of one request, each on its own, in their order.
-pub fn alter(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Altered> {
-    let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
-    for one in asked {
-        if !seen.insert((one.kind, one.name)) {
-            twice.insert((one.kind, one.name));
-        }
-    }
-    let mut left = broker.settings_max.saturating_sub(image.settings_bytes());
-    let decide = |one: &Alteration| {
-        if twice.contains(&(one.kind, one.name)) {
-            return refuse(ErrorCode::InvalidRequest, "Each resource must appear at most once.");
-        }
-        let changes = changes(one)?;
-        match one.kind {
-            TOPIC => alter_topic(image, one, &changes),
-            BROKER => alter_broker(image, broker, one, &changes),
-            GROUP => alter_group(image, one, &changes),
-            other => refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")),
-        }
-    };
-    let mut within = |altered: Option<MetadataRecord>| {
+/// Why nothing is altered that a request names more than once.
+pub fn named_twice() -> Refusal {
+    Refusal { code: ErrorCode::InvalidRequest, message: "Each resource must appear at most once.".to_owned() }
+}
+
+/// The alterations of one request, of which each is decided in turn, all on the same image.
+#[derive(Default)]
+pub struct Alterations {
+    /// Bytes of settings that the request may still add; not known before its first alteration.
+    left: Option<usize>,
+}
+
+impl Alterations {
+    /// Decides on the next one, which names what no other of the request does.
+    pub fn decide(&mut self, image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered {
+        let altered = alter(image, broker, asked)?;
+        let unused = || broker.settings_max.saturating_sub(image.settings_bytes());
+        let left = self.left.get_or_insert_with(unused);
         let (before, after) = altered.as_ref().map_or((0, 0), |record| settings_of(record, image));
-        controller::take(&mut left, before, after).map(|()| altered)
-    };
-    asked.iter().map(|one| decide(one).and_then(&mut within)).collect()
+        controller::take(left, before, after).map(|()| altered)
+    }
+}
+
+fn alter(image: &Image, broker: &BrokerView, asked: &Alteration) -> Altered {
+    let changes = changes(asked)?;
+    match asked.kind {
+        TOPIC => alter_topic(image, asked, &changes),
+        BROKER => alter_broker(image, broker, asked, &changes),
+        GROUP => alter_group(image, asked, &changes),
+        other => refuse(ErrorCode::InvalidRequest, format!("Unknown resource type {other}")),
+    }
 }
 
 /// Bytes of the settings that a record replaces, and of its own.
@@ -223,20 +228,22 @@ fn apply(
             Change::Delete => None,
             Change::Append(value) => {
                 let mut entries = entries(list(name, "APPEND")?);
-                for new in value.split(',') {
-                    if !entries.iter().any(|entry| entry == new) {
-                        entries.push(new.to_owned());
-                    }
-                }
+                let mut present: HashSet<String> = entries.iter().cloned().collect();
+                entries.extend(value.split(',').filter(|new| present.insert((*new).to_owned())).map(str::to_owned));
                 Some(entries.join(","))
             }
             Change::Subtract(value) => {
                 let mut entries = entries(list(name, "SUBTRACT")?);
-                for gone in value.split(',') {
-                    if let Some(at) = entries.iter().position(|entry| entry == gone) {
-                        entries.remove(at);
+                // Each takes away the first that is left.
+                let mut gone: HashMap<&str, usize> = HashMap::new();
+                value.split(',').for_each(|entry| *gone.entry(entry).or_default() += 1);
+                entries.retain(|entry| match gone.get_mut(entry.as_str()) {
+                    Some(left) if *left > 0 => {
+                        *left -= 1;
+                        false
                     }
-                }
+                    _ => true,
+                });
                 Some(entries.join(","))
             }
         };

@@ -29,8 +29,14 @@ fn one<'a>(kind: i8, name: &'a str, changes: &[(&'a str, i8, Option<&'a str>)]) 
     Alteration { kind, name, changes: changes.to_vec(), reset_others: false }
 }
 
+/// Decides on the alterations of one request.
+fn all(image: &Image, broker: &BrokerView, asked: &[Alteration]) -> Vec<Altered> {
+    let mut alterations = Alterations::default();
+    asked.iter().map(|one| alterations.decide(image, broker, one)).collect()
+}
+
 fn made(image: &mut Image, asked: &[Alteration]) -> Vec<Result<(), (i16, String)>> {
-    let decided = alter(image, &BrokerView::example(), asked);
+    let decided = all(image, &BrokerView::example(), asked);
     for record in decided.iter().flatten().flatten() {
         image.apply(image.offset() + 1, &MetadataRecord::decode(&record.encode()).unwrap());
         image.check();
@@ -115,13 +121,17 @@ fn names_of_groups() {
 }
 
 #[test]
-fn each_resource_is_decided_on_its_own() {
-    let retention = |value| [("retention.ms", SET, Some(value))];
-    let asked = [one(TOPIC, "t", &retention("1")), one(TOPIC, "u", &retention("2")), one(TOPIC, "t", &retention("3"))];
-    let twice = Err((42, "Each resource must appear at most once.".to_owned()));
+fn entries_of_lists_that_are_named_twice() {
+    let list = "leader.replication.throttled.replicas";
     let mut image = fresh();
-    assert_eq!(made(&mut image, &asked), [twice.clone(), Ok(()), twice]);
-    assert_eq!((value(&image, "retention.ms"), image.topic("u").unwrap().config.retention_ms), (None, 2));
+    let mut then = |op, entries: &str| {
+        assert_eq!(made(&mut image, &[one(TOPIC, "t", &[(list, op, Some(entries))])]), [Ok(())]);
+        value(&image, list).unwrap_or_default().to_owned()
+    };
+    assert_eq!(then(APPEND, "0:1,1:1,0:1"), "0:1,1:1");
+    assert_eq!(then(SET, "0:1,1:1,0:1,2:1,0:1"), "0:1,1:1,0:1,2:1,0:1");
+    assert_eq!(then(SUBTRACT, "0:1,2:1,7:1"), "1:1,0:1,0:1", "the first of each");
+    assert_eq!(then(SUBTRACT, "0:1,0:1"), "1:1");
 }
 
 #[test]
@@ -216,9 +226,7 @@ fn all_settings_together_have_a_limit() {
     let codes =
         |outcomes: &[Altered]| -> Vec<_> { outcomes.iter().map(|one| one.as_ref().map_or_else(|r| r.code, |_| ErrorCode::None)).collect() };
     let broker = BrokerView { settings_max: image.settings_bytes() + 30_000, ..BrokerView::example() };
-    let outcomes = alter(&image, &broker, &[set("t", &long), set("u", &long), set("u", "1:1")]);
-    assert_eq!(codes(&outcomes), [ErrorCode::None, ErrorCode::InvalidRequest, ErrorCode::InvalidRequest]);
-    let outcomes = alter(&image, &broker, &[set("t", &long), set("u", &long)]);
+    let outcomes = all(&image, &broker, &[set("t", &long), set("u", &long)]);
     assert_eq!(codes(&outcomes), [ErrorCode::None, ErrorCode::PolicyViolation]);
     for (at, record) in outcomes.into_iter().filter_map(|one| one.ok().flatten()).enumerate() {
         image.apply(100 + at as i64, &record);
@@ -227,9 +235,9 @@ fn all_settings_together_have_a_limit() {
     // The next start may have less memory: then there may be less, but not more.
     let broker = BrokerView { settings_max: 1_000, ..broker };
     let (longer, shorter) = (long.clone() + ",2:2", &long[..long.len() - 4]);
-    assert_eq!(codes(&alter(&image, &broker, &[set("t", &longer)])), [ErrorCode::PolicyViolation]);
-    assert_eq!(codes(&alter(&image, &broker, &[set("t", shorter)])), [ErrorCode::None]);
-    assert_eq!(codes(&alter(&image, &broker, &[set("u", "1:1")])), [ErrorCode::PolicyViolation]);
+    assert_eq!(codes(&all(&image, &broker, &[set("t", &longer)])), [ErrorCode::PolicyViolation]);
+    assert_eq!(codes(&all(&image, &broker, &[set("t", shorter)])), [ErrorCode::None]);
+    assert_eq!(codes(&all(&image, &broker, &[set("u", "1:1")])), [ErrorCode::PolicyViolation]);
     let wanted = |configs| NewTopic { name: "new", partitions: 1, replication_factor: 1, assignments: Vec::new(), configs };
     let mut id = || [9; 16];
     let now = Now { mono: std::time::Duration::ZERO, wall_ms: 0 };

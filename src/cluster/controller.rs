@@ -266,32 +266,41 @@ pub struct MorePartitions<'a> {
     pub assignments: Option<Vec<&'a [BrokerId]>>,
 }
 
-/// Decides on the new partitions of one request, in order; each name stands there once. A yes is a [`MetadataRecord::AddPartitions`].
-pub fn create_partitions(image: &Image, broker: &BrokerView, wanted: &[MorePartitions]) -> Vec<Result<MetadataRecord, Refusal>> {
-    let mut left = PARTITIONS_PER_REQUEST;
-    wanted
-        .iter()
-        .map(|more| {
-            let Some(topic) = image.topic(more.name) else {
-                // As in Kafka without a text.
-                return refuse(ErrorCode::UnknownTopicOrPartition, "");
-            };
-            if names::is_internal(more.name) {
-                // Where a group or a producer is found depends on it: with another number all of them would be looked for elsewhere.
-                let text = format!("The number of partitions of the internal topic {} cannot be changed.", more.name);
-                return refuse(ErrorCode::InvalidRequest, text);
-            }
-            let additional = check_increase(more, topic.partitions.len() as i64)?;
-            for &brokers in more.assignments.iter().flatten() {
-                check_replicas(brokers, broker)?;
-            }
-            if additional > left {
-                return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
-            }
-            left -= additional;
-            Ok(MetadataRecord::AddPartitions { id: topic.id.0, leader_epochs: vec![0; additional as usize] })
-        })
-        .collect()
+/// The new partitions of one request, of which each topic is decided in turn, all on the same image;
+/// each name stands there once.
+pub struct Additions {
+    /// Partitions that the request may still create.
+    left: i64,
+}
+
+impl Default for Additions {
+    fn default() -> Additions {
+        Additions { left: PARTITIONS_PER_REQUEST }
+    }
+}
+
+impl Additions {
+    /// Decides on the next topic. A yes is a [`MetadataRecord::AddPartitions`].
+    pub fn topic(&mut self, image: &Image, broker: &BrokerView, more: &MorePartitions) -> Result<MetadataRecord, Refusal> {
+        let Some(topic) = image.topic(more.name) else {
+            // As in Kafka without a text.
+            return refuse(ErrorCode::UnknownTopicOrPartition, "");
+        };
+        if names::is_internal(more.name) {
+            // Where a group or a producer is found depends on it: with another number all of them would be looked for elsewhere.
+            let text = format!("The number of partitions of the internal topic {} cannot be changed.", more.name);
+            return refuse(ErrorCode::InvalidRequest, text);
+        }
+        let additional = check_increase(more, topic.partitions.len() as i64)?;
+        for &brokers in more.assignments.iter().flatten() {
+            check_replicas(brokers, broker)?;
+        }
+        if additional > self.left {
+            return refuse(ErrorCode::PolicyViolation, "Excessively large number of partitions per request.");
+        }
+        self.left -= additional;
+        Ok(MetadataRecord::AddPartitions { id: topic.id.0, leader_epochs: vec![0; additional as usize] })
+    }
 }
 
 /// How many partitions are added to the `present` ones.

@@ -221,7 +221,7 @@ fn internal_topics_keep_their_number_of_partitions() {
     }
     let more = |name| {
         let wanted = MorePartitions { name, count: 9, assignments: None };
-        create_partitions(&image, &BrokerView::example(), &[wanted]).pop().unwrap()
+        Additions::default().topic(&image, &BrokerView::example(), &wanted)
     };
     assert_eq!(more("__consumer_offsets").unwrap_err().code, ErrorCode::InvalidRequest);
     assert!(more("t").is_ok());

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use super::conn::Conn;
 use super::long::{Holding, Turn};
 use crate::api;
+use crate::api::alter_configs::Altering;
 use crate::base::error::ErrorCode;
 use crate::rt::{Class, Rt};
 use crate::shard::message::{Ids, Terms};
@@ -159,8 +160,8 @@ fn start<R: Rt>(
         | ApiKey::ConsumerGroupHeartbeat
         | ApiKey::ConsumerGroupDescribe => super::groups::handle(work, client_id.as_deref().unwrap_or_default(), body),
         ApiKey::Metadata => metadata(work, body),
-        ApiKey::AlterConfigs => alter_configs(work, body),
-        ApiKey::IncrementalAlterConfigs => incremental_alter_configs(work, body),
+        ApiKey::AlterConfigs => alter_configs::<R, AlterConfigsRequest>(work, body),
+        ApiKey::IncrementalAlterConfigs => alter_configs::<R, IncrementalAlterConfigsRequest>(work, body),
         ApiKey::CreatePartitions => create_partitions(work, body),
         ApiKey::CreateTopics => create_topics(work, body),
         ApiKey::DeleteRecords => delete_records(work, body),
@@ -247,19 +248,9 @@ impl<R: Rt> Work<R> {
         Ok(())
     }
 
-    /// Has the controller shard decide on a change, once the requests before it on its connection are answered: a client that does not wait
-    /// for the deletion of a topic may create it anew. `failed` is the answer when that was not to be had in time.
+    /// Has the controller shard decide on a change in steps, once the requests before it on its connection are answered: a client that does
+    /// not wait for the deletion of a topic may create it anew. `failed` is the answer when that was not to be had in time.
     fn change<M: Encode + Send + 'static>(
-        self,
-        terms: Terms,
-        mut decide: impl FnMut(&Image, &mut Ids) -> (Vec<MetadataRecord>, M) + Send + 'static,
-        failed: impl FnOnce(ErrorCode) -> M + 'static,
-    ) -> io::Result<()> {
-        self.change_in_steps(terms, move |image, ids, _| Some(decide(image, ids)), failed)
-    }
-
-    /// As [`Work::change`], for a decision of many steps.
-    fn change_in_steps<M: Encode + Send + 'static>(
         self,
         terms: Terms,
         decide: impl FnMut(&Image, &mut Ids, &mut usize) -> Option<(Vec<MetadataRecord>, M)> + Send + 'static,
@@ -353,7 +344,7 @@ fn create_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let mut deciding = api::create_topics::Deciding::default();
     let create =
         move |image: &_, ids: &mut Ids, budget: &mut usize| deciding.step(&request, image, &broker, (ids.now, &mut *ids.random), budget);
-    work.change_in_steps(terms, create, move |code| api::create_topics::failed(&asked, code))
+    work.change(terms, create, move |code| api::create_topics::failed(&asked, code))
 }
 
 fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
@@ -361,7 +352,8 @@ fn create_partitions<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let request: Arc<CreatePartitionsRequest> = Arc::new(work.decode(body)?);
     let (terms, asked) = (terms(request.timeout_ms, bytes), request.clone());
     let broker = work.conn.server.broker().clone();
-    let create = move |image: &_, _: &mut Ids| api::create_partitions::decide(&request, image, &broker);
+    let mut deciding = api::create_partitions::Deciding::default();
+    let create = move |image: &_, _: &mut Ids, budget: &mut usize| deciding.step(&request, image, &broker, budget);
     work.change(terms, create, move |code| api::create_partitions::failed(&asked, code))
 }
 
@@ -372,23 +364,19 @@ fn delete_topics<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
     let broker = work.conn.server.broker().clone();
     let mut deciding = api::delete_topics::Deciding::default();
     let delete = move |image: &_, _: &mut Ids, budget: &mut usize| deciding.step(&request, version, image, &broker, budget);
-    work.change_in_steps(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
+    work.change(terms, delete, move |code| api::delete_topics::failed(&asked, version, code))
 }
 
-fn alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
+fn alter_configs<R: Rt, A>(work: Work<R>, body: Bytes) -> io::Result<()>
+where
+    A: Request + Altering<Response: Encode + Send + 'static> + Send + Sync + 'static,
+{
     let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
-    let request: Arc<AlterConfigsRequest> = Arc::new(work.decode(body)?);
+    let request: Arc<A> = Arc::new(work.decode(body)?);
     let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
-    let alter = move |image: &_, _: &mut Ids| api::alter_configs::decide(&request, image, &broker);
-    work.change(terms, alter, move |code| api::alter_configs::failed(&asked, code))
-}
-
-fn incremental_alter_configs<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {
-    let terms = Terms { within: SETTINGS_WITHIN, ..own_terms(body.len()) };
-    let request: Arc<IncrementalAlterConfigsRequest> = Arc::new(work.decode(body)?);
-    let (broker, asked) = (work.conn.server.broker().clone(), request.clone());
-    let alter = move |image: &_, _: &mut Ids| api::incremental_alter_configs::decide(&request, image, &broker);
-    work.change(terms, alter, move |code| api::incremental_alter_configs::failed(&asked, code))
+    let mut deciding = api::alter_configs::Deciding::<A>::default();
+    let alter = move |image: &_, _: &mut Ids, budget: &mut usize| deciding.step(&request, image, &broker, budget);
+    work.change(terms, alter, move |code| api::alter_configs::failed(&*asked, code))
 }
 
 fn init_producer_id<R: Rt>(work: Work<R>, body: Bytes) -> io::Result<()> {

@@ -13,12 +13,13 @@ use std::time::Duration;
 
 use futures_lite::future::or;
 
-use super::MetadataRecord;
-use super::control::{Control, partitions};
+use super::control::Control;
 use super::message::{Answer, Assignment, Call, Change, Home, Ids, Ticket};
 use super::op::Key;
+use super::{Image, MetadataRecord};
 use crate::base::error::ErrorCode;
 use crate::base::fatal::fatal;
+use crate::base::ids::{TopicId, Uuid};
 use crate::cluster::queue::{Entry, Lane};
 use crate::cluster::{journal, placement};
 use crate::log::LogError;
@@ -29,6 +30,8 @@ use crate::rt::{Class, Rt};
 const RESERVE: u64 = 1 << 20;
 /// What the application of a record costs of a turn's budget, in inflated bytes.
 const RECORD_COST: usize = 16 << 10;
+/// Likewise of the choice of a directory for a partition.
+const PLACE_COST: usize = 2 << 10;
 /// How often a change that the disk has no room for is tried again.
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
@@ -184,10 +187,7 @@ impl<R: Rt> Control<R> {
         self.make_room(records, reserve).await?;
         // Producer ids are of interest here alone.
         let quiet = records.iter().all(|record| matches!(record, MetadataRecord::ProducerIds { .. }));
-        let before: HashSet<Key> = match quiet {
-            true => HashSet::new(),
-            false => partitions(&self.image.borrow()).into_iter().collect(),
-        };
+        let growing = growing(&self.image.borrow(), records);
         let mut done = Ok(());
         for (n, part) in journal::split(records).enumerate() {
             done = self.write(part, now_ms).await;
@@ -206,8 +206,11 @@ impl<R: Rt> Control<R> {
             }
         }
         if !quiet {
-            let now = partitions(&self.image.borrow());
-            self.publish(now.into_iter().filter(|key| !before.contains(key)).collect()).await;
+            self.publish(grown(&self.image.borrow(), growing)).await;
+            // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
+            if records.iter().any(|record| matches!(record, MetadataRecord::RemoveTopic { .. })) {
+                self.places.borrow_mut().forget_all_but(&self.image.borrow());
+            }
         }
         done
     }
@@ -312,6 +315,7 @@ impl<R: Rt> Control<R> {
         let mut assignments: Vec<Vec<Assignment>> = vec![Vec::new(); cores];
         self.places.borrow_mut().look_for_usable(self.shard.rt());
         for key in open {
+            self.shard.rt().slices().pass(PLACE_COST).await;
             let Some(topic) = image.topic_by_id(key.0) else { continue };
             let home = self.places.borrow_mut().place(key, &topic.name).map(|(dir, opening)| Home { dir, opening });
             assignments[placement::owner(key.0, key.1, cores)].push(Assignment { key, home });
@@ -321,7 +325,53 @@ impl<R: Rt> Control<R> {
         for call in calls {
             call.await;
         }
-        // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
-        self.places.borrow_mut().forget_all_but(&image);
+    }
+}
+
+/// The topics that `records` create or enlarge, with the partitions that each has in `image`, the one
+/// before them.
+fn growing(image: &Image, records: &[MetadataRecord]) -> Vec<(TopicId, i32)> {
+    let mut seen = HashSet::new();
+    let id = |record: &MetadataRecord| match record {
+        MetadataRecord::Topic { id, .. } | MetadataRecord::AddPartitions { id, .. } => Some(Uuid(*id)),
+        _ => None,
+    };
+    let ids = records.iter().filter_map(id).filter(|id| seen.insert(*id));
+    ids.map(|id| (id, count(image, id))).collect()
+}
+
+/// The partitions that these topics have in `image`, and did not have before.
+fn grown(image: &Image, before: Vec<(TopicId, i32)>) -> Vec<Key> {
+    let new = |(id, before): (TopicId, i32)| (before..count(image, id)).map(move |partition| (id, partition));
+    before.into_iter().flat_map(new).collect()
+}
+
+fn count(image: &Image, id: TopicId) -> i32 {
+    image.topic_by_id(id).map_or(0, |topic| topic.partitions.len() as i32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::settings::BrokerSettings;
+
+    fn topic(id: u8, partitions: usize) -> MetadataRecord {
+        let leader_epochs = vec![0; partitions];
+        MetadataRecord::Topic { id: [id; 16], name: format!("t{id}"), leader_epochs, configs: vec![], created_ms: 0 }
+    }
+
+    #[test]
+    fn a_change_opens_what_it_adds_whatever_else_there_is() {
+        let mut image = Image::of(BrokerSettings::default(), &[topic(1, 3), topic(2, 1), topic(3, 1)]);
+        let more = |count| MetadataRecord::AddPartitions { id: [2; 16], leader_epochs: vec![0; count] };
+        let records = [topic(9, 2), more(1), more(1), MetadataRecord::RemoveTopic { id: [3; 16] }];
+        let growing = growing(&image, &records);
+        assert_eq!(growing, [(Uuid([9; 16]), 0), (Uuid([2; 16]), 1)], "the work is that of the change");
+        // The disk gave less than it said: the last two are not in the log.
+        records[..2].iter().for_each(|record| image.apply(image.offset() + 1, record));
+        let (new, old) = (Uuid([9; 16]), Uuid([2; 16]));
+        assert_eq!(grown(&image, growing.clone()), [(new, 0), (new, 1), (old, 1)]);
+        records[2..].iter().for_each(|record| image.apply(image.offset() + 1, record));
+        assert_eq!(grown(&image, growing), [(new, 0), (new, 1), (old, 1), (old, 2)]);
     }
 }

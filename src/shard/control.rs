@@ -121,6 +121,7 @@ impl<R: Rt> Control<R> {
         shard.set_control(control.clone());
         let everything = partitions(&control.image.borrow());
         control.publish(everything).await;
+        control.places.borrow_mut().forget_all_but(&control.image.borrow());
         if !clean {
             // Before anything new is accepted: a log may end below what its checkpoint tells, and what
             // is written there next is something else.
@@ -341,7 +342,7 @@ impl<R: Rt> Opened<R> {
     }
 }
 
-pub(super) fn partitions(image: &Image) -> Vec<Key> {
+fn partitions(image: &Image) -> Vec<Key> {
     image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 
