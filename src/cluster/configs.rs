@@ -8,7 +8,7 @@ use super::group_config;
 use super::image::Image;
 use super::names;
 use super::record::MetadataRecord;
-use super::settings::{Configs, bytes_of, check_value};
+use super::settings::{Configs, bytes_of, bytes_of_group, check_value};
 use super::topic_config;
 use super::view::BrokerView;
 use crate::base::config::table::{self, Kind};
@@ -91,7 +91,10 @@ fn settings_of(record: &MetadataRecord, image: &Image) -> (usize, usize) {
         MetadataRecord::TopicConfigs { id, configs } => {
             (image.topic_by_id(Uuid(*id)).map_or(0, |topic| bytes_of(&topic.overrides)), configs)
         }
-        MetadataRecord::GroupConfigs { group, configs } => (image.group(group).map_or(0, |group| bytes_of(&group.configs)), configs),
+        MetadataRecord::GroupConfigs { group, configs } => {
+            let before = image.group(group).map_or(0, |own| bytes_of_group(group, &own.configs));
+            return (before, bytes_of_group(group, configs.iter().map(|(name, value)| (name, value))));
+        }
         MetadataRecord::BrokerConfigs { broker, configs } => (image.settings().dynamic_bytes(*broker), configs),
         _ => return (0, 0),
     };

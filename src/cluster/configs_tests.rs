@@ -8,6 +8,7 @@ use super::*;
 use crate::base::time::Now;
 use crate::cluster::controller::{NewTopic, create_topics};
 use crate::cluster::settings::BrokerSettings;
+use crate::rt::heap;
 
 const SET: i8 = 0;
 const DELETE: i8 = 1;
@@ -245,4 +246,41 @@ fn all_settings_together_have_a_limit() {
         |configs| create_topics(&image, &broker, now, &[wanted(configs)], &mut id)[0].as_ref().map_or_else(|r| r.code, |_| ErrorCode::None);
     assert_eq!(create(vec![(key, Some("1:1"))]), ErrorCode::PolicyViolation);
     assert_eq!(create(Vec::new()), ErrorCode::None);
+    let offsets = NewTopic { name: "__consumer_offsets", ..wanted(vec![(key, Some("1:1"))]) };
+    assert!(create_topics(&image, &broker, now, &[offsets], &mut || [8; 16])[0].is_ok(), "groups need it");
+}
+
+/// A group is known by its settings alone, and its name may be as long as a value.
+#[test]
+fn the_names_of_groups_count_among_their_settings() {
+    let mut image = fresh();
+    let name = "g".repeat(30_000);
+    let set = |name| one(GROUP, name, &[("consumer.session.timeout.ms", SET, Some("50000"))]);
+    let broker = BrokerView { settings_max: 40_000, ..BrokerView::example() };
+    let record = alter(&image, &broker, &set(&name)).unwrap().unwrap();
+    image.apply(5, &record);
+    image.check();
+    assert!((30_000..32_000).contains(&image.settings_bytes()));
+    let other = "h".repeat(30_000);
+    let refused = alter(&image, &broker, &set(&other)).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::PolicyViolation);
+    image.apply(6, &MetadataRecord::GroupConfigs { group: name, configs: Vec::new() });
+    assert_eq!(image.settings_bytes(), 0);
+}
+
+#[test]
+fn settings_take_no_more_of_the_heap_than_they_count() {
+    let text = |len: usize| "x".repeat(len);
+    for (settings, len) in [(1, 3), (2, 32_000), (8, 10), (30, 10), (30, 1000)] {
+        let configs: Vec<(String, String)> = (0..settings).map(|n| (format!("{n:02}") + &text(20), text(len))).collect();
+        let record = MetadataRecord::TopicConfigs { id: [1; 16], configs };
+        let mut image = fresh();
+        image.apply(5, &record);
+        let (counted, before) = (image.settings_bytes(), heap::held());
+        image.apply(6, &MetadataRecord::RemoveTopic { id: [1; 16] });
+        let held = (before - heap::held()) as usize;
+        // The topic goes too, which is not counted.
+        assert!(held < counted + 400, "{settings} of {len} bytes: {held} held, {counted} counted");
+        assert!(counted < 2 * held, "{settings} of {len} bytes: {held} held, {counted} counted");
+    }
 }

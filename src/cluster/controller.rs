@@ -130,10 +130,13 @@ impl Creation {
     ) -> Result<CreatedTopic, Refusal> {
         self.check_name(image, topic.name)?;
         let created = create_topic(image, broker, now, topic, random)?;
-        let mut left = broker.settings_max.saturating_sub(image.settings_bytes() + self.settings);
-        let bytes = bytes_of(&created.overrides);
-        take(&mut left, 0, bytes)?;
-        self.settings += bytes;
+        // Groups need their topic, whatever others have.
+        if !names::is_internal(topic.name) {
+            let mut left = broker.settings_max.saturating_sub(image.settings_bytes() + self.settings);
+            let bytes = bytes_of(&created.overrides);
+            take(&mut left, 0, bytes)?;
+            self.settings += bytes;
+        }
         self.accepted.insert(topic.name.to_owned());
         if let Some(folded) = self.folded.as_mut().filter(|_| names::can_collide(topic.name)) {
             folded.insert(names::folded(topic.name), topic.name.to_owned());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::group_config::GroupSettings;
 use super::record::MetadataRecord;
-use super::settings::{BrokerSettings, Configs, bytes_of};
+use super::settings::{BrokerSettings, Configs, bytes_of, bytes_of_group};
 use super::topic_config::TopicConfig;
 use crate::base::ids::{LeaderEpoch, Offset, ProducerId, TopicId, Uuid};
 
@@ -212,10 +212,10 @@ impl Image {
                     self.groups.remove(group.as_str())
                 } else {
                     let resolved = GroupSettings::resolve(configs.iter().cloned().collect(), &self.settings);
-                    self.settings_bytes += bytes_of(&resolved.configs);
+                    self.settings_bytes += bytes_of_group(group, &resolved.configs);
                     self.groups.insert(group.as_str().into(), Arc::new(resolved))
                 };
-                self.settings_bytes -= before.map_or(0, |group| bytes_of(&group.configs));
+                self.settings_bytes -= before.map_or(0, |own| bytes_of_group(group, &own.configs));
             }
         }
         self.offset = at;
@@ -274,7 +274,7 @@ impl Image {
     /// Panics if the image contradicts itself; for tests and the simulator.
     pub fn check(&self) {
         let topics = self.by_name.values().map(|topic| bytes_of(&topic.overrides)).sum::<usize>();
-        let groups = self.groups.values().map(|group| bytes_of(&group.configs)).sum::<usize>();
+        let groups = self.groups.iter().map(|(id, own)| bytes_of_group(id, &own.configs)).sum::<usize>();
         let brokers = self.settings.scopes().map(|scope| self.settings.dynamic_bytes(scope)).sum::<usize>();
         assert_eq!(self.settings_bytes, topics + groups + brokers);
         assert_eq!(self.by_name.len(), self.by_id.len());

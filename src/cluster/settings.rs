@@ -15,12 +15,24 @@ const WORD_MAX: usize = 1024;
 /// Settings by name, as they were given.
 pub type Configs = BTreeMap<String, String>;
 
-/// Bytes of the heap that one setting takes besides its texts, about.
-const SETTING_BYTES: usize = 96;
+/// Bytes of the heap that one setting takes besides its texts, about, and the map of any: it grows in nodes
+/// of eleven.
+const SETTING_BYTES: usize = 112;
+const MAP_BYTES: usize = 560;
 
 /// Bytes of the heap that settings take, about.
 pub fn bytes_of<'a>(configs: impl IntoIterator<Item = (&'a String, &'a String)>) -> usize {
-    configs.into_iter().map(|(name, value)| name.len() + value.len() + SETTING_BYTES).sum()
+    let all = configs.into_iter().map(|(name, value)| name.len() + value.len() + SETTING_BYTES).sum::<usize>();
+    if all == 0 { 0 } else { MAP_BYTES + all }
+}
+
+/// Likewise those of a group, which is known by them alone: its name counts too.
+pub fn bytes_of_group<'a>(id: &str, configs: impl IntoIterator<Item = (&'a String, &'a String)>) -> usize {
+    const GROUP_BYTES: usize = 256;
+    match bytes_of(configs) {
+        0 => 0,
+        bytes => GROUP_BYTES + id.len() + bytes,
+    }
 }
 
 /// Whom a change of brokers' settings is for: one of them, or (`None`) all that have no value of their own.

@@ -9,6 +9,7 @@ mod commits;
 mod coordinators;
 mod epochs;
 mod full;
+mod lists;
 mod order;
 mod pauses;
 mod readers;
