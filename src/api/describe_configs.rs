@@ -254,7 +254,7 @@ mod tests {
             let result = answer(&request(resource_type, name, &[]));
             (result.error_code, result.error_message.map(|text| text.to_string()))
         };
-        assert_eq!(code(TOPIC, "nope"), (3, None));
+        assert_eq!(code(TOPIC, "nope"), (3, Some(String::new())), "as Kafka");
         let text = "Topic name is invalid: the empty string is not allowed";
         assert_eq!(code(TOPIC, ""), (17, Some(text.into())));
         assert_eq!(code(BROKER, "7"), (42, Some("Unexpected broker id, expected 1 or empty string, but received 7".into())));

@@ -257,12 +257,12 @@ fn the_names_of_groups_count_among_their_settings() {
     let name = "g".repeat(30_000);
     let set = |name| one(GROUP, name, &[("consumer.session.timeout.ms", SET, Some("50000"))]);
     let broker = BrokerView { settings_max: 40_000, ..BrokerView::example() };
-    let record = alter(&image, &broker, &set(&name)).unwrap().unwrap();
+    let record = all(&image, &broker, &[set(&name)]).remove(0).unwrap().unwrap();
     image.apply(5, &record);
     image.check();
     assert!((30_000..32_000).contains(&image.settings_bytes()));
     let other = "h".repeat(30_000);
-    let refused = alter(&image, &broker, &set(&other)).unwrap_err();
+    let refused = all(&image, &broker, &[set(&other)]).remove(0).map(drop).unwrap_err();
     assert_eq!(refused.code, ErrorCode::PolicyViolation);
     image.apply(6, &MetadataRecord::GroupConfigs { group: name, configs: Vec::new() });
     assert_eq!(image.settings_bytes(), 0);
