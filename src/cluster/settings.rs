@@ -102,7 +102,7 @@ impl BrokerSettings {
 
     /// Bytes of the heap that the changes of a scope take, about.
     pub fn dynamic_bytes(&self, scope: Scope) -> usize {
-        self.dynamic.get(&scope).map_or(0, |configs| bytes_of(configs))
+        self.dynamic.get(&scope).map_or(0, bytes_of)
     }
 
     /// These settings with others in place of what was changed for a scope.

@@ -206,7 +206,8 @@ impl<R: Rt> Control<R> {
             }
         }
         if !quiet {
-            self.publish(grown(&self.image.borrow(), growing)).await;
+            let grown = grown(&self.image.borrow(), growing);
+            self.publish(grown).await;
             // A topic that is created again under the name of a deleted one starts anew, wherever there is room.
             if records.iter().any(|record| matches!(record, MetadataRecord::RemoveTopic { .. })) {
                 self.places.borrow_mut().forget_all_but(&self.image.borrow());

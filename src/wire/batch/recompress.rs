@@ -109,7 +109,10 @@ mod tests {
         unreachable!("it ends")
     }
 
-    fn payload(batch: &Bytes) -> Vec<(i32, i64, Option<Vec<u8>>, Option<Vec<u8>>)> {
+    /// Offset and timestamp as in the batch, key, value.
+    type Owned = (i32, i64, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn payload(batch: &Bytes) -> Vec<Owned> {
         let header = BatchHeader::parse(batch).unwrap();
         let payload = Inflation::new(&header, batch).and_then(Inflation::run).unwrap();
         let owned = |bytes: Option<&[u8]>| bytes.map(Vec::from);
