@@ -49,7 +49,7 @@ pub enum Open {
 pub struct DirEntry {
     /// Name without the directory.
     pub name: String,
-    /// True for a directory.
+    /// True for a directory, and for a symbolic link to one or to what is not there.
     pub is_dir: bool,
 }
 
@@ -166,7 +166,7 @@ pub trait Rt: Clone + 'static {
     fn modified_ms(&self, path: &Path) -> io::Result<i64>;
     /// Bytes of the file system that holds `dir`: all, and those still to be had.
     fn space(&self, dir: &Path) -> io::Result<(u64, u64)>;
-    /// Removes a directory and all in it.
+    /// Removes a directory and all in it; of one behind a symbolic link the files, and the link.
     fn remove_dir_all(&self, path: &Path) -> io::Result<()>;
     /// A whole (small) file through the page cache.
     fn read_file(&self, path: &Path) -> io::Result<Vec<u8>>;

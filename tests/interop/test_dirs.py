@@ -518,6 +518,47 @@ def test_disk_with_nothing_but_its_id():
         assert "metadata log is missing" in words and a in words, words
 
 
+def test_partition_behind_a_symbolic_link():
+    """A partition that was moved to another disk; the disk may be away, and the topic may be deleted."""
+    with Broker() as broker:
+        with Connection(broker.address) as c:
+            for topic in ("t", "u"):
+                c.create_topic(topic)
+                for n in range(5):
+                    c.produce_ok(topic, 0, batch([b"%d" % n]))
+        broker.terminate()
+        other = os.path.join(broker.directory, "other")
+        os.mkdir(other)
+        for topic in ("t", "u"):
+            shutil.move(os.path.join(broker.data, f"{topic}-0"), other)
+            os.symlink(os.path.join(other, f"{topic}-0"), os.path.join(broker.data, f"{topic}-0"))
+
+        def there(more):
+            with Connection(broker.address) as c:
+                eventually(lambda: c.list_offset("t", 0, -1).ErrorCode == 0)
+                assert ends(c, "t") == (0, 5 + more)
+                c.produce_ok("t", 0, batch([b"x"]))
+
+        broker.start()
+        there(0)
+        broker.kill()
+        broker.start()
+        there(1)
+        broker.terminate()
+        os.rename(other, other + "-away")
+        broker.start()
+        with Connection(broker.address) as c:
+            assert KAFKA or c.produce("t", 0, batch([b"y"])).ErrorCode == KAFKA_STORAGE_ERROR
+        broker.terminate()
+        os.rename(other + "-away", other)
+        broker.start()
+        there(2)
+        with Connection(broker.address) as c:
+            delete_topic(c, "u")
+            eventually(lambda: not glob.glob(os.path.join(broker.data, "u-0*")))
+            assert not glob.glob(os.path.join(other, "u-0", "*.log"))
+
+
 def flip(path, pattern, by):
     """Changes what a pattern finds in a text file, as a damaged disk would: no length changes."""
     with open(path) as file:

@@ -108,6 +108,27 @@ async fn names_and_small_files<W: World>(world: Rc<W>) {
     assert!(rt.list(&dir.join("c")).is_err() && names(&dir).is_empty());
 }
 
+/// Partitions are moved to other disks and left as links.
+#[test]
+fn directories_behind_symbolic_links() {
+    on_real_cores(1, |world| async move {
+        let (rt, dir) = (world.rt(), world.dir().join("links"));
+        let (link, other) = (dir.join("d"), dir.join("other"));
+        [&dir, &other, &other.join("t-0")].into_iter().for_each(|dir| rt.create_dir(dir).unwrap());
+        rt.replace_file(&other.join("t-0/one"), b"one".to_vec()).await.unwrap();
+        let to = [(other.join("t-0"), &link), (dir.join("nowhere"), &dir.join("e")), (other.join("t-0/one"), &dir.join("f"))];
+        to.into_iter().for_each(|(to, link)| std::os::unix::fs::symlink(to, link).unwrap());
+        let names = |at: &Path| rt.list(at).unwrap().into_iter().map(|e| (e.name, e.is_dir)).collect::<Vec<_>>();
+        let found = [("d", true), ("e", true), ("f", false), ("other", true)];
+        assert_eq!(names(&dir), found.map(|(name, is_dir)| (name.to_owned(), is_dir)));
+        assert_eq!(rt.list(&dir.join("e")).unwrap_err().kind(), std::io::ErrorKind::Other, "it is not missing");
+        rt.remove_dir_all(&link).unwrap();
+        rt.remove_dir_all(&dir.join("e")).unwrap();
+        rt.remove_file(&dir.join("f")).unwrap();
+        assert!(names(&other).is_empty());
+    });
+}
+
 /// The kernel writes what there is room for and says how much that was: the write goes on behind it, and fails there.
 #[test]
 fn a_write_that_is_cut_short_by_a_full_disk_fails() {

@@ -330,10 +330,18 @@ impl Rt for Uring {
 
     fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
         let mut entries = Vec::new();
-        for entry in std::fs::read_dir(dir)? {
+        let all = std::fs::read_dir(dir).map_err(|e| match e.kind() {
+            // What is behind it may be absent, and is not to be made anew.
+            io::ErrorKind::NotFound if std::fs::symlink_metadata(dir).is_ok() => io::Error::other("a symbolic link to what is not there"),
+            _ => e,
+        })?;
+        for entry in all {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            entries.push(DirEntry { name, is_dir: entry.file_type()?.is_dir() });
+            let kind = entry.file_type()?;
+            // A link to what is not there may be to a disk that is absent.
+            let is_dir = kind.is_dir() || (kind.is_symlink() && std::fs::metadata(entry.path()).map_or(true, |to| to.is_dir()));
+            entries.push(DirEntry { name, is_dir });
         }
         entries.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(entries)
@@ -372,6 +380,19 @@ impl Rt for Uring {
     }
 
     fn remove_dir_all(&self, path: &Path) -> io::Result<()> {
+        if std::fs::symlink_metadata(path)?.is_symlink() {
+            // Directories in it are not ours, and then it stays.
+            for entry in std::fs::read_dir(path).into_iter().flatten() {
+                let entry = entry?;
+                if !entry.file_type()?.is_dir() {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            if let Ok(target) = std::fs::canonicalize(path) {
+                let _ = std::fs::remove_dir(target);
+            }
+            return std::fs::remove_file(path);
+        }
         std::fs::remove_dir_all(path)
     }
 
