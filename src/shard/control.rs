@@ -16,7 +16,7 @@ use super::dirs::{LogDirs, METADATA_ID, METADATA_KEY, Places};
 use super::message::{Change, Position};
 use super::takeover::{self, Takeover};
 use super::{MetadataRecord, Shard};
-use crate::base::ids::{BrokerId, TopicId, Uuid};
+use crate::base::ids::{BrokerId, Offset, TopicId, Uuid};
 use crate::cluster::image::Image;
 use crate::cluster::journal;
 use crate::cluster::names::METADATA;
@@ -346,10 +346,15 @@ fn partitions(image: &Image) -> Vec<Key> {
     image.topics().flat_map(|topic| (0..topic.partitions.len() as i32).map(|partition| (topic.id, partition))).collect()
 }
 
-/// Folds the whole log into an image; also the topics that were deleted.
+/// Folds the whole log into an image; also the topics that were deleted. Nothing is ever taken out of it:
+/// a record that is missing is an error, as topics would be.
 async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet<TopicId>), String> {
     let mut removed = HashSet::new();
-    let (mut offset, end) = (log.start_offset(), log.end_offset());
+    let (mut offset, end) = (0, log.end_offset());
+    let missing = |from: Offset, to: Offset| format!("its records from offset {from} up to {to} are missing: a segment has gone");
+    if log.start_offset() > 0 {
+        return Err(missing(0, log.start_offset()));
+    }
     while offset < end {
         let batches = match log.read(offset, READ_BYTES, end, true) {
             Read::Hit(batches) => batches,
@@ -358,7 +363,10 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet
         let before = offset;
         for bytes in &batches {
             for (at, record) in journal::decode(bytes)? {
-                if at >= offset {
+                if at > offset {
+                    return Err(missing(offset, at));
+                }
+                if at == offset {
                     image.apply(at, &record);
                     if let MetadataRecord::RemoveTopic { id } = record {
                         removed.insert(Uuid(id));
@@ -372,4 +380,47 @@ async fn replay<R: Rt>(log: &Log<R>, mut image: Image) -> Result<(Image, HashSet
         }
     }
     Ok((image, removed))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::cache::Cache;
+    use crate::log::{LogConfig, Opening};
+    use crate::sim::Sim;
+
+    /// A start without them would set the directories of topics aside, as nobody's.
+    #[test]
+    fn a_segment_of_the_metadata_log_that_has_gone_is_missed() {
+        let config = LogConfig { segment_bytes: 4096, ..METADATA_LOG };
+        for gone in [0, 1] {
+            let sim = Sim::new(1, 1);
+            let (rt, dir) = (sim.rt(0), Path::new("/data"));
+            sim.run_until(async {
+                let cache = Cache::new(rt.memory());
+                let log = Log::create(&rt, &cache, dir, Uuid([7; 16]), config).await.unwrap();
+                for n in 0..100 {
+                    let record = MetadataRecord::Topic {
+                        id: [n; 16],
+                        name: format!("t{n}"),
+                        leader_epochs: vec![0],
+                        configs: vec![("retention.ms".into(), "1000".into())],
+                        created_ms: 0,
+                    };
+                    log.append(&journal::encode(&[record], 0), n.into(), 0, None).unwrap();
+                }
+                log.close(no_producers()).await.unwrap();
+                let opening = Opening { recovery_point: 100, clean: true, ..Opening::default() };
+                let read = async || {
+                    let log = Log::open(&rt, &cache, dir, config, opening, &mut NoReplay).await.unwrap();
+                    replay(&log, Image::new(BrokerSettings::default())).await.map(|(image, _)| image.topics().len())
+                };
+                assert_eq!(read().await, Ok(100));
+                let segments: Vec<_> = rt.list(dir).unwrap().into_iter().filter(|entry| entry.name.ends_with(".log")).collect();
+                assert!(segments.len() > 2, "{segments:?}");
+                rt.remove_file(&dir.join(&segments[gone].name)).unwrap();
+                assert!(read().await.unwrap_err().contains("are missing"), "segment {gone}");
+            });
+        }
+    }
 }
